@@ -1,0 +1,52 @@
+"""How to install this package.
+
+The distribution is called ``distributed``, as dask's scheduler is, because the import name is the same: pip then
+replaces the one by the other, and never mixes the files of both in one folder.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "distributed/version.py").read_text(), re.MULTILINE)[1]
+
+PROGRESS = ["tqdm"]
+DOCS = ["sphinx>=7.4"]
+TEST = [
+    "hypothesis",
+    "import-linter>=2.1",
+    "msgpack-types",
+    "mypy>=1.14",
+    "numpy",
+    "pytest>=8.2",
+    "pytest-timeout>=2.3",
+    "ruff==0.17.*",  # another version may lay the same code out differently
+]
+
+setup(
+    name="distributed",
+    version=VERSION,
+    description="Functions run where their data is: data-local task pools over the cores of one or many machines",
+    long_description=(HERE / "README.rst").read_text(),
+    long_description_content_type="text/x-rst",
+    license="BSD-3-Clause",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["distributed", "distributed.*"]),
+    package_data={"distributed": ["py.typed", "web/*.html", "web/*.css", "web/*.js", "web/*.svg"]},
+    install_requires=["cloudpickle>=3.0", "msgpack>=1.0", "toolz>=0.12", "tornado>=6.4"],
+    extras_require={"progress": PROGRESS, "docs": DOCS, "test": TEST + PROGRESS},
+    entry_points={"console_scripts": ["dcenter = distributed.cli:dcenter", "dworker = distributed.cli:dworker"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: System :: Distributed Computing",
+    ],
+)
