@@ -1,0 +1,150 @@
+"""What every test gets: a secret of its own module, and a look afterwards at whether it left anything behind.
+
+A process that a test starts inherits the path of the module's secret file in its environment, and so do its children,
+also those that lost their parents: that is how leftovers are told from whatever else runs on this machine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+LEFTOVERS_WAIT_S = 5.0
+SECRET_VARIABLE = "DISTRIBUTED_SECRET_FILE"
+
+collect_ignore = ["setup.py", "distributed/__main__.py"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def secret_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where this module's daemons and clients look for the secret; the first of them creates it."""
+    path = tmp_path_factory.mktemp("home") / "distributed" / "secret"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SECRET_VARIABLE, str(path))
+        yield path
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(secret_file: Path) -> Iterator[None]:
+    """Fails a test that leaves a process, a thread, a socket or a store's directory behind.
+
+    What a fixture of the module or the session started before the test may stay.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    processes, threads, sockets = processes_with(secret_file), set(threading.enumerate()), open_sockets()
+    stores = store_directories()
+    yield
+    deadline_s = time.monotonic() + LEFTOVERS_WAIT_S
+    new_processes = {pid: name for pid, name in processes_with(secret_file).items() if pid not in processes}
+    left = [f"process {pid}: {new_processes[pid]}" for pid in outliving(new_processes, deadline_s)]
+    left += [f"thread {thread.name}" for thread in unfinished(set(threading.enumerate()) - threads, deadline_s)]
+    if open_sockets() - sockets:
+        gc.collect()
+    left += [f"socket {name}" for name in sorted(open_sockets() - sockets)]
+    left += [f"directory {path}" for path in abandoned(store_directories() - stores)]
+    if left:
+        pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+def processes_with(secret: Path) -> dict[int, str]:
+    """The other processes in whose environment this secret file stands, with their command lines."""
+    wanted = f"{SECRET_VARIABLE}={secret}".encode()
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it ended meanwhile, or is another user's
+            continue
+    return found
+
+
+def outliving(pids: Iterable[int], deadline_s: float) -> list[int]:
+    """Those of these processes that do not end before the deadline; they are killed then."""
+    left = []
+    for pid in pids:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if not select.select([descriptor], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
+                left.append(pid)
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        finally:
+            os.close(descriptor)
+    return left
+
+
+def unfinished(threads: Iterable[threading.Thread], deadline_s: float) -> list[threading.Thread]:
+    """Those of these threads that do not end before the deadline."""
+    threads = list(threads)
+    for thread in threads:
+        thread.join(max(0.0, deadline_s - time.monotonic()))
+    return [thread for thread in threads if thread.is_alive()]
+
+
+def open_sockets() -> set[str]:
+    """The sockets of this process, by the kernel's names for them."""
+    names = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            name = os.readlink(f"/proc/self/fd/{descriptor}")
+        except OSError:  # the descriptor that listed the directory
+            continue
+        if name.startswith("socket:"):
+            names.add(name)
+    return names
+
+
+def store_directories() -> set[Path]:
+    """The store directories of this user's agents, in memory and on disk."""
+    bases = {Path("/dev/shm"), Path(tempfile.gettempdir())}
+    return {path for base in bases for path in base.glob(f"distributed-{os.getuid()}-*") if path.is_dir()}
+
+
+def abandoned(directories: Iterable[Path]) -> list[Path]:
+    """Those of these directories that no living agent holds locked; they are removed."""
+    found = []
+    for path in sorted(directories):
+        try:
+            if is_in_use(path):
+                continue
+        except FileNotFoundError:  # its agent, somebody else's, removed it meanwhile
+            continue
+        found.append(path)
+        shutil.rmtree(path, ignore_errors=True)
+    return found
+
+
+def is_in_use(directory: Path) -> bool:
+    """Whether a living process holds a lock on this directory, or on a file in it."""
+    for path in [directory, *directory.iterdir()]:
+        if path != directory and not path.is_file():
+            continue
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
