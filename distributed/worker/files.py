@@ -1,0 +1,260 @@
+"""The directory of a worker's large values: one file each, on tmpfs, and a second directory on disk for spilling.
+
+This module owns names, room, permissions and the end of these directories. It does not know keys, attempts or what is
+inside a file, and it decides nothing: which value to spill or to drop is the store's decision. Every method may be
+called from any thread; those that allocate or copy may take as long as the kernel needs to move that many bytes.
+
+A directory in use is locked (`flock`), so that whoever comes later can tell the living from the dead: a lock goes with
+the process, however it ended, and unlike a process number it means the same in every container.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import logging
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+
+from distributed.config import MIB
+from distributed.errors import StoreFull
+
+log = logging.getLogger(__name__)
+
+SHARED_MEMORY = "/dev/shm"
+CAPACITY_BYTES_MIN = 256 * MIB  # containers often give /dev/shm 64 MiB: too little to be of use
+COPY_CHUNK_BYTES = 64 * MIB
+NONCE = "nonce"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DIRECTORY_NAME = re.compile(r"distributed-(\d+)-[0-9a-f]{16}")
+_VALUE_NAME = re.compile(r"v[0-9a-f]+")
+_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Files:
+    """The value files of one worker.
+
+    `base` is where the directory is made (default: shared memory, or the temporary directory where that is too small),
+    `spill` where values go that memory has no room for (None: nowhere). `warning` is empty, or tells what is slower
+    than it could be.
+    """
+
+    def __init__(self, base: str | None = None, spill: str | None = None) -> None:
+        self.warning = ""
+        self.base = base or self._choose_base()
+        self._numbers = itertools.count(1)
+        sweep(self.base)
+        self.directory, self._lock = _make_directory(self.base)
+        self.spill_directory, self._spill_lock = "", -1
+        if spill is not None:
+            os.makedirs(spill, exist_ok=True)
+            sweep(spill)
+            self.spill_directory, self._spill_lock = _make_directory(spill)
+        with open(os.open(os.path.join(self.directory, NONCE), _NEW_FILE, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+
+    def _choose_base(self) -> str:
+        try:
+            space = os.statvfs(SHARED_MEMORY)
+            nbytes = space.f_frsize * space.f_blocks
+            if nbytes >= CAPACITY_BYTES_MIN and os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
+                return SHARED_MEMORY
+            reason = f"{SHARED_MEMORY} has {nbytes // MIB} MiB"
+        except OSError as error:
+            reason = f"{SHARED_MEMORY}: {error.strerror}"
+        base = tempfile.gettempdir()
+        self.warning = f"large values are kept in {base}, which may be slow: {reason} (in a container, try --shm-size)"
+        log.warning("%s", self.warning)
+        return base
+
+    def capacity(self) -> int:
+        """How many bytes all values together could take where they are kept: those that are there and free room."""
+        space = os.statvfs(self.directory)
+        return space.f_frsize * space.f_bavail + _allocated_bytes(self.directory)
+
+    def reserve(self, nbytes: int) -> str:
+        """The path of a new file that `nbytes` can be written into; `StoreFull` if there is no room for them."""
+        return self._reserve(self.directory, nbytes)
+
+    def link(self, path: str) -> str | None:
+        """Hold a peer's value under a name of our own, without a copy; None if that cannot be (then fetch it)."""
+        directory, name = os.path.split(path)
+        if not (_VALUE_NAME.fullmatch(name) and _is_store(directory)):
+            return None  # whatever the peer says, only values are linked
+        own = self._new_name(self.directory)
+        try:
+            os.link(path, own, follow_symlinks=False)
+        except OSError:
+            return None
+        if stat.S_ISREG(os.lstat(own).st_mode):
+            return own
+        os.unlink(own)
+        return None
+
+    def spill(self, path: str) -> str:
+        """Copy a value to disk and return where. `remove` the old path once nobody is being told of it any more."""
+        if not self.spill_directory:
+            raise StoreFull("there is no room in memory, and no spill directory (start the worker with one)")
+        return self._copy(path, self.spill_directory)
+
+    def unspill(self, path: str) -> str:
+        """Copy a value back into memory and return where; `remove` the old path as after `spill`."""
+        return self._copy(path, self.directory)
+
+    def remove(self, path: str) -> None:
+        """Give a value up. Who has it mapped or linked keeps it; one that is gone already is no error."""
+        if os.path.dirname(path) not in (self.directory, self.spill_directory):
+            raise ValueError(f"{path} is not a file of this store")
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+
+    def close(self) -> None:
+        """Remove the directories and everything in them."""
+        for directory, lock in ((self.directory, self._lock), (self.spill_directory, self._spill_lock)):
+            if lock >= 0:
+                shutil.rmtree(directory, ignore_errors=True)
+                os.close(lock)
+        self._lock = self._spill_lock = -1
+
+    def _new_name(self, directory: str) -> str:
+        return os.path.join(directory, f"v{next(self._numbers):x}")
+
+    def _reserve(self, directory: str, nbytes: int) -> str:
+        path = self._new_name(directory)
+        try:
+            descriptor = os.open(path, _NEW_FILE, 0o600)
+        except OSError as error:
+            raise _full(error, nbytes, directory) from error
+        try:
+            if nbytes:
+                os.posix_fallocate(descriptor, 0, nbytes)
+        except OSError as error:
+            os.unlink(path)
+            raise _full(error, nbytes, directory) from error
+        finally:
+            os.close(descriptor)
+        return path
+
+    def _copy(self, path: str, directory: str) -> str:
+        source = os.open(path, _OLD_FILE)
+        try:
+            nbytes = os.fstat(source).st_size
+            new = self._reserve(directory, nbytes)
+            try:
+                _copy_bytes(source, new, nbytes)
+            except OSError as error:
+                os.unlink(new)
+                raise _full(error, nbytes, directory) from error
+        finally:
+            os.close(source)
+        return new
+
+
+def sweep(base: str) -> list[str]:
+    """Remove the directories in `base` that workers of this user left behind when they were killed; tell which."""
+    removed = []
+    for name in _stores_in(base):
+        directory = os.path.join(base, name)
+        lock = _try_lock(directory)
+        if lock is None:
+            continue
+        try:
+            if _is_same(lock, directory):
+                shutil.rmtree(directory, ignore_errors=True)
+                removed.append(directory)
+        finally:
+            os.close(lock)
+    return removed
+
+
+def remove_store(directory: str) -> None:
+    """Remove the store of a worker that died, lock or no lock; anything else by that path is left alone."""
+    if _is_store(directory):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _stores_in(base: str) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(base) if _is_store(os.path.join(base, name)))
+    except OSError:
+        return []
+
+
+def _is_store(directory: str) -> bool:
+    """Whether this is, by name and owner, the directory of a worker of this user.
+
+    >>> _is_store('/etc')
+    False
+    """
+    match = _DIRECTORY_NAME.fullmatch(os.path.basename(directory))
+    if not match or int(match[1]) != os.getuid():
+        return False
+    try:
+        status = os.lstat(directory)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+
+
+def _make_directory(base: str) -> tuple[str, int]:
+    """A new directory of ours and the descriptor that holds its lock."""
+    while True:
+        directory = os.path.join(base, f"distributed-{os.getuid()}-{secrets.token_hex(8)}")
+        os.mkdir(directory, 0o700)
+        lock = _try_lock(directory)
+        if lock is not None and _is_same(lock, directory):
+            return directory, lock
+        if lock is not None:  # a sweep came between mkdir and lock, and took it for a dead one
+            os.close(lock)
+
+
+def _try_lock(directory: str) -> int | None:
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _is_same(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except OSError:
+        return False
+
+
+def _allocated_bytes(directory: str) -> int:
+    with os.scandir(directory) as entries:
+        return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in entries)
+
+
+def _copy_bytes(source: int, path: str, nbytes: int) -> None:
+    target = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        done = 0
+        while done < nbytes:
+            count = os.sendfile(target, source, done, min(nbytes - done, COPY_CHUNK_BYTES))
+            if not count:
+                raise OSError(errno.EIO, "the file became shorter while it was copied")
+            done += count
+    finally:
+        os.close(target)
+
+
+def _full(error: OSError, nbytes: int, directory: str) -> StoreFull | OSError:
+    if error.errno in _NO_ROOM:
+        return StoreFull(f"no room for {nbytes} bytes in {directory}")
+    return error
