@@ -1,0 +1,141 @@
+"""Keys that others than their owner ask for: exports, withdrawals, and the requests that wait for a key to appear.
+
+Owns no directory and no leases: it is told what is held and who lives. Pure, as the state it is a part of.
+
+What a waiting `WhoHas` makes of a key::
+
+    held by a worker                       -> known: its holders
+    withdrawn by its owner                 -> known: the packed exception (b'': it was released)
+    owner has no lease                     -> lost: absent from the reply
+    exported, or put by hand (no owner)    -> wait, as long as the request says
+    owner lives, but never exported it     -> wait, at most `borrow_wait_s`: the export may be under way
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable
+
+from distributed.center.directory import owner_of
+
+WITHDRAWN_MAX = 10_000  # remembered per owner; of older ones a borrower learns only that they are gone
+WAITING_MAX = 10_000  # requests that wait at one time; further ones are answered at once with what is known
+
+
+@dataclasses.dataclass(slots=True)
+class Waiter:
+    """One request that waits: for the keys in `missing`, at most until `deadline`."""
+
+    connection: int
+    request: int
+    keys: list[str]
+    missing: set[str]
+    patience: float  # until here keys that nobody exported are waited for
+    deadline: float
+
+    @property
+    def next_time(self) -> float:
+        return min(self.patience, self.deadline)
+
+
+class Borrowing:
+    """Exports and withdrawals by owner, waiters by key."""
+
+    def __init__(self) -> None:
+        self.exported: dict[str, set[str]] = {}
+        self.withdrawn: dict[str, dict[str, bytes]] = {}
+        self.waiters: dict[int, Waiter] = {}
+        self.waiting_for: dict[str, dict[int, None]] = {}  # key -> waiters, in order of arrival
+        self._last = 0
+
+    # ------------------------------------------------------------------------------------------ what owners say
+
+    def export(self, owner: str, keys: Iterable[str]) -> None:
+        withdrawn = self.withdrawn.get(owner, {})
+        for key in keys:
+            withdrawn.pop(key, None)
+            self.exported.setdefault(owner, set()).add(key)
+
+    def withdraw(self, owner: str, keys: Iterable[str], errors: Iterable[bytes]) -> None:
+        withdrawn, exported = self.withdrawn.setdefault(owner, {}), self.exported.get(owner, set())
+        for key, error in zip(keys, errors, strict=True):
+            withdrawn.pop(key, None)
+            withdrawn[key] = error
+            exported.discard(key)
+        while len(withdrawn) > WITHDRAWN_MAX:
+            del withdrawn[next(iter(withdrawn))]
+
+    def forget_owner(self, owner: str) -> None:
+        self.exported.pop(owner, None)
+        self.withdrawn.pop(owner, None)
+
+    def is_exported(self, key: str) -> bool:
+        owner = owner_of(key)
+        return not owner or key in self.exported.get(owner, ())
+
+    def error_of(self, key: str) -> bytes | None:
+        return self.withdrawn.get(owner_of(key), {}).get(key)
+
+    # ------------------------------------------------------------------------------------------ who waits
+
+    def wait(self, waiter: Waiter) -> int:
+        self._last += 1
+        self.waiters[self._last] = waiter
+        for key in waiter.missing:
+            self.waiting_for.setdefault(key, {})[self._last] = None
+        return self._last
+
+    def found(self, keys: Collection[str]) -> list[Waiter]:
+        """These keys are known now: the waiters that wait for nothing more, which leave."""
+        ready = []
+        for key in keys if self.waiting_for else ():
+            for number in self.waiting_for.pop(key, ()):
+                waiter = self.waiters[number]
+                waiter.missing.discard(key)
+                if not waiter.missing:
+                    ready.append(self.waiters.pop(number))
+        return ready
+
+    def give_up(self, number: int, now: float) -> Waiter | None:
+        """Time passed for this waiter: it leaves if its time is over, or if all it waits for is beyond patience."""
+        waiter = self.waiters.get(number)
+        if waiter is None or now < waiter.next_time:
+            return None
+        if now < waiter.deadline:
+            waiter.patience = waiter.deadline
+            if any(self.is_exported(key) for key in waiter.missing):
+                for key in [key for key in waiter.missing if not self.is_exported(key)]:
+                    self._stop_waiting(number, key)
+                return None
+        return self._leave(number)
+
+    def hopeless(self, is_lost: Callable[[str], bool]) -> list[Waiter]:
+        """An owner is gone: the waiters that waited only for keys of which `is_lost` now holds, which leave."""
+        for key in [key for key in self.waiting_for if is_lost(key)]:
+            for number in list(self.waiting_for[key]):
+                self._stop_waiting(number, key)
+        return [self._leave(number) for number, waiter in list(self.waiters.items()) if not waiter.missing]
+
+    def forget_connection(self, connection: int) -> None:
+        for number in [number for number, waiter in self.waiters.items() if waiter.connection == connection]:
+            self._leave(number)
+
+    def _stop_waiting(self, number: int, key: str) -> None:
+        self.waiters[number].missing.discard(key)
+        self.waiting_for[key].pop(number)
+        if not self.waiting_for[key]:
+            del self.waiting_for[key]
+
+    def _leave(self, number: int) -> Waiter:
+        for key in list(self.waiters[number].missing):
+            self._stop_waiting(number, key)
+        return self.waiters.pop(number)
+
+    def check(self) -> None:
+        """Assert that waiters and their index agree."""
+        for number, waiter in self.waiters.items():
+            assert waiter.missing, f"waiter {number} waits for nothing"
+            assert all(number in self.waiting_for[key] for key in waiter.missing)
+        for key, numbers in self.waiting_for.items():
+            assert numbers, key
+            assert all(key in self.waiters[number].missing for number in numbers), key

@@ -1,0 +1,129 @@
+"""Members and their keys: who holds what, both ways round, with sizes. Pure; knows no clients and sends nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from distributed.wire import messages as m
+
+Entry = tuple[int, int]  # attempt, nbytes
+
+
+def owner_of(key: str) -> str:
+    """The client that owns a key; keys put by hand have no owner.
+
+    >>> owner_of('0123456789ab/7'), owner_of('x')
+    ('0123456789ab', '')
+    """
+    owner, slash, _ = key.partition("/")
+    return owner if slash else ""
+
+
+def version_difference(ours: dict, theirs: dict) -> str:
+    """What differs, for people; empty if nothing does.
+
+    >>> version_difference({'python': '3.11', 'msgpack': '1.0'}, {'python': '3.12', 'msgpack': '1.0'})
+    'python 3.11 and 3.12'
+    """
+    common = sorted(set(ours) & set(theirs))
+    return ", ".join(f"{name} {ours[name]} and {theirs[name]}" for name in common if ours[name] != theirs[name])
+
+
+@dataclasses.dataclass(slots=True)
+class Registration:
+    """A worker, and what it said over its one valid connection."""
+
+    member: m.Member
+    connection: int
+    keys: dict[str, Entry] = dataclasses.field(default_factory=dict)
+    nbytes: int = 0
+    load: m.ReportLoad | None = None
+
+    def status(self) -> dict[str, Any]:
+        """This worker for the status page."""
+        member, load = self.member, self.load or m.ReportLoad(0, 0, 0, 0, [])
+        return {
+            "address": member.address,
+            "incarnation": member.incarnation,
+            "name": member.name,
+            "pid": member.pid,
+            "ncores": member.ncores,
+            "memory_limit": member.memory_limit,
+            "versions": member.versions,
+            "keys": len(self.keys),
+            "nbytes": self.nbytes,
+            "running": load.running,
+            "queued": load.queued,
+            "stored_bytes": load.stored_bytes,
+            "spilled_bytes": load.spilled_bytes,
+            "running_names": load.running_names,
+        }
+
+
+class Directory:
+    """`members` by address, `holders` by key; each entry of a key stands on both sides, or on none."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, Registration] = {}
+        self.by_connection: dict[int, Registration] = {}
+        self.holders: dict[str, dict[str, Entry]] = {}
+
+    def join(self, registration: Registration) -> None:
+        """A worker registered; its connection is the valid one from now on."""
+        self.members[registration.member.address] = registration
+        self.by_connection[registration.connection] = registration
+
+    def leave(self, registration: Registration) -> None:
+        """A worker is gone, and all it held with it."""
+        address = registration.member.address
+        del self.members[address], self.by_connection[registration.connection]
+        for key in registration.keys:
+            self._forget(key, address)
+
+    def add(self, registration: Registration, keys: list[str], attempts: list[int], sizes: list[int]) -> set[str]:
+        """A worker holds these values; returns the owners of the keys. Written as one loop: the center's hottest."""
+        address, held, all_holders = registration.member.address, registration.keys, self.holders
+        owners, prefix = set(), None
+        for key, attempt, nbytes in zip(keys, attempts, sizes, strict=True):
+            entry = (attempt, nbytes)
+            old = held.get(key)
+            registration.nbytes += nbytes - old[1] if old else nbytes
+            held[key] = entry
+            holders = all_holders.get(key)
+            if holders is None:
+                all_holders[key] = {address: entry}
+            else:
+                holders[address] = entry
+            if prefix is None or not key.startswith(prefix):
+                owner = owner_of(key)
+                prefix = f"{owner}/" if owner else None
+                owners.add(owner)
+        return owners
+
+    def remove(self, registration: Registration, keys: list[str]) -> None:
+        """A worker no longer holds these values; keys that it did not hold are no error."""
+        for key in keys:
+            entry = registration.keys.pop(key, None)
+            if entry is not None:
+                registration.nbytes -= entry[1]
+                self._forget(key, registration.member.address)
+
+    def _forget(self, key: str, address: str) -> None:
+        holders = self.holders[key]
+        del holders[address]
+        if not holders:
+            del self.holders[key]
+
+    def check(self) -> None:
+        """Assert that both sides agree, and that nothing is known of those who are no members."""
+        assert len(self.by_connection) == len(self.members)
+        for address, registration in self.members.items():
+            assert registration.member.address == address
+            assert self.by_connection[registration.connection] is registration
+            assert registration.nbytes == sum(nbytes for _, nbytes in registration.keys.values()), address
+            for key, entry in registration.keys.items():
+                assert self.holders[key][address] == entry, (key, address)
+        for key, holders in self.holders.items():
+            assert holders, f"{key} has an entry but no holder"
+            assert all(key in self.members[address].keys for address in holders), key

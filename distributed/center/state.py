@@ -1,0 +1,487 @@
+"""What the center knows and decides: members, key directory, leases of owners, published names.
+
+Pure: an event goes in, instructions come out. It refuses to know of sockets, clocks and values. All of it is soft:
+workers bring their keys and the published names along when they register, clients their leases.
+
+A member is an address *and* an incarnation; its registration belongs to one connection::
+
+    absent --Register--> member --Unregister, Disconnected--> absent
+                         member --Register on another connection--> member (the older connection is closed,
+                                                                    and what still comes over it is dropped)
+
+A client's lease::
+
+    none --RegisterClient--> held --Disconnected--> lapsing --closed_client_lease_s--> none, and `OwnerLeft`
+    none --a worker has keys of it--> lapsing      (after a restart: it may still come)
+    held, lapsing --UnregisterClient--> none, and `OwnerLeft`
+    lapsing --RegisterClient--> held
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+from distributed.center.borrowing import WAITING_MAX, Borrowing, Waiter
+from distributed.center.directory import Directory, Entry, Registration, owner_of, version_difference
+from distributed.center.events import (
+    Broadcast,
+    Close,
+    Disconnected,
+    End,
+    Event,
+    Instruction,
+    Received,
+    Say,
+    Send,
+    Tell,
+    Told,
+    WakeAt,
+)
+from distributed.config import SETTINGS, Settings
+from distributed.wire import messages as m
+
+UNPUBLISHED_MAX = 10_000  # names remembered as withdrawn, so that a worker which was away does not bring them back
+
+
+@dataclasses.dataclass(slots=True)
+class Lease:
+    """A client whose keys live. Held while `connection` is not 0, else until `deadline`."""
+
+    name: str = ""
+    connection: int = 0
+    deadline: float = 0.0
+
+
+@dataclasses.dataclass(slots=True)
+class Publication:
+    """A name: the key it stands for, and every key that this keeps alive."""
+
+    key: str
+    keys: list[str]
+
+
+class Refused(Exception):
+    """Raised by an operation, turned into a `Refusal` by `handle`; a request that was not one costs the connection."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind, self.reason = kind, reason
+
+
+class CenterState:
+    """The center's mind. Read any attribute, change none: `handle` is the only door."""
+
+    def __init__(self, settings: Settings = SETTINGS, started: float = 0.0) -> None:
+        self.settings, self.started = settings, started
+        self.directory = Directory()
+        self.leases: dict[str, Lease] = {}
+        self.names: dict[str, Publication] = {}
+        self.unpublished: dict[str, str] = {}  # name -> the key it had
+        self.borrowing = Borrowing()
+        self._clients: dict[int, str] = {}  # by connection
+        self._publishing: dict[int, tuple[int, int]] = {}  # token -> connection, request
+        self._tokens = 0
+        self._alarms: list[tuple[float, str, Any]] = []  # heap of (time, 'lease' or 'waiter', which)
+        self._woken_at = float("inf")
+        self._now = started
+        self._out: list[Instruction] = []
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """Absorb one event; return the instructions it calls for."""
+        self._now, self._out = now, []
+        if isinstance(event, Received):
+            self._received(event)
+        elif isinstance(event, Disconnected):
+            self._disconnected(event.connection)
+        elif isinstance(event, Told):
+            self._told(event.token)
+        else:
+            self._tick()
+        if self._alarms and self._alarms[0][0] < self._woken_at:
+            self._woken_at = self._alarms[0][0]
+            self._out.append(WakeAt(self._woken_at))
+        return self._out
+
+    def _received(self, event: Received) -> None:
+        operation = _OPERATIONS.get(type(event.message))
+        try:
+            if operation is None:
+                raise Refused("ProtocolError", f"the center has no operation {event.message.operation!r}")
+            operation(self, event.message, event.connection, event.request)
+        except Refused as refused:
+            if event.request:
+                self._out.append(Send(event.connection, m.Refusal(refused.kind, refused.reason), event.request))
+            else:
+                self._out.append(Close(event.connection, refused.reason))
+
+    def _reply(self, connection: int, request: int, result: Any) -> None:
+        if request:
+            self._out.append(Send(connection, m.Reply(result), request))
+
+    def _tell_workers(self, message: m.Message) -> None:
+        if self.directory.by_connection:
+            self._out.append(Broadcast(list(self.directory.by_connection), message))
+
+    def _tell_all_but(self, connection: int, message: m.Message) -> None:
+        others = [other for other in (*self.directory.by_connection, *self._clients) if other != connection]
+        if others:
+            self._out.append(Broadcast(others, message))
+
+    def _wake(self, time: float, kind: str, which: Any) -> None:
+        heapq.heappush(self._alarms, (time, kind, which))
+
+    # ------------------------------------------------------------------------------------------------- workers
+
+    def _register(self, message: m.Register, connection: int, request: int) -> None:
+        _check_register(message)
+        if connection in self._clients:
+            raise Refused("ProtocolError", "a client's connection cannot register a worker")
+        address = message.member.address
+        known = self.directory.by_connection.get(connection)
+        if known is not None and known.member.address != address:
+            self._drop_worker(known, "it registered under another address")
+        older = self.directory.members.get(address)
+        if older is not None:
+            self._replace(older, connection, message.member)
+        registration = Registration(message.member, connection)
+        self.directory.join(registration)
+        if older is None or older.member != message.member:
+            self._tell_all_but(connection, m.WorkerJoined(message.member))
+            self._say_joined(message.member)
+        self._answer_with_members(connection, request)
+        self._merge_names(message, connection)
+        self._add(registration, message.keys, message.attempts, message.nbytes)
+
+    def _replace(self, older: Registration, connection: int, member: m.Member) -> None:
+        """The worker at this address registered before: its keys go, and its connection if that is another."""
+        self.directory.leave(older)
+        if older.connection != connection:
+            self._out.append(Close(older.connection, "replaced by a newer registration"))
+        if older.member.incarnation != member.incarnation:
+            reason = "another worker started at its address"
+            left = m.WorkerLeft(older.member.address, older.member.incarnation, reason)
+            self._tell_all_but(connection, left)
+
+    def _answer_with_members(self, connection: int, request: int) -> None:
+        members = [registration.member for registration in self.directory.members.values()]
+        answer = m.Reply(members) if request else m.Members(members)
+        self._out.append(Send(connection, answer, request))
+
+    def _say_joined(self, member: m.Member) -> None:
+        self._out.append(
+            Say(f"worker {member.address} joined: {member.ncores} cores, incarnation {member.incarnation}")
+        )
+        for other in self.directory.members.values():
+            difference = version_difference(other.member.versions, member.versions)
+            if difference:
+                text = f"worker {member.address} differs from {other.member.address}: {difference}"
+                self._out.append(Say(f"{text}; install the same versions, or tasks may fail to unpickle"))
+                return
+
+    def _merge_names(self, message: m.Register, connection: int) -> None:
+        """Learn names that only the worker knows (the center came back), teach it those that it does not know."""
+        for name, key in message.names.items():
+            if self.unpublished.get(name) == key:
+                self._out.append(Send(connection, m.Unpin(name, self._owners())))
+            elif name not in self.names:
+                self.names[name] = Publication(key, list(message.published.get(name, [key])))
+                others = [other for other in self.directory.by_connection if other != connection]
+                if others:
+                    self._out.append(Broadcast(others, m.Pin(name, key, self.names[name].keys)))
+        for name, publication in self.names.items():
+            if message.names.get(name) != publication.key:
+                self._out.append(Send(connection, m.Pin(name, publication.key, publication.keys)))
+
+    def _unregister(self, message: m.Unregister, connection: int, request: int) -> None:
+        registration = self.directory.by_connection.get(connection)
+        if registration is not None:
+            self._drop_worker(registration, "it left")
+        self._reply(connection, request, None)
+
+    def _drop_worker(self, registration: Registration, reason: str) -> None:
+        member = registration.member
+        self.directory.leave(registration)
+        self._tell_all_but(registration.connection, m.WorkerLeft(member.address, member.incarnation, reason))
+        self._out.append(Say(f"worker {member.address} left: {reason}"))
+
+    def _registration(self, connection: int, request: int) -> Registration | None:
+        """Who reports; None for what still comes over the connection of an older registration."""
+        registration = self.directory.by_connection.get(connection)
+        if registration is None and request:
+            raise Refused("ProtocolError", "register first: only a registered worker reports keys and load")
+        return registration
+
+    def _add_keys(self, message: m.AddKeys, connection: int, request: int) -> None:
+        registration = self._registration(connection, request)
+        if registration is not None:
+            _check_columns(message)
+            self._add(registration, message.keys, message.attempts, message.nbytes)
+            self._reply(connection, request, None)
+
+    def _add(self, registration: Registration, keys: list[str], attempts: list[int], sizes: list[int]) -> None:
+        owners = self.directory.add(registration, keys, attempts, sizes)
+        for owner in sorted(owners):
+            if owner and owner not in self.leases:
+                self._lapse(owner, Lease())
+        for waiter in self.borrowing.found(keys):
+            self._answer(waiter)
+
+    def _remove_keys(self, message: m.RemoveKeys, connection: int, request: int) -> None:
+        registration = self._registration(connection, request)
+        if registration is not None:
+            self.directory.remove(registration, message.keys)
+            self._reply(connection, request, None)
+
+    def _report_load(self, message: m.ReportLoad, connection: int, request: int) -> None:
+        registration = self._registration(connection, request)
+        if registration is not None:
+            registration.load = message
+            self._reply(connection, request, None)
+
+    # ------------------------------------------------------------------------------------------------- clients
+
+    def _register_client(self, message: m.RegisterClient, connection: int, request: int) -> None:
+        client = message.client
+        if not client or "/" in client:
+            raise Refused("ProtocolError", f"{client!r} cannot name a client")
+        if connection in self.directory.by_connection or self._clients.get(connection, client) != client:
+            raise Refused("ProtocolError", "this connection is registered already, as somebody else")
+        lease = self.leases.setdefault(client, Lease())
+        if lease.connection not in (0, connection):
+            del self._clients[lease.connection]
+            self._out.append(Close(lease.connection, "replaced by a newer registration"))
+        lease.name, lease.connection = message.name, connection
+        self._clients[connection] = client
+        self._answer_with_members(connection, request)
+
+    def _unregister_client(self, message: m.UnregisterClient, connection: int, request: int) -> None:
+        client = self._clients.pop(connection, None)
+        if client is not None:
+            self._end_lease(client)
+        self._reply(connection, request, None)
+
+    def _lapse(self, client: str, lease: Lease) -> None:
+        lease.connection, lease.deadline = 0, self._now + self.settings.closed_client_lease_s
+        self.leases[client] = lease
+        self._wake(lease.deadline, "lease", client)
+
+    def _end_lease(self, client: str) -> None:
+        del self.leases[client]
+        self.borrowing.forget_owner(client)
+        self._tell_workers(m.OwnerLeft(client))
+        for waiter in self.borrowing.hopeless(lambda key: owner_of(key) == client):
+            self._answer(waiter)
+
+    def _owners(self) -> list[str]:
+        return list(self.leases)
+
+    def _client(self, connection: int) -> str:
+        if connection not in self._clients:
+            raise Refused("ProtocolError", "register as a client first")
+        return self._clients[connection]
+
+    # ------------------------------------------------------------------------------------------------- names
+
+    def _publish(self, message: m.Publish, connection: int, request: int) -> None:
+        if message.name in self.names:
+            raise Refused("DistributedError", f"the name {message.name!r} is taken; unpublish it first")
+        if not message.name:
+            raise Refused("DistributedError", "a name must not be empty")
+        keys = list(dict.fromkeys([message.key, *message.keys]))
+        self.names[message.name] = Publication(message.key, keys)
+        self.unpublished.pop(message.name, None)
+        if not self.directory.by_connection:
+            self._reply(connection, request, None)
+            return
+        self._tokens += 1
+        self._publishing[self._tokens] = connection, request
+        self._out.append(Tell(list(self.directory.by_connection), m.Pin(message.name, message.key, keys), self._tokens))
+
+    def _told(self, token: int) -> None:
+        connection, request = self._publishing.pop(token)
+        self._reply(connection, request, None)
+
+    def _unpublish(self, message: m.Unpublish, connection: int, request: int) -> None:
+        self._known_name(message.name)
+        self.unpublished[message.name] = self.names.pop(message.name).key
+        if len(self.unpublished) > UNPUBLISHED_MAX:
+            del self.unpublished[next(iter(self.unpublished))]
+        self._tell_workers(m.Unpin(message.name, self._owners()))
+        self._reply(connection, request, None)
+
+    def _look_up(self, message: m.LookUp, connection: int, request: int) -> None:
+        if message.name:
+            self._reply(connection, request, self._known_name(message.name).key)
+        else:
+            self._reply(connection, request, sorted(self.names))
+
+    def _known_name(self, name: str) -> Publication:
+        if name not in self.names:
+            raise Refused("DistributedError", f"nothing is published under the name {name!r}")
+        return self.names[name]
+
+    # ------------------------------------------------------------------------------------------------- borrowing
+
+    def _export(self, message: m.Export, connection: int, request: int) -> None:
+        client = self._client(connection)
+        self.borrowing.export(client, message.keys)
+        self._reply(connection, request, None)
+
+    def _withdraw(self, message: m.Withdraw, connection: int, request: int) -> None:
+        client = self._client(connection)
+        if len(message.keys) != len(message.errors):
+            raise Refused("ProtocolError", "withdraw: the columns differ in length")
+        self.borrowing.withdraw(client, message.keys, message.errors)
+        for waiter in self.borrowing.found(message.keys):
+            self._answer(waiter)
+        self._reply(connection, request, None)
+
+    def _who_has(self, message: m.WhoHas, connection: int, request: int) -> None:
+        deadline = self._now + message.wait_s
+        patience = min(deadline, self._now + self.settings.borrow_wait_s)
+        waiter = Waiter(connection, request, message.keys, set(), patience, deadline)
+        if message.wait_s > 0 and request and len(self.borrowing.waiters) < WAITING_MAX:
+            waiter.missing = {key for key in message.keys if self._may_come(key)}
+        if not waiter.missing:
+            self._answer(waiter, with_errors=message.wait_s > 0)
+            return
+        number = self.borrowing.wait(waiter)
+        for time in sorted({patience, deadline}):
+            self._wake(time, "waiter", number)
+
+    def _may_come(self, key: str) -> bool:
+        if key in self.directory.holders or self.borrowing.error_of(key) is not None:
+            return False
+        owner = owner_of(key)
+        is_young = self._now < self.started + self.settings.closed_client_lease_s  # its owner may still register again
+        return not owner or owner in self.leases or is_young
+
+    def _answer(self, waiter: Waiter, with_errors: bool = True) -> None:
+        answer: dict[str, dict[str, Entry] | bytes] = {}
+        for key in waiter.keys:
+            error = self.borrowing.error_of(key) if with_errors else None
+            if error is not None:
+                answer[key] = error
+            elif key in self.directory.holders:
+                answer[key] = dict(self.directory.holders[key])
+        self._reply(waiter.connection, waiter.request, answer)
+
+    # ------------------------------------------------------------------------------------------------- questions
+
+    def _has_what(self, message: m.HasWhat, connection: int, request: int) -> None:
+        addresses = message.addresses or list(self.directory.members)
+        known = [address for address in addresses if address in self.directory.members]
+        self._reply(connection, request, {address: dict(self.directory.members[address].keys) for address in known})
+
+    def _ncores(self, message: m.Ncores, connection: int, request: int) -> None:
+        answer = {address: registration.member.ncores for address, registration in self.directory.members.items()}
+        self._reply(connection, request, answer)
+
+    def _ping(self, message: m.Ping, connection: int, request: int) -> None:
+        self._reply(connection, request, "pong")
+
+    def _status(self, message: m.Status, connection: int, request: int) -> None:
+        self._reply(connection, request, self.status(self._now))
+
+    def _terminate(self, message: m.Terminate, connection: int, request: int) -> None:
+        self._reply(connection, request, None)
+        self._out.append(End())
+
+    def status(self, now: float) -> dict[str, Any]:
+        """Everything a person may want to know, as plain data."""
+        return {
+            "role": "center",
+            "uptime_s": round(now - self.started, 3),
+            "members": [registration.status() for registration in self.directory.members.values()],
+            "clients": [
+                {"client": client, "name": lease.name, "connected": bool(lease.connection)}
+                for client, lease in self.leases.items()
+            ],
+            "names": {name: publication.key for name, publication in sorted(self.names.items())},
+            "keys": len(self.directory.holders),
+            "nbytes": sum(registration.nbytes for registration in self.directory.members.values()),
+            "waiting": len(self.borrowing.waiters),
+        }
+
+    # ------------------------------------------------------------------------------------------------- time and loss
+
+    def _disconnected(self, connection: int) -> None:
+        self.borrowing.forget_connection(connection)
+        registration = self.directory.by_connection.get(connection)
+        if registration is not None:
+            self._drop_worker(registration, "its connection broke")
+        client = self._clients.pop(connection, None)
+        if client is not None:
+            self._lapse(client, self.leases[client])
+
+    def _tick(self) -> None:
+        self._woken_at = float("inf")
+        while self._alarms and self._alarms[0][0] <= self._now:
+            _, kind, which = heapq.heappop(self._alarms)
+            if kind == "lease":
+                lease = self.leases.get(which)
+                if lease is not None and not lease.connection and lease.deadline <= self._now:
+                    self._out.append(Say(f"client {which} is gone: its keys go too"))
+                    self._end_lease(which)
+            else:
+                waiter = self.borrowing.give_up(which, self._now)
+                if waiter is not None:
+                    self._answer(waiter)
+
+    # ------------------------------------------------------------------------------------------------- invariants
+
+    def check(self) -> None:
+        """Assert what must hold between any two events."""
+        self.directory.check()
+        self.borrowing.check()
+        alarms = {which for _, kind, which in self._alarms if kind == "lease"}
+        for connection, client in self._clients.items():
+            assert self.leases[client].connection == connection
+            assert connection not in self.directory.by_connection
+        for client, lease in self.leases.items():
+            assert self._clients[lease.connection] == client if lease.connection else client in alarms
+        assert all(owner in self.leases for owner in self.borrowing.exported)
+        assert not self._alarms or self._woken_at <= self._alarms[0][0]
+
+
+def _check_columns(message: m.Register | m.AddKeys) -> None:
+    if not len(message.keys) == len(message.attempts) == len(message.nbytes):
+        raise Refused("ProtocolError", f"{message.operation}: the columns differ in length")
+
+
+def _check_register(message: m.Register) -> None:
+    _check_columns(message)
+    member = message.member
+    texts = [member.address, member.incarnation, member.name, member.unix, member.directory]
+    numbers = [member.ncores, member.memory_limit, member.pid]
+    names = [*message.names, *message.names.values(), *message.published]
+    kept = [key for keys in message.published.values() for key in (keys if isinstance(keys, list) else [None])]
+    if not all(isinstance(text, str) for text in (*texts, *names, *kept)) or not member.address:
+        raise Refused("ProtocolError", "register: a text was expected, and something else came")
+    if not all(isinstance(number, int) for number in numbers) or not isinstance(member.versions, dict):
+        raise Refused("ProtocolError", "register: a number was expected, and something else came")
+
+
+_OPERATIONS: dict[type[m.Message], Callable[..., None]] = {
+    m.Register: CenterState._register,
+    m.Unregister: CenterState._unregister,
+    m.AddKeys: CenterState._add_keys,
+    m.RemoveKeys: CenterState._remove_keys,
+    m.ReportLoad: CenterState._report_load,
+    m.RegisterClient: CenterState._register_client,
+    m.UnregisterClient: CenterState._unregister_client,
+    m.Publish: CenterState._publish,
+    m.Unpublish: CenterState._unpublish,
+    m.LookUp: CenterState._look_up,
+    m.Export: CenterState._export,
+    m.Withdraw: CenterState._withdraw,
+    m.WhoHas: CenterState._who_has,
+    m.HasWhat: CenterState._has_what,
+    m.Ncores: CenterState._ncores,
+    m.Ping: CenterState._ping,
+    m.Status: CenterState._status,
+    m.Terminate: CenterState._terminate,
+}
