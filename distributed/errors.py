@@ -1,0 +1,132 @@
+"""Every error a user can meet, in one tree; a leaf for each thing the reader might *do* differently.
+
+::
+
+    DistributedError
+    ├── ConnectionFailed        nobody answers there, or the connection broke: check the address, try again
+    │   ├── AuthenticationFailed    the peer does not share our secret: copy the secret file
+    │   └── VersionMismatch         the peer speaks another protocol: install the same version on both sides
+    ├── ProtocolError           the peer sent what no peer of this version sends: report it
+    ├── BadAddress              not a ``host:port``: fix the address
+    ├── SecretUnusable          the secret file cannot be read, or others can read it: fix its permissions
+    ├── CannotPickle            an argument, result or exception cannot travel: the message names the object
+    ├── PoolClosed              the pool was closed (or belongs to the parent of this forked process)
+    ├── TaskError               the task has no result, and its own code did not say why
+    │   ├── TaskCrashed             its executor died on every attempt
+    │   ├── TaskTimeout             it ran longer than ``timeout=`` and was killed
+    │   ├── TaskCancelled           somebody cancelled it, or something it depends on
+    │   └── NoWorker                no worker can run it
+    ├── RemoteError             a task raised an exception that cannot travel: this tells of it
+    ├── KeyLost                 every copy of a value is gone, and no recipe makes it again
+    ├── StoreFull               no worker has room for a value: release data, or add memory or a spill directory
+    └── StartFailed             a daemon of a local cluster did not start: its last words are in the message
+
+Errors carry fields, survive pickling, and say in their docstring what to do next. An exception that a task raised is
+not here: it arrives as itself, with the remote traceback as its cause.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class DistributedError(Exception):
+    """The root: catch it to catch everything that this package raises by itself."""
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[DistributedError], args: tuple[Any, ...], fields: dict[str, Any]) -> DistributedError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+class ConnectionFailed(DistributedError):
+    """Nobody answers at `address`, or the connection broke. Check that the daemon runs there, then try again."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"{address}: {reason}" if address else reason)
+        self.address, self.reason = address, reason
+
+
+class AuthenticationFailed(ConnectionFailed):
+    """The two sides do not hold the same secret. Copy the center's secret file, or set DISTRIBUTED_SECRET_FILE."""
+
+
+class VersionMismatch(ConnectionFailed):
+    """The peer speaks another version of the protocol. Install the same version of this package on both sides."""
+
+
+class ProtocolError(DistributedError):
+    """A peer sent something that no peer of this version sends; its connection was closed. Please report it."""
+
+
+class BadAddress(DistributedError, ValueError):
+    """Not an address. Write ``host:port``, for example ``127.0.0.1:8787`` or ``[::1]:8787``."""
+
+
+class SecretUnusable(DistributedError):
+    """The secret file cannot be read, or others can read it. The message names the file and the command that helps."""
+
+
+class CannotPickle(DistributedError, TypeError):
+    """An object cannot be sent to another process. `path` leads to the part of it that refuses."""
+
+    def __init__(self, what: str, path: str, reason: str) -> None:
+        super().__init__(f"cannot send {what} to another process: {path} {reason}")
+        self.what, self.path, self.reason = what, path, reason
+
+
+class PoolClosed(DistributedError):
+    """The pool was closed, or this process is a fork of the one that opened it. Open a new pool."""
+
+
+class TaskError(DistributedError):
+    """A task has no result, for a cause outside its own code. `key` names it, `attempts` tells what happened."""
+
+    def __init__(self, message: str, key: str = "", attempts: list[str] | None = None) -> None:
+        super().__init__("\n".join([message, *(f"  {line}" for line in attempts or ())]))
+        self.key, self.attempts = key, attempts or []
+
+
+class TaskCrashed(TaskError):
+    """The executor died each time it ran this task. `attempts` holds signal or exit code, memory and last stderr."""
+
+
+class TaskTimeout(TaskError):
+    """The task ran longer than its ``timeout=`` and was killed. Raise the limit, or split the work."""
+
+
+class TaskCancelled(TaskError):
+    """Somebody cancelled this task, or one that it depends on. Submit it again if you want it after all."""
+
+
+class NoWorker(TaskError):
+    """No worker can run this task. Start a worker (``dworker HOST:PORT``), or relax its ``workers=`` option."""
+
+
+class RemoteError(DistributedError):
+    """A task raised an exception that cannot be sent as itself. Fields tell of it; make its class picklable."""
+
+    def __init__(self, type_name: str, message: str, traceback: str = "", reason: str = "") -> None:
+        super().__init__(f"{type_name}: {message}" + (f" (told in words: {reason})" if reason else ""))
+        self.type_name, self.message, self.traceback, self.reason = type_name, message, traceback, reason
+
+
+class KeyLost(DistributedError):
+    """Every worker holding `key` is gone and it has no recipe. Scatter it again, or with replicas=2."""
+
+    def __init__(self, key: str, reason: str = "every worker that held it is gone, and it has no recipe") -> None:
+        super().__init__(f"{key} is lost: {reason}")
+        self.key, self.reason = key, reason
+
+
+class StoreFull(DistributedError):
+    """A worker has no room for a value, in memory or on disk. Release data, or give it more of either."""
+
+
+class StartFailed(DistributedError):
+    """A daemon that should have been started did not come up. The message ends with what it printed."""

@@ -1,0 +1,85 @@
+"""An exception as bytes: itself, and beside it what can always be said of it in words.
+
+The words (type, message, traceback) travel as text, so that an exception that cannot be pickled, or not unpickled on
+the other side, still tells what happened. How the object itself is pickled is said in `pickles`.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import traceback
+from typing import Final
+
+import msgpack
+
+from distributed.errors import ProtocolError, RemoteError
+from distributed.wire.pickles import ByValuePickler
+
+TRACEBACK_CHARACTERS_MAX: Final = 100_000
+
+
+class RemoteTraceback(Exception):
+    """Where a remote exception was raised, as text; it is the ``__cause__`` of the exception."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""' if self.args else ""
+
+
+RemoteTraceback.__module__ = "distributed"  # what a printed traceback shows
+
+
+def pack_exception(error: BaseException) -> bytes:
+    """Pack an exception with its traceback and its chain of causes as text. Never raises an exception of its own."""
+    text = _in_words(error)
+    try:
+        file = io.BytesIO()
+        ByValuePickler(file, lambda buffer: True).dump(error)
+        pickled, refusal = file.getvalue(), ""
+    except Exception as reason:  # foreign code
+        pickled, refusal = b"", f"it cannot be pickled: {type(reason).__name__}: {reason}"
+    packed: bytes = msgpack.packb(
+        [_name(type(error)), _message(error), text, refusal, pickled], unicode_errors="replace"
+    )
+    return packed
+
+
+def unpack_exception(data: bytes | memoryview) -> BaseException:
+    """The exception itself, or a `RemoteError` that tells of it; its cause is the remote traceback."""
+    try:
+        name, message, text, refusal, pickled = msgpack.unpackb(data)
+    except Exception as reason:  # msgpack raises a dozen kinds
+        raise ProtocolError("a packed exception cannot be read") from reason
+    error: object = None
+    if pickled:
+        try:
+            error = pickle.loads(pickled)
+            refusal = f"its pickle gives a {type(error).__name__}"
+        except Exception as reason:  # foreign code
+            refusal = f"it cannot be unpickled here: {type(reason).__name__}: {reason}"
+    if not isinstance(error, BaseException):
+        error = RemoteError(name, message, text, refusal)
+    if text:
+        BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))
+    return error
+
+
+def _name(cls: type) -> str:
+    return cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)[:TRACEBACK_CHARACTERS_MAX]
+    except Exception as reason:  # foreign code
+        return f"<its __str__ raised {type(reason).__name__}>"
+
+
+def _in_words(error: BaseException) -> str:
+    """The traceback as Python prints it, its middle left out if it is endless."""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception as reason:  # foreign code
+        return f"{_name(type(error))}: {_message(error)} (no traceback: {type(reason).__name__})\n"
+    half = TRACEBACK_CHARACTERS_MAX // 2
+    return text if len(text) <= 2 * half else f"{text[:half]}\n[...]\n{text[-half:]}"

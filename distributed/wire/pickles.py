@@ -1,0 +1,231 @@
+"""How an object is pickled: by which pickler, with which of its parts apart, and with its handles as marks.
+
+Plain pickle comes first. Cloudpickle takes over when that fails, and also when the pickle mentions ``__main__``: it
+would be read here and fail in an executor, whose ``__main__`` is another module. Three habits are added to cloudpickle's:
+a class that was defined in this process is recognised when it comes back and left as it is; strided arrays are made
+contiguous so that their bytes can stay out of the pickle; an exception is rebuilt without calling its constructor.
+This module knows nothing of the layout of packed values, nor what a handle refers to.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
+
+import cloudpickle
+from cloudpickle import cloudpickle as cloud
+
+from distributed.config import SETTINGS
+
+PROTOCOL: Final = 5
+Reference = list[Any]  # [key, attempt, nbytes, holders]
+
+
+# ----------------------------------------------------------------------------------------------------------- handles
+
+
+class _Context(threading.local):
+    """What this thread is pickling or unpickling just now; None: nothing of ours."""
+
+    collected: dict[tuple[str, int], tuple[int, Reference]] | None = None
+    resolve: Callable[[int], object] | None = None
+
+
+CONTEXT: Final = _Context()
+
+
+def reduce_handle(handle: Any) -> Any:
+    """What a handle's ``__reduce__`` returns: a mark while a value or call is packed, else what the handle says."""
+    collected = CONTEXT.collected
+    if collected is None:
+        return handle.reduce_outside()
+    reference = handle.reference()
+    name = reference[0], reference[1]
+    entry = collected.get(name)
+    if entry is None:
+        entry = collected[name] = (len(collected), reference)
+    return restore_mark, (entry[0],)
+
+
+def restore_mark(index: int) -> object:
+    """Called by pickle where a mark was left."""
+    if CONTEXT.resolve is None:
+        raise pickle.UnpicklingError("the mark of a handle was read outside of the value that it belongs to")
+    return CONTEXT.resolve(index)
+
+
+def load(data: Any, buffers: Any, resolve: Callable[[int], object] | None) -> Any:
+    """Unpickle; every mark becomes what `resolve` says of its index."""
+    outer, CONTEXT.resolve = CONTEXT.resolve, resolve
+    try:
+        return pickle.loads(data, buffers=buffers)
+    finally:
+        CONTEXT.resolve = outer
+
+
+# ----------------------------------------------------------------------------------------------------------- pickling
+
+
+def dump(value: object) -> tuple[bytes, list[memoryview], list[Reference]]:
+    """Pickle, buffers out of band, and references of the handles found; raises whatever cloudpickle raises."""
+    outer = CONTEXT.collected
+    buffers: list[memoryview] = []
+    try:
+        CONTEXT.collected = {}
+        try:
+            data = _dump_plain(value, _keeper(buffers))
+            if not _must_go_by_value(data):
+                return data, buffers, [reference for _, reference in CONTEXT.collected.values()]
+        except Exception:  # foreign code: whatever plain pickle stumbles over, cloudpickle may know how
+            pass
+        CONTEXT.collected = {}
+        buffers.clear()
+        file = io.BytesIO()
+        ByValuePickler(file, _keeper(buffers)).dump(value)
+        return file.getvalue(), buffers, [reference for _, reference in CONTEXT.collected.values()]
+    finally:
+        CONTEXT.collected = outer
+
+
+def _keeper(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """A `buffer_callback` that keeps large buffers apart, in `buffers`, and leaves small ones in the pickle."""
+    nbytes_min = SETTINGS.out_of_band_bytes_min
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < nbytes_min:
+            return True
+        buffers.append(view)
+        return False
+
+    return keep
+
+
+def _dump_plain(value: object, keep: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not hasattr(numpy, "ndarray"):
+        return pickle.dumps(value, PROTOCOL, buffer_callback=keep)
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=keep)
+    pickler.dispatch_table = {**copyreg.dispatch_table, numpy.ndarray: reduce_array}
+    pickler.dump(value)
+    return file.getvalue()
+
+
+def _must_go_by_value(data: bytes) -> bool:
+    """Whether a plain pickle names a module that another process does not have, or not by that name."""
+    if b"_main__" in data:  # also multiprocessing's __mp_main__
+        if "__mp_main__" in sys.modules and b"__mp_main__" in data:
+            cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
+        return True
+    registered = cloud._PICKLE_BY_VALUE_MODULES
+    return bool(registered) and any(name.encode() in data for name in registered)
+
+
+class ByValuePickler(cloud.Pickler):
+    """Cloudpickle, for what plain pickle cannot do or does wrongly."""
+
+    def __init__(self, file: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> None:
+        super().__init__(file, PROTOCOL, keep)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and hasattr(numpy, "ndarray"):
+            self.dispatch_table = {**copyreg.dispatch_table, **cloud.Pickler._dispatch_table}
+            self.dispatch_table[numpy.ndarray] = reduce_array
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Cloudpickle's own door, for types that a dispatch table cannot name."""
+        if isinstance(obj, BaseException):
+            return reduce_exception(obj)
+        reduced = super().reducer_override(obj)
+        if isinstance(obj, type) and type(reduced) is tuple and reduced[0] in _CLASS_MAKERS:
+            maker, arguments, state = reduced[:3]
+            return restore_class, (maker, arguments[-2], arguments), state, None, None, set_class_state
+        return reduced
+
+
+# ------------------------------------------------------------------------------------------------- classes by value
+
+_CLASS_MAKERS: Final = (cloud._make_skeleton_class, cloud._make_skeleton_enum)
+_FROM_ELSEWHERE: Final[weakref.WeakSet[type]] = weakref.WeakSet()  # classes that came to this process by value
+
+
+def restore_class(maker: Callable[..., type], tracker: str, arguments: tuple[Any, ...]) -> type:
+    """The class of this identity: the very one, if it was defined here or came before; else a new one to be filled."""
+    known = cloud._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker)
+    if known is not None:
+        return known  # type: ignore[no-any-return]
+    cls = maker(*arguments)
+    _FROM_ELSEWHERE.add(cls)
+    return cls
+
+
+def set_class_state(cls: type, state: Any) -> None:
+    """Fill a class that came by value; one that was defined here is not altered by a copy of itself."""
+    if cls in _FROM_ELSEWHERE:
+        cloud._class_setstate(cls, state)
+
+
+# ------------------------------------------------------------------------------------------------------------- arrays
+
+
+def reduce_array(array: Any) -> Any:
+    """Reduce a numpy array so that its bytes are one buffer, also where numpy itself would copy them into the pickle."""
+    dtype = array.dtype
+    if array.nbytes < SETTINGS.out_of_band_bytes_min or dtype.hasobject:
+        return array.__reduce_ex__(PROTOCOL)
+    if not (array.flags.c_contiguous or array.flags.f_contiguous):
+        writeable = array.flags.writeable
+        array = array.copy(order="C")
+        array.flags.writeable = writeable
+    if dtype.kind in "mM":  # dates and spans of time export no buffer
+        return view_as, (array.view("i8"), dtype)
+    return array.__reduce_ex__(PROTOCOL)
+
+
+def view_as(array: Any, dtype: Any) -> Any:
+    """An array seen as one of dates or spans of time."""
+    return array.view(dtype)
+
+
+# --------------------------------------------------------------------------------------------------------- exceptions
+
+
+def reduce_exception(error: BaseException) -> Any:
+    """Reduce an exception so that it is rebuilt without its class's constructor, which may want other arguments."""
+    cls = type(error)
+    base = next(kind for kind in cls.__mro__ if not kind.__flags__ & 1 << 9)  # the nearest one written in C
+    own = (cls.__reduce__, cls.__reduce_ex__, cls.__setstate__, getattr(cls, "__getstate__", None))
+    usual = (base.__reduce__, object.__reduce_ex__, base.__setstate__, getattr(object, "__getstate__", None))
+    if own != usual:
+        return NotImplemented
+    reduced = base.__reduce__(error)
+    state = dict(reduced[2] or {}) if len(reduced) > 2 else {}
+    for slot in copyreg._slotnames(cls):  # type: ignore[attr-defined]
+        if hasattr(error, slot):
+            state[slot] = getattr(error, slot)
+    return restore_exception, (cls, base, reduced[1], error.args), state, None, None, set_exception_state
+
+
+def restore_exception(
+    cls: type[BaseException], base: type[BaseException], arguments: tuple[Any, ...], args: tuple[Any, ...]
+) -> BaseException:
+    """An exception of this class as its C base makes it: the fields that live in C are set, no Python code ran."""
+    error: BaseException = base.__new__(cls, *arguments)
+    try:
+        base.__init__(error, *arguments)
+    except (TypeError, ValueError):  # its args were changed by hand
+        pass
+    BaseException.__setattr__(error, "args", args)
+    return error
+
+
+def set_exception_state(error: BaseException, state: dict[str, Any]) -> None:
+    """Set the attributes, also of an exception that is a frozen dataclass."""
+    for name, value in state.items():
+        BaseException.__setattr__(error, name, value)

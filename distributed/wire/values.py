@@ -1,0 +1,245 @@
+"""Packed values: an object as bytes that describe themselves, and the object again.
+
+A packed value is contiguous and relocatable, so that a file of it can be mapped and used in place. Its first byte is
+its form. Three forms are compact; the fourth has room for everything::
+
+    0x80  a pickle, and nothing else (0x80 is how every such pickle begins: the form costs nothing)
+    0x01  one byte, then raw bytes
+    0x02  one byte, then the content of a bytearray
+    0x03  u8 form, 3 zero bytes, u32 number of buffers, u64 bytes of handles, u64 bytes of pickle,
+          per buffer u64 length and u64 flags (1: read-only), handles (msgpack), pickle,
+          then the buffers, each at a multiple of 64 bytes from the start of the value
+    0x04  (calls only) one byte, then a pickle with marks
+
+All integers are little endian. *Handles* are references to other stored values. In a stored value they stay handles;
+in a call, each stands for the value it refers to. How an object is pickled is the business of `pickles`; where a packed
+value is kept, of nobody here.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgpack
+
+from distributed.errors import ProtocolError
+from distributed.wire.exceptions import RemoteTraceback, pack_exception, unpack_exception
+from distributed.wire.pickles import PROTOCOL, Reference, dump, load, reduce_handle
+from distributed.wire.unpicklable import explain
+
+__all__ = [
+    "Packed",
+    "RemoteTraceback",
+    "contains_of",
+    "pack",
+    "pack_call",
+    "pack_exception",
+    "reduce_handle",
+    "unpack",
+    "unpack_call",
+    "unpack_exception",
+]
+
+PICKLE, BYTES, BYTEARRAY, FULL, MARKED = 0x80, 1, 2, 3, 4
+ALIGNMENT: Final = 64
+_HEAD: Final = struct.Struct("<B3xIQQ")
+_READ_ONLY: Final = 1
+_PADDING: Final = bytes(ALIGNMENT)
+_ATOMS: Final = frozenset({int, float, str, bool, type(None), complex})  # always plain: no handles, no buffers
+_CALL_ATOMS: Final = _ATOMS | {bytes}
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Packed:
+    """A packed value that has not been written anywhere yet; its large pieces are the object's own memory."""
+
+    __slots__ = ("_pieces", "contains", "nbytes")
+
+    def __init__(self, nbytes: int, contains: list[Reference], pieces: list[Any]) -> None:
+        self.nbytes, self.contains, self._pieces = nbytes, contains, pieces
+
+    def pieces(self) -> list[Buffer]:
+        """Buffers to be written one after the other; together `nbytes`."""
+        return self._pieces
+
+    def tobytes(self) -> bytes:
+        """The whole value in one."""
+        pieces = self._pieces
+        return pieces[0] if len(pieces) == 1 and type(pieces[0]) is bytes else b"".join(pieces)
+
+    def __repr__(self) -> str:
+        return f"<Packed: {self.nbytes} bytes, {len(self.contains)} handles>"
+
+
+def pack(value: object, what: str = "the result") -> Packed:
+    """Pack any object; `what` names it in the error if a part of it cannot be pickled.
+
+    >>> unpack(pack({'alice': [1, 2]}).tobytes())
+    {'alice': [1, 2]}
+    """
+    kind = type(value)
+    if kind in _ATOMS:
+        data = pickle.dumps(value, PROTOCOL)
+        return Packed(len(data), [], [data])
+    if kind is bytes:
+        return Packed(1 + len(value), [], [b"\x01", value])  # type: ignore[arg-type]
+    if kind is bytearray:
+        return Packed(1 + len(value), [], [b"\x02", value])  # type: ignore[arg-type]
+    try:
+        data, buffers, contains = dump(value)
+    except Exception as error:  # foreign code: __reduce__ and __getstate__ may raise anything
+        raise explain(what, [(what.removeprefix("the "), value)], error) from error
+    if not buffers and not contains:
+        return Packed(len(data), [], [data])
+    return _lay_out(data, buffers, contains)
+
+
+def _lay_out(data: bytes, buffers: list[memoryview], contains: list[Reference]) -> Packed:
+    """The full form."""
+    handles = msgpack.packb(contains) if contains else b""
+    table = b"".join(struct.pack("<QQ", view.nbytes, _READ_ONLY if view.readonly else 0) for view in buffers)
+    front = _HEAD.pack(FULL, len(buffers), len(handles), len(data)) + table + handles
+    pieces: list[Buffer] = [front, data]
+    nbytes = len(front) + len(data)
+    for view in buffers:
+        padding = -nbytes % ALIGNMENT
+        if padding:
+            pieces.append(_PADDING[:padding])
+        pieces.append(view)
+        nbytes += padding + view.nbytes
+    return Packed(nbytes, contains, pieces)
+
+
+def unpack(data: Any, make_handle: Callable[[Reference], object] | None = None) -> Any:
+    """The object again. Arrays are views into `data` where it is writable or they are read-only, else copies.
+
+    `make_handle` makes a handle of each reference in the value; without it the reference itself stands there.
+    """
+    form = data[0]
+    if form == PICKLE:
+        return pickle.loads(data)
+    if form == FULL:
+        contains, start, nbytes, table = _read_front(data)
+        view = memoryview(data).cast("B")
+        resolve = contains.__getitem__ if make_handle is None else lambda index: make_handle(contains[index])
+        return load(view[start : start + nbytes], _buffers(view, start + nbytes, table), resolve)
+    if form == BYTES:
+        return bytes(memoryview(data)[1:])
+    if form == BYTEARRAY:
+        return bytearray(memoryview(data)[1:])
+    raise ProtocolError(f"a packed value begins with {form:#04x}, which is no form of this version")
+
+
+def _buffers(view: memoryview, offset: int, table: list[tuple[int, int]]) -> list[Any]:
+    """The out-of-band buffers; those that must be writable are copied if `view` is not."""
+    buffers: list[Any] = []
+    for nbytes, flags in table:
+        offset += -offset % ALIGNMENT
+        part = view[offset : offset + nbytes]
+        buffers.append(bytearray(part) if view.readonly and not flags & _READ_ONLY else part)
+        offset += nbytes
+    return buffers
+
+
+def _read_front(data: Any) -> tuple[list[Reference], int, int, list[tuple[int, int]]]:
+    """Of the full form: handles, where the pickle starts, how long it is, and the table of buffers; all checked."""
+    size = len(data)
+    if size < _HEAD.size:
+        raise ProtocolError("a packed value is cut off in its head")
+    _, count, handles_nbytes, nbytes = _HEAD.unpack_from(data)
+    handles_start = _HEAD.size + 16 * count
+    start = handles_start + handles_nbytes
+    if start + nbytes > size:
+        raise ProtocolError("a packed value is shorter than its head says")
+    table = list(struct.iter_unpack("<QQ", bytes(data[_HEAD.size : handles_start])))
+    end = start + nbytes
+    for buffer_nbytes, _ in table:
+        end += -end % ALIGNMENT + buffer_nbytes
+    if end > size:
+        raise ProtocolError("a packed value is shorter than its table of buffers says")
+    return _read_handles(bytes(data[handles_start:start])), start, nbytes, table
+
+
+def _read_handles(packed: bytes) -> list[Reference]:
+    if not packed:
+        return []
+    try:
+        references = msgpack.unpackb(packed)
+        well_formed = type(references) is list and all(
+            [type(part) for part in reference] == [str, int, int, list] for reference in references
+        )
+    except Exception as error:  # msgpack raises a dozen kinds
+        raise ProtocolError(f"the handles of a packed value cannot be read ({type(error).__name__})") from error
+    if not well_formed:
+        raise ProtocolError("the handles of a packed value are not references")
+    return references  # type: ignore[no-any-return]
+
+
+def contains_of(data: Any) -> list[Reference]:
+    """References of the handles in a packed value, read without unpickling anything.
+
+    >>> contains_of(pack([1, 2, 3]).tobytes())
+    []
+    """
+    return _read_front(data)[0] if len(data) and data[0] == FULL else []
+
+
+# -------------------------------------------------------------------------------------------------------------- calls
+
+
+def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> tuple[bytes, list[Reference]]:
+    """The arguments of one call, and references of the handles in them: its inputs, each once.
+
+    With `function` the call carries that along; for functions that have handles in them.
+
+    >>> unpack_call(pack_call((5,), {'y': 'alice'})[0])
+    ((5,), {'y': 'alice'})
+    """
+    if function is None and not kwargs:
+        for value in args:
+            if type(value) not in _CALL_ATOMS:
+                break
+        else:
+            return pickle.dumps((args, kwargs), PROTOCOL), []
+    call = (args, kwargs) if function is None else (function, args, kwargs)
+    try:
+        data, buffers, handles = dump(call)
+    except Exception as error:  # foreign code, as in `pack`
+        raise explain("the arguments", _roots(args, kwargs, function), error) from error
+    if buffers:
+        return _lay_out(data, buffers, []).tobytes(), handles
+    return (b"\x04" + data if handles else data), handles
+
+
+def _roots(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any) -> list[tuple[str, object]]:
+    """Where the search for an unpicklable part of a call begins."""
+    named = [(getattr(function, "__qualname__", "the function"), function)] if function is not None else []
+    positional = [(f"args[{position}]", value) for position, value in enumerate(args)]
+    return [*named, *positional, *((f"kwargs[{name!r}]", value) for name, value in kwargs.items())]
+
+
+def unpack_call(payload: Any, input_values: Callable[[int], object] | None = None) -> tuple[Any, ...]:
+    """``(args, kwargs)`` or ``(function, args, kwargs)``; each handle has become `input_values` of its index."""
+    form = payload[0]
+    if form == PICKLE:
+        return pickle.loads(payload)  # type: ignore[no-any-return]
+    values: dict[int, object] = {}
+
+    def resolve(index: int) -> object:
+        if index not in values:
+            if input_values is None:
+                raise ProtocolError("a call with handles came without its inputs")
+            values[index] = input_values(index)
+        return values[index]
+
+    view = memoryview(payload).cast("B")
+    if form == MARKED:
+        return load(view[1:], None, resolve)  # type: ignore[no-any-return]
+    if form != FULL:
+        raise ProtocolError(f"a packed call begins with {form:#04x}, which is no form of this version")
+    _, start, nbytes, table = _read_front(payload)
+    return load(view[start : start + nbytes], _buffers(view, start + nbytes, table), resolve)  # type: ignore[no-any-return]
