@@ -1,0 +1,118 @@
+"""From what a `Run` message says to things that can be called and passed: functions, and the values of inputs."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import OrderedDict
+from typing import Any
+
+from distributed.config import MIB, SETTINGS
+from distributed.errors import DistributedError
+from distributed.wire.functions import unpack_function
+from distributed.wire.values import reduce_handle, unpack
+
+POPULATE_BYTES_MIN = 1 * MIB  # below, a page fault or two cost less than a system call
+_POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14: map all pages at once instead of one fault each
+
+
+class Functions:
+    """The functions that this executor has, by the hash of their pickle; the least recently used go first."""
+
+    def __init__(
+        self, count_max: int = SETTINGS.functions_cached_max, bytes_max: int = SETTINGS.functions_cached_bytes_max
+    ) -> None:
+        self.count_max, self.bytes_max, self.nbytes = count_max, bytes_max, 0
+        self._entries: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._entries
+
+    def get(self, name: bytes, code: bytes) -> Any:
+        """The function of this hash: the one that is here, or else what `code` makes."""
+        if name in self._entries:
+            self._entries.move_to_end(name)
+            return self._entries[name][0]
+        function = unpack_function(code)
+        self._entries[name] = function, len(code)
+        self.nbytes += len(code)
+        while len(self._entries) > 1 and (len(self._entries) > self.count_max or self.nbytes > self.bytes_max):
+            _, (_, nbytes) = self._entries.popitem(last=False)
+            self.nbytes -= nbytes
+        return function
+
+
+class Inputs:
+    """The inputs of one task: called with an index, it gives that input's value, in a view of the task's own."""
+
+    __slots__ = ("entries",)
+
+    def __init__(self, entries: list[Any]) -> None:
+        self.entries = entries
+
+    def __call__(self, index: int) -> object:
+        where = self.entries[index][1]
+        return unpack(map_file(where) if type(where) is str else where, Handle)
+
+
+def map_file(path: str) -> mmap.mmap | bytes:
+    """A value's file as memory: changes stay in this mapping, and its pages are shared until then."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        nbytes = os.fstat(descriptor).st_size
+        if not nbytes:
+            return b""
+        memory = mmap.mmap(descriptor, nbytes, access=mmap.ACCESS_COPY)
+    finally:
+        os.close(descriptor)
+    if nbytes >= POPULATE_BYTES_MIN:
+        try:
+            memory.madvise(_POPULATE_READ)
+        except (OSError, ValueError):  # an older kernel: pages come one by one
+            pass
+    return memory
+
+
+class Handle:
+    """A stored value as a task sees it that finds the handle in its input: it can be returned or passed on."""
+
+    __slots__ = ("_reference",)
+
+    def __init__(self, reference: list[Any]) -> None:
+        self._reference = reference
+
+    @property
+    def key(self) -> str:
+        """The name of the value."""
+        return self._reference[0]  # type: ignore[no-any-return]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the value."""
+        return self._reference[2]  # type: ignore[no-any-return]
+
+    def reference(self) -> list[Any]:
+        """What a packed value says of the handle in it."""
+        return self._reference
+
+    def reduce_outside(self) -> Any:
+        """Outside of a result there is nobody who would keep the value alive."""
+        raise DistributedError(f"the handle of {self.key} can only travel inside the result of a task")
+
+    def __reduce__(self) -> Any:
+        return reduce_handle(self)
+
+    def __copy__(self) -> Handle:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Handle:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Handle) and self._reference[:2] == other._reference[:2]
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __repr__(self) -> str:
+        return f"<Handle: {self.key}>"

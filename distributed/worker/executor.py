@@ -1,0 +1,190 @@
+"""The child that runs user code: a blocking loop over one socket, and nothing beside it.
+
+It owns no data and decides nothing. It runs what `Run` messages say, in their order, tells the progress cell what it
+runs, and sends `Outcomes`. It ends when its agent does: at end of file. Everything that a task raises is an outcome,
+`SystemExit` and `KeyboardInterrupt` included; only what ends the process itself is not.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import gc
+import pickle
+import socket
+import threading
+from collections import deque
+from time import monotonic
+from typing import Any, TypeVar
+
+from distributed.config import SETTINGS
+from distributed.errors import StoreFull
+from distributed.wire import messages
+from distributed.wire.frames import Decoder, encode
+from distributed.wire.messages import DefineFunction, Message, NeedFunction, NeedRoom, Room, Run
+from distributed.wire.values import Packed, pack, unpack_call
+from distributed.worker.calls import Functions, Inputs
+from distributed.worker.outcomes import Report, failure, write_file
+from distributed.worker.progress import STACK_SIGNAL, Cell, write_into
+
+READ_BYTES = 1 << 18
+ATOMS = frozenset({int, float, bool, type(None)})  # packed, they are their plain pickle
+Kind = TypeVar("Kind", bound=Message)
+
+
+class Link:
+    """Messages over the blocking task socket. Anything may be sent from any thread; one thread receives."""
+
+    def __init__(self, task_socket: socket.socket) -> None:
+        self.socket = task_socket
+        self.inbox: deque[Message] = deque()
+        self._decoder = Decoder()
+        self._sending = threading.Lock()
+
+    def send(self, message: Message) -> None:
+        """Send a message; if the agent is gone it goes nowhere, and the next `receive` tells."""
+        pieces = encode(messages.encode_header(message), messages.buffers_of(message))
+        try:
+            with self._sending:
+                for piece in pieces:
+                    self.socket.sendall(piece)
+        except OSError:
+            pass
+
+    def receive(self) -> Message | None:
+        """The next message; None when the agent is gone."""
+        while not self.inbox:
+            if not self.read():
+                return None
+        return self.inbox.popleft()
+
+    def read(self, flags: int = 0) -> bool:
+        """Move what arrived into the inbox; False when the agent is gone."""
+        try:
+            data = self.socket.recv(READ_BYTES, flags)
+        except ConnectionError:
+            return False
+        self.inbox.extend(messages.decode(header, buffers)[0] for header, buffers in self._decoder.feed(data))
+        return bool(data)
+
+    def wait_for(self, kind: type[Kind]) -> Kind:
+        """The next message of this kind; others stay in the inbox. `ConnectionError` when the agent is gone."""
+        seen = 0
+        while True:
+            for position in range(seen, len(self.inbox)):
+                message = self.inbox[position]
+                if isinstance(message, kind):
+                    del self.inbox[position]
+                    return message
+            seen = len(self.inbox)
+            if not self.read():
+                raise ConnectionError("the worker is gone")
+
+
+class Executor:
+    """Runs tasks one after the other until the agent is gone."""
+
+    def __init__(self, task_socket: socket.socket, cell: Cell) -> None:
+        self.link, self.cell = Link(task_socket), cell
+        self.functions, self.report = Functions(), Report(self.link.send)
+
+    def serve(self) -> None:
+        while (message := self.link.receive()) is not None:
+            if isinstance(message, Run):
+                self.run(message)
+                del message
+                self.cell.clear()
+                if not self.link.inbox:
+                    self.report.flush()
+
+    def run(self, batch: Run) -> None:
+        """The hot loop, about two microseconds a task: one reading of the clock ends a task and begins the next."""
+        function = self._function(batch)
+        if len(batch.args) > 1:
+            self.report.watch()
+        inputs, memory, name, append = batch.inputs, self.cell.memory, batch.name, self.report.finished.append
+        interval, held_since = SETTINGS.flush_interval_s, monotonic()
+        start = held_since
+        for serial, payload in enumerate(batch.args, batch.serial):
+            write_into(memory, 0, serial + 1, start)
+            try:
+                data, special = self._run_one(function, payload, inputs.get(serial - batch.serial), name)
+            except BaseException as error:  # noqa: BLE001  whatever a task raises is its outcome
+                append(failure(serial, error, int((monotonic() - start) * 1e6), own_frames=2))
+                start = monotonic()
+                continue
+            end = monotonic()
+            append((serial, data, int((end - start) * 1e6), special))
+            start = end
+            if end - held_since > interval:
+                self.cell.clear()
+                self.report.flush()
+                start = held_since = monotonic()
+
+    def _run_one(self, function: Any, payload: bytes, inputs: list[Any] | None, name: str) -> tuple[bytes, Any]:
+        """One task, in a frame of its own: what it held is free when the frame is gone."""
+        call = unpack_call(payload) if inputs is None else unpack_call(payload, Inputs(inputs))
+        if len(call) == 2:
+            value = function(*call[0], **call[1])
+        else:
+            value = call[0](*call[1], **call[2])
+        if type(value) in ATOMS:
+            return pickle.dumps(value, 5), None
+        del call
+        packed = pack(value, f"the result of {name}")
+        if packed.nbytes <= SETTINGS.inline_bytes_max:
+            return packed.tobytes(), ("", packed.nbytes, packed.contains, b"") if packed.contains else None
+        return b"", (self._store(packed), packed.nbytes, packed.contains, b"")
+
+    def _store(self, packed: Packed) -> str:
+        """Write a large result into a file that the agent makes room for, and return where."""
+        self.link.send(NeedRoom(packed.nbytes))
+        room = self.link.wait_for(Room)
+        if not room.path:
+            raise StoreFull(room.reason)
+        write_file(packed, room.path)
+        return room.path
+
+    def _function(self, batch: Run) -> Any:
+        """The function of a batch; what happens while it is unpickled is each of its tasks' failure."""
+        if not batch.function:
+            return None  # it comes in the calls
+        code = batch.code
+        if not code and batch.function not in self.functions:
+            self.report.flush()
+            self.link.send(NeedFunction(batch.function))
+            code = self.link.wait_for(DefineFunction).code
+        try:
+            return self.functions.get(batch.function, code)
+        except BaseException as error:  # noqa: BLE001  modules that are imported here may raise anything
+            return Unloadable(error)
+
+
+class Unloadable:
+    """Stands for a function that could not be unpickled here."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        raise self.error
+
+
+def run_executor(task_descriptor: int, cell_descriptor: int, asynchronous: bool) -> int:
+    """Be an executor until the agent is gone; return the exit code. Called in a child of the fork server."""
+    cell = Cell(cell_descriptor)
+    faulthandler.enable(cell_descriptor)
+    faulthandler.register(STACK_SIGNAL, cell_descriptor, all_threads=True)
+    gc.freeze()
+    task_socket = socket.socket(fileno=task_descriptor)
+    try:
+        if asynchronous:
+            from distributed.worker.executor_async import serve_async
+
+            serve_async(task_socket, cell)
+        else:
+            Executor(task_socket, cell).serve()
+    except ConnectionError:
+        pass  # the agent is gone: an end like any other
+    atexit._run_exitfuncs()
+    return 0

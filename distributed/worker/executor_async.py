@@ -1,0 +1,159 @@
+"""The executor of coroutine functions: one event loop, as many tasks at a time as the agent sends.
+
+The same messages as in :mod:`distributed.worker.executor`, the same promises. The progress cell names the task whose
+step is being made; while all of them wait, it says that nothing runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import socket
+from collections import deque
+from collections.abc import Coroutine, Generator
+from time import monotonic
+from typing import Any
+
+from distributed.config import SETTINGS
+from distributed.errors import StoreFull
+from distributed.wire.messages import CancelRunning, DefineFunction, Message, NeedFunction, NeedRoom, Room, Run
+from distributed.wire.values import Packed, pack, unpack_call
+from distributed.worker.calls import Functions, Inputs
+from distributed.worker.executor import Link, Unloadable
+from distributed.worker.outcomes import Report, failure, write_file
+from distributed.worker.progress import Cell
+
+
+class Watched(Coroutine[Any, Any, Any]):
+    """A coroutine whose every step is announced in the progress cell."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], cell: Cell, serial: int) -> None:
+        self._coroutine, self._cell, self._serial = coroutine, cell, serial
+
+    def send(self, value: Any) -> Any:
+        self._cell.write(self._serial, monotonic())
+        try:
+            return self._coroutine.send(value)
+        finally:
+            self._cell.clear()
+
+    def throw(self, *error: Any) -> Any:
+        self._cell.write(self._serial, monotonic())
+        try:
+            return self._coroutine.throw(*error)
+        finally:
+            self._cell.clear()
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        raise TypeError("a watched coroutine is run by its task and awaited by nobody")
+
+
+class AsyncExecutor:
+    """Runs coroutines side by side until the agent is gone."""
+
+    def __init__(self, task_socket: socket.socket, cell: Cell) -> None:
+        self.link, self.cell = Link(task_socket), cell
+        self.functions, self.report = Functions(), Report(self.link.send)
+        self.tasks: dict[int, asyncio.Task[None]] = {}
+        self.rooms: deque[asyncio.Future[Room]] = deque()
+        self.waiting: dict[bytes, list[Run]] = {}  # for their function
+        self._is_flush_due = False
+
+    async def serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.end: asyncio.Future[None] = self.loop.create_future()
+        self.loop.add_reader(self.link.socket, self._read)
+        await self.end
+        self.loop.remove_reader(self.link.socket)
+
+    def _read(self) -> None:
+        if not self.link.read(socket.MSG_DONTWAIT) and not self.end.done():
+            self.end.set_result(None)
+        while self.link.inbox:
+            self._handle(self.link.inbox.popleft())
+
+    def _handle(self, message: Message) -> None:
+        if isinstance(message, Run):
+            self._run(message)
+        elif isinstance(message, CancelRunning):
+            for serial in message.serials:
+                if serial in self.tasks:
+                    self.tasks[serial].cancel()
+        elif isinstance(message, Room):
+            self.rooms.popleft().set_result(message)
+        elif isinstance(message, DefineFunction):
+            for batch in self.waiting.pop(message.function, []):
+                batch.code = message.code
+                self._run(batch)
+
+    def _run(self, batch: Run) -> None:
+        if batch.function and not batch.code and batch.function not in self.functions:
+            if batch.function not in self.waiting:
+                self.link.send(NeedFunction(batch.function))
+            self.waiting.setdefault(batch.function, []).append(batch)
+            return
+        try:
+            function = self.functions.get(batch.function, batch.code) if batch.function else None
+        except BaseException as error:  # noqa: BLE001  modules that are imported here may raise anything
+            function = Unloadable(error)
+        for position, payload in enumerate(batch.args):
+            serial = batch.serial + position
+            steps = self._run_one(serial, function, payload, batch.inputs.get(position, []), batch.name)
+            task = self.loop.create_task(Watched(steps, self.cell, serial), name=batch.keys[position])
+            task.add_done_callback(functools.partial(self._done, serial))
+            self.tasks[serial] = task
+
+    async def _run_one(self, serial: int, function: Any, payload: bytes, inputs: list[Any], name: str) -> None:
+        start = monotonic()
+        try:
+            data, special = await self._result(function, payload, inputs, name)
+        except BaseException as error:  # noqa: BLE001  whatever a task raises is its outcome
+            self.report.finished.append(failure(serial, error, int((monotonic() - start) * 1e6), own_frames=2))
+        else:
+            self.report.finished.append((serial, data, int((monotonic() - start) * 1e6), special))
+
+    def _done(self, serial: int, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # before its first step, so that nothing in `_run_one` could tell
+            self.report.finished.append(failure(serial, asyncio.CancelledError(), 0, own_frames=0))
+        del self.tasks[serial]
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self.loop.call_later(SETTINGS.flush_interval_s if self.tasks else 0, self._flush)
+
+    async def _result(self, function: Any, payload: bytes, inputs: list[Any], name: str) -> tuple[bytes, Any]:
+        call = unpack_call(payload, Inputs(inputs))
+        if function is not None:
+            call = (function, *call)
+        value = call[0](*call[1], **call[2])
+        if inspect.isawaitable(value):
+            value = await value
+        del call
+        packed = pack(value, f"the result of {name}")
+        if packed.nbytes <= SETTINGS.inline_bytes_max:
+            return packed.tobytes(), ("", packed.nbytes, packed.contains, b"") if packed.contains else None
+        return b"", (await self._store(packed), packed.nbytes, packed.contains, b"")
+
+    async def _store(self, packed: Packed) -> str:
+        room: asyncio.Future[Room] = self.loop.create_future()
+        self.rooms.append(room)  # answers come in the order of the questions
+        self.link.send(NeedRoom(packed.nbytes))
+        answer = await asyncio.shield(room)  # not lost when this task is cancelled: the order would be
+        if not answer.path:
+            raise StoreFull(answer.reason)
+        write_file(packed, answer.path)
+        return answer.path
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        self.report.flush()
+
+
+def serve_async(task_socket: socket.socket, cell: Cell) -> None:
+    """Run coroutines until the agent is gone; those under way are dropped with the process."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(AsyncExecutor(task_socket, cell).serve())

@@ -1,0 +1,137 @@
+"""What became of tasks, on its way from the executor to the agent: collected, sent together, never held back for long.
+
+Results are columns of one message. A task that runs for long must not hold back those that finished before it, and the
+loop that runs tasks cannot look at a clock meanwhile: a thread does. It exists only in executors that were ever given
+several tasks at once, and sleeps while there is nothing to hold back.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from distributed.config import SETTINGS
+from distributed.errors import CannotPickle
+from distributed.wire.messages import Message, Outcomes
+from distributed.wire.values import Packed, pack_exception
+
+Special = tuple[str, int, list[Any], bytes]  # path, bytes, contained handles, packed exception
+Finished = tuple[int, bytes, int, Special | None]  # serial, packed value, duration in microseconds, what is special
+PIECES_MAX = 1024  # IOV_MAX
+STAY_AWAKE_TICKS = 50
+
+
+class Report:
+    """Outcomes that have not been sent yet; `finished.append` is all that the hot loop calls."""
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self.finished: deque[Finished] = deque()
+        self._send = send
+        self._thread: threading.Thread | None = None
+        self._bell = threading.Event()
+        self._is_asleep = False
+        self._process = os.getpid()
+
+    def flush(self) -> None:
+        """Send what there is. May be called by both threads."""
+        if os.getpid() != self._process:  # a task forked, and the child came back out of the task
+            os._exit(0)
+        items: list[Finished] = []
+        try:
+            for _ in range(len(self.finished)):
+                items.append(self.finished.popleft())
+        except IndexError:  # the other thread took the rest
+            pass
+        if not items:
+            return
+        try:
+            sys.stdout.flush()
+        except (AttributeError, ValueError, OSError):  # the task put something else there
+            pass
+        self._send(columns(items))
+
+    def watch(self) -> None:
+        """Several tasks are about to run: see to it that the first ones do not wait for the last."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._keep_flushing, name="outcomes", daemon=True)
+            self._thread.start()
+        elif self._is_asleep:
+            self._is_asleep = False
+            self._bell.set()
+
+    def _keep_flushing(self) -> None:
+        idle_ticks = 0
+        seen: Finished | None = None
+        while True:
+            time.sleep(SETTINGS.flush_interval_s)
+            try:
+                oldest: Finished | None = self.finished[0]
+            except IndexError:
+                oldest = None
+            if oldest is not None and oldest is seen:
+                self.flush()
+            idle_ticks = 0 if oldest is not None else idle_ticks + 1
+            seen = oldest
+            if idle_ticks > STAY_AWAKE_TICKS:
+                idle_ticks = 0
+                self._bell.clear()
+                self._is_asleep = True
+                self._bell.wait()
+
+
+def columns(items: list[Finished]) -> Outcomes:
+    """One message of many outcomes.
+
+    >>> columns([(7, b'N', 2, None), (8, b'', 3, ('/v1', 99, [], b''))])  # doctest: +NORMALIZE_WHITESPACE
+    Outcomes(serials=[7, 8], values=[b'N', b''], nbytes=[1, 99], durations_us=[2, 3], paths={1: '/v1'}, errors={},
+             contains={})
+    """
+    serials, values, durations, specials = map(list, zip(*items, strict=True))
+    outcomes = Outcomes(serials, values, list(map(len, values)), durations, {}, {}, {})
+    for position, special in enumerate(specials):
+        if special is not None:
+            path, nbytes, contains, error = special
+            if error:
+                outcomes.errors[position] = error
+            if path:
+                outcomes.paths[position] = path
+            if contains:
+                outcomes.contains[position] = contains
+            outcomes.nbytes[position] = nbytes
+    return outcomes
+
+
+def failure(serial: int, error: BaseException, duration_us: int, own_frames: int) -> Finished:
+    """The outcome of a task that raised, its traceback beginning behind our own frames."""
+    trace = error.__traceback__
+    if isinstance(error, CannotPickle):
+        trace = None  # only frames of ours; its cause has the user's
+    for _ in range(own_frames):
+        trace = trace and trace.tb_next
+    try:
+        return serial, b"", duration_us, ("", 0, [], pack_exception(error.with_traceback(trace)))
+    except Exception as reason:  # noqa: BLE001  the exception's own methods may do anything
+        kind = type(error).__name__
+        substitute = RuntimeError(f"a task raised {kind}, which cannot be sent: {type(reason).__name__}")
+        return serial, b"", duration_us, ("", 0, [], pack_exception(substitute))
+
+
+def write_file(packed: Packed, path: str) -> None:
+    """Write a value into a file that was allocated for it; not through a mapping, which would fault in every page."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        offset, rest = 0, [memoryview(piece).cast("B") for piece in packed.pieces() if len(piece)]
+        while rest:
+            count = os.pwritev(descriptor, rest[:PIECES_MAX], offset)
+            offset += count
+            while rest and count >= len(rest[0]):
+                count -= len(rest.pop(0))
+            if count:
+                rest[0] = rest[0][count:]
+    finally:
+        os.close(descriptor)

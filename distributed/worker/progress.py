@@ -1,0 +1,65 @@
+"""The progress cell: memory that an executor and its agent share, in which the executor says what it is running.
+
+The executor writes the serial number and the start of each task before it begins, so that after a crash, or while the
+task holds the interpreter for an hour, the agent knows which one it is. Behind that first page the file holds whatever
+`faulthandler` wrote: where each thread was when the executor crashed, or when it was asked.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import struct
+
+PAGE_BYTES = 4096
+STACK_BYTES_MAX = 64 * 1024
+STACK_SIGNAL = int(getattr(signal, "SIGRTMAX", signal.SIGUSR2)) - 2  # asks an executor to write down where it is
+
+_CELL = struct.Struct("<Qd")  # serial + 1 (0: nothing is running), start on the machine's monotonic clock
+write_into = _CELL.pack_into  # (memory, 0, serial + 1, start_s): for loops in which a method call would be felt
+
+
+class Cell:
+    """One side's view of a progress cell."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.memory = mmap.mmap(descriptor, PAGE_BYTES)
+
+    @classmethod
+    def create(cls) -> Cell:
+        """A new cell; pass its `descriptor` on to the executor."""
+        descriptor = os.memfd_create("progress", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, PAGE_BYTES)
+        os.lseek(descriptor, PAGE_BYTES, os.SEEK_SET)  # where a stack will be written
+        return cls(descriptor)
+
+    def write(self, serial: int, start_s: float) -> None:
+        """Say that a task runs since `start_s`."""
+        write_into(self.memory, 0, serial + 1, start_s)
+
+    def clear(self) -> None:
+        """Say that nothing runs."""
+        write_into(self.memory, 0, 0, 0.0)
+
+    def read(self) -> tuple[int, float] | None:
+        """The running task's serial number and start, or None.
+
+        >>> cell = Cell.create()
+        >>> cell.read()
+        >>> cell.write(7, 1.5)
+        >>> cell.read()
+        (7, 1.5)
+        """
+        serial, start_s = _CELL.unpack_from(self.memory, 0)
+        return (serial - 1, start_s) if serial else None
+
+    def stack(self) -> str:
+        """What `faulthandler` wrote, if it did."""
+        return os.pread(self.descriptor, STACK_BYTES_MAX, PAGE_BYTES).decode(errors="replace")
+
+    def close(self) -> None:
+        """Forget this side's view."""
+        self.memory.close()
+        os.close(self.descriptor)

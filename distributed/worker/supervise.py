@@ -1,0 +1,261 @@
+"""Executors from the agent's side: started, talked to, killed, and examined after their death.
+
+The supervisor carries out what the worker's state decides and reports what happened; it decides nothing. It owns the
+fork server (see :mod:`distributed.worker.forkserver`), restarts it should it ever die, and never waits for a process
+number that could belong to somebody else: the fork server is the parent, and it kills and reaps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgpack
+
+from distributed.errors import StartFailed
+from distributed.wire.messages import Message
+from distributed.worker import offspring
+from distributed.worker.child import Child
+from distributed.worker.forkserver import GIVE_UP_TIME_S, PACKET_BYTES_MAX
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 30.0
+MARK = "DISTRIBUTED_FORK_SERVER"  # in the environment of everything that an executor starts
+LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB")  # each would start a thread per core, in every executor
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class End:
+    """How an executor ended, and what is known about it.
+
+    `signal` is 0 if it was not killed by one; `serial` is the task that was running, None if none was; `stack` is where
+    it was, as far as it could still say so.
+    """
+
+    signal: int
+    exit_code: int
+    peak_bytes: int
+    serial: int | None
+    stderr_tail: str
+    stack: str
+
+    def __str__(self) -> str:
+        """The first sentence of an autopsy.
+
+        >>> print(End(signal=11, exit_code=0, peak_bytes=50 << 20, serial=3, stderr_tail='', stack=''))
+        killed by signal 11 (SIGSEGV), peak memory 50 MiB
+        """
+        if self.signal:
+            names = {number.value: f" ({number.name})" for number in signal.Signals}
+            how = f"killed by signal {self.signal}{names.get(self.signal, '')}"
+        else:
+            how = f"ended with exit code {self.exit_code}"
+        return f"{how}, peak memory {self.peak_bytes >> 20} MiB"
+
+
+class Supervisor:
+    """All executors of one worker.
+
+    Callbacks run in the event loop: ``on_started(executor_id, pid)``, ``on_message(executor_id, message)``,
+    ``on_output(executor_id, stream, text)`` and, last and once for every `spawn`, ``on_ended(executor_id, End)``.
+    `environment` is added to that of the executors. `directories` are removed should this process die.
+    """
+
+    def __init__(
+        self,
+        on_started: Callable[[int, int], None],
+        on_message: Callable[[int, Message], None],
+        on_ended: Callable[[int, End], None],
+        on_output: Callable[[int, str, str], None],
+        environment: Mapping[str, str] | None = None,
+        *,
+        directories: Sequence[str] = (),
+    ) -> None:
+        self.on_started, self.on_message, self.on_ended, self.on_output = on_started, on_message, on_ended, on_output
+        self.environment, self.directories = dict(environment or {}), list(directories)
+        self.children: dict[int, Child] = {}
+        self.is_stopping = self._is_started = False
+        self._mark = ""
+        self._ready = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    async def start(self) -> None:
+        """Start the fork server; `StartFailed` if it does not come up. Its complaints are on our stderr."""
+        self._start_fork_server()
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._ready, self._ended)]
+        await asyncio.wait(waits, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if not self._ready.is_set():
+            self.process.kill()
+            raise StartFailed(f"the process that starts executors ended with code {self.process.poll()}")
+        self._is_started = True
+
+    def spawn(self, executor_id: int, asynchronous: bool = False) -> None:
+        """Start an executor; messages may be sent to it at once."""
+        child = Child(
+            lambda message: self.on_message(executor_id, message),
+            lambda stream, text: self.on_output(executor_id, stream, text),
+            lambda: self.kill(executor_id),
+        )
+        self.children[executor_id] = child
+        if self._ended.is_set():  # it ended twice before it was ready: give it another chance
+            self._start_fork_server()
+        self._control(["spawn", executor_id, asynchronous], child.descriptors())
+        child.close_their_ends()
+
+    def send(self, executor_id: int, message: Message) -> None:
+        """Send a message to an executor; to one that is dead it goes nowhere, and `on_ended` follows."""
+        child = self.children.get(executor_id)
+        if child is not None:
+            child.send(message)
+
+    def kill(self, executor_id: int) -> None:
+        """Kill an executor and all that it started; `on_ended` follows."""
+        if executor_id in self.children:
+            self._control(["kill", executor_id])
+
+    def running(self, executor_id: int) -> tuple[int, float] | None:
+        """What this executor runs now: serial number and start (`time.monotonic`), also while it cannot answer."""
+        child = self.children.get(executor_id)
+        return child.cell.read() if child is not None else None
+
+    async def stop(self) -> None:
+        """End all executors and the fork server. No callback is called from now on."""
+        if self.is_stopping:
+            return
+        self.is_stopping = True
+        for child in self.children.values():
+            child.close()
+        self.children.clear()
+        self._close_control()
+        try:
+            await asyncio.wait_for(self._ended.wait(), GIVE_UP_TIME_S + 2.0)
+        except TimeoutError:
+            log.warning("the fork server did not end; killing it")
+            self.process.kill()
+            await self._ended.wait()
+
+    # ------------------------------------------------------------------------------------------- the fork server
+
+    def _start_fork_server(self) -> None:
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.setblocking(False)
+        self._unsent: list[tuple[bytes, list[int]]] = []
+        self._mark = secrets.token_hex(8)
+        environment = {f"{name}_NUM_THREADS": "1" for name in LIBRARIES} | os.environ | self.environment
+        path = [entry or os.getcwd() for entry in sys.path]
+        self._ready.clear()
+        self._ended.clear()
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "distributed.worker.forkserver", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            env=environment | {"PYTHONPATH": os.pathsep.join(path), MARK: self._mark},
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+        theirs.close()
+        own_path = environment.get("PYTHONPATH")
+        settings = {"path": path, "environment": {"PYTHONPATH": own_path}, "directories": self.directories}
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.control, self._receive)
+        self._exit = os.pidfd_open(self.process.pid)
+        loop.add_reader(self._exit, self._fork_server_ended)
+        self._control(["configure", settings])
+
+    def _control(self, message: list[Any], descriptors: Sequence[int] = ()) -> None:
+        packet = msgpack.packb(message)
+        try:
+            if self._unsent:
+                raise BlockingIOError
+            socket.send_fds(self.control, [packet], descriptors)
+        except BlockingIOError:  # it is starting, or very busy
+            if not self._unsent:
+                asyncio.get_running_loop().add_writer(self.control, self._send_rest)
+            self._unsent.append((packet, [os.dup(descriptor) for descriptor in descriptors]))
+        except OSError:
+            pass  # it died: `_fork_server_ended` follows
+
+    def _send_rest(self) -> None:
+        while self._unsent:
+            packet, descriptors = self._unsent[0]
+            try:
+                socket.send_fds(self.control, [packet], descriptors)
+            except BlockingIOError:
+                return
+            except OSError:
+                break
+            self._drop_unsent(1)
+        self._drop_unsent(len(self._unsent))
+        asyncio.get_running_loop().remove_writer(self.control)
+
+    def _drop_unsent(self, count: int) -> None:
+        for _, descriptors in self._unsent[:count]:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        del self._unsent[:count]
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                packet = self.control.recv(PACKET_BYTES_MAX)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:
+                asyncio.get_running_loop().remove_reader(self.control)
+                return
+            self._handle(*msgpack.unpackb(packet))
+
+    def _handle(self, what: str, executor_id: int = 0, number: int = 0, peak_bytes: int = 0) -> None:
+        if what == "ready":
+            self._ready.set()
+        elif what == "started" and executor_id in self.children:
+            self.children[executor_id].pid = number
+            self.on_started(executor_id, number)
+        elif what == "ended" and executor_id in self.children:
+            self._examine(executor_id, os.waitstatus_to_exitcode(number), peak_bytes)
+
+    def _examine(self, executor_id: int, code: int, peak_bytes: int) -> None:
+        """Collect what a dead executor left, and report its end."""
+        child = self.children[executor_id]
+        running, stack = child.cell.read(), child.cell.stack()
+        child.finish()
+        del self.children[executor_id]
+        serial, tail = running[0] if running else None, child.streams[1].last_lines()
+        self.on_ended(executor_id, End(max(0, -code), max(0, code), peak_bytes, serial, tail, stack))
+
+    def _close_control(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self.control)
+        loop.remove_writer(self.control)
+        self._drop_unsent(len(self._unsent))
+        self.control.close()
+
+    def _fork_server_ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._exit)
+        os.close(self._exit)
+        code = self.process.wait()
+        self._ended.set()
+        if self.is_stopping or not self._is_started:
+            return
+        log.warning("the process that starts executors ended with code %d", code)
+        self._receive()
+        self._close_control()
+        for pid in offspring.carriers(f"{MARK}={self._mark}".encode()):
+            offspring.kill(pid)
+        orphans = list(self.children)
+        for executor_id in orphans:
+            if executor_id in self.children:
+                self._examine(executor_id, -signal.SIGKILL, 0)
