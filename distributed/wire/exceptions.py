@@ -36,7 +36,7 @@ def pack_exception(error: BaseException) -> bytes:
         file = io.BytesIO()
         ByValuePickler(file, lambda buffer: True).dump(error)
         pickled, refusal = file.getvalue(), ""
-    except Exception as reason:  # foreign code
+    except Exception as reason:  # noqa: BLE001 - foreign code
         pickled, refusal = b"", f"it cannot be pickled: {type(reason).__name__}: {reason}"
     packed: bytes = msgpack.packb(
         [_name(type(error)), _message(error), text, refusal, pickled], unicode_errors="replace"
@@ -55,7 +55,7 @@ def unpack_exception(data: bytes | memoryview) -> BaseException:
         try:
             error = pickle.loads(pickled)
             refusal = f"its pickle gives a {type(error).__name__}"
-        except Exception as reason:  # foreign code
+        except Exception as reason:  # noqa: BLE001 - foreign code
             refusal = f"it cannot be unpickled here: {type(reason).__name__}: {reason}"
     if not isinstance(error, BaseException):
         error = RemoteError(name, message, text, refusal)
@@ -71,7 +71,7 @@ def _name(cls: type) -> str:
 def _message(error: BaseException) -> str:
     try:
         return str(error)[:TRACEBACK_CHARACTERS_MAX]
-    except Exception as reason:  # foreign code
+    except Exception as reason:  # noqa: BLE001 - foreign code
         return f"<its __str__ raised {type(reason).__name__}>"
 
 
@@ -79,7 +79,7 @@ def _in_words(error: BaseException) -> str:
     """The traceback as Python prints it, its middle left out if it is endless."""
     try:
         text = "".join(traceback.format_exception(error))
-    except Exception as reason:  # foreign code
+    except Exception as reason:  # noqa: BLE001 - foreign code
         return f"{_name(type(error))}: {_message(error)} (no traceback: {type(reason).__name__})\n"
     half = TRACEBACK_CHARACTERS_MAX // 2
     return text if len(text) <= 2 * half else f"{text[:half]}\n[...]\n{text[-half:]}"

@@ -1,10 +1,10 @@
 """How an object is pickled: by which pickler, with which of its parts apart, and with its handles as marks.
 
 Plain pickle comes first. Cloudpickle takes over when that fails, and also when the pickle mentions ``__main__``: it
-would be read here and fail in an executor, whose ``__main__`` is another module. Three habits are added to cloudpickle's:
-a class that was defined in this process is recognised when it comes back and left as it is; strided arrays are made
-contiguous so that their bytes can stay out of the pickle; an exception is rebuilt without calling its constructor.
-This module knows nothing of the layout of packed values, nor what a handle refers to.
+would be read here and fail in an executor, whose ``__main__`` is another module. Three habits are added to
+cloudpickle's: a class that was defined in this process is recognised when it comes back and left as it is; strided
+arrays are made contiguous so that their bytes can stay out of the pickle; an exception is rebuilt without calling its
+constructor. This module knows nothing of the layout of packed values, nor what a handle refers to.
 """
 
 from __future__ import annotations
@@ -72,22 +72,23 @@ def load(data: Any, buffers: Any, resolve: Callable[[int], object] | None) -> An
 # ----------------------------------------------------------------------------------------------------------- pickling
 
 
-def dump(value: object) -> tuple[bytes, list[memoryview], list[Reference]]:
+def dump(value: object, out_of_band: bool = True) -> tuple[bytes, list[memoryview], list[Reference]]:
     """Pickle, buffers out of band, and references of the handles found; raises whatever cloudpickle raises."""
     outer = CONTEXT.collected
     buffers: list[memoryview] = []
+    keep = _keeper(buffers) if out_of_band else bool  # bool(buffer) is true: leave it in the pickle
     try:
         CONTEXT.collected = {}
         try:
-            data = _dump_plain(value, _keeper(buffers))
+            data = _dump_plain(value, keep)
             if not _must_go_by_value(data):
                 return data, buffers, [reference for _, reference in CONTEXT.collected.values()]
-        except Exception:  # foreign code: whatever plain pickle stumbles over, cloudpickle may know how
+        except Exception:  # noqa: BLE001 - foreign code: whatever plain pickle stumbles over, cloudpickle may manage
             pass
         CONTEXT.collected = {}
         buffers.clear()
         file = io.BytesIO()
-        ByValuePickler(file, _keeper(buffers)).dump(value)
+        ByValuePickler(file, keep).dump(value)
         return file.getvalue(), buffers, [reference for _, reference in CONTEXT.collected.values()]
     finally:
         CONTEXT.collected = outer
@@ -175,7 +176,7 @@ def set_class_state(cls: type, state: Any) -> None:
 
 
 def reduce_array(array: Any) -> Any:
-    """Reduce a numpy array so that its bytes are one buffer, also where numpy itself would copy them into the pickle."""
+    """Reduce a numpy array so that its bytes are one buffer, also where numpy would copy them into the pickle."""
     dtype = array.dtype
     if array.nbytes < SETTINGS.out_of_band_bytes_min or dtype.hasobject:
         return array.__reduce_ex__(PROTOCOL)
@@ -196,16 +197,18 @@ def view_as(array: Any, dtype: Any) -> Any:
 # --------------------------------------------------------------------------------------------------------- exceptions
 
 
+_PICKLING_METHODS: Final = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
+_MADE_IN_PYTHON: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE
+
+
 def reduce_exception(error: BaseException) -> Any:
     """Reduce an exception so that it is rebuilt without its class's constructor, which may want other arguments."""
-    cls = type(error)
-    base = next(kind for kind in cls.__mro__ if not kind.__flags__ & 1 << 9)  # the nearest one written in C
-    own = (cls.__reduce__, cls.__reduce_ex__, cls.__setstate__, getattr(cls, "__getstate__", None))
-    usual = (base.__reduce__, object.__reduce_ex__, base.__setstate__, getattr(object, "__getstate__", None))
-    if own != usual:
-        return NotImplemented
+    cls: Any = type(error)
+    base: Any = next(kind for kind in cls.__mro__ if not kind.__flags__ & _MADE_IN_PYTHON)
+    if any(getattr(cls, name, None) is not getattr(base, name, None) for name in _PICKLING_METHODS):
+        return NotImplemented  # the class has its own way
     reduced = base.__reduce__(error)
-    state = dict(reduced[2] or {}) if len(reduced) > 2 else {}
+    state = dict(reduced[2]) if len(reduced) > 2 and reduced[2] else {}
     for slot in copyreg._slotnames(cls):  # type: ignore[attr-defined]
         if hasattr(error, slot):
             state[slot] = getattr(error, slot)

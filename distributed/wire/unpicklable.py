@@ -25,7 +25,7 @@ def explain(what: str, roots: Sequence[Part], error: Exception) -> CannotPickle:
     part = _refusing(roots)
     if part is None:
         return CannotPickle(what, what.removeprefix("the "), f"cannot be pickled as a whole ({_words(error)})")
-    seen = set()
+    seen: set[int] = set()
     while len(seen) < DEPTH_MAX:
         seen.add(id(part[1]))
         inner = _refusing([child for child in _children(*part) if id(child[1]) not in seen])
@@ -54,7 +54,7 @@ def _refusal(value: object) -> Exception | None:
     outer, CONTEXT.collected = CONTEXT.collected, {}
     try:
         ByValuePickler(_Nowhere(), lambda buffer: False).dump(value)
-    except Exception as error:  # foreign code
+    except Exception as error:  # noqa: BLE001 - foreign code
         return error
     finally:
         CONTEXT.collected = outer
@@ -142,7 +142,7 @@ def _items(path: str, value: Any) -> Iterator[Part]:
 def _short(value: object) -> str:
     try:
         text = repr(value)
-    except Exception:  # foreign code
+    except Exception:  # noqa: BLE001 - foreign code
         return f"<{type(value).__name__}>"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -151,7 +151,7 @@ def _attributes(path: str, value: Any) -> Iterator[Part]:
     """Attributes that are pickled; where the class has its own idea of them, what its ``__reduce_ex__`` gives."""
     try:
         reduced = value.__reduce_ex__(5)
-    except Exception:  # foreign code; then the attributes are the best guess
+    except Exception:  # noqa: BLE001 - foreign code; then the attributes are the best guess
         reduced = None
     state = reduced[2] if isinstance(reduced, tuple) and len(reduced) > 2 else getattr(value, "__dict__", None)
     for fields in state if isinstance(state, tuple) and len(state) == 2 else (state,):

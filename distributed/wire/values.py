@@ -91,7 +91,7 @@ def pack(value: object, what: str = "the result") -> Packed:
         return Packed(1 + len(value), [], [b"\x02", value])  # type: ignore[arg-type]
     try:
         data, buffers, contains = dump(value)
-    except Exception as error:  # foreign code: __reduce__ and __getstate__ may raise anything
+    except Exception as error:
         raise explain(what, [(what.removeprefix("the "), value)], error) from error
     if not buffers and not contains:
         return Packed(len(data), [], [data])
@@ -208,7 +208,7 @@ def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = Non
     call = (args, kwargs) if function is None else (function, args, kwargs)
     try:
         data, buffers, handles = dump(call)
-    except Exception as error:  # foreign code, as in `pack`
+    except Exception as error:
         raise explain("the arguments", _roots(args, kwargs, function), error) from error
     if buffers:
         return _lay_out(data, buffers, []).tobytes(), handles

@@ -1,0 +1,246 @@
+"""Functions as bytes: by reference where another process can import them, by value where it cannot.
+
+A function is named by the hash of its bytes, so that it travels once to each place. `FunctionCache` spares `submit` the
+pickling of the same lambda again and again, but never at the price of running stale code: it looks at everything that
+the pickle would contain, and reuses the earlier one only while all of it is the identical, immutable objects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import pickle
+import sys
+import types
+from typing import Any, Final
+
+from cloudpickle import cloudpickle as cloud
+
+from distributed.config import SETTINGS
+from distributed.wire.pickles import Reference, dump
+from distributed.wire.unpicklable import explain, names_in
+
+_ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None), complex, range, type(Ellipsis)})
+_ABSENT: Final = object()  # stands for a name that is not there (yet), or a cell that is empty
+
+
+@dataclasses.dataclass(slots=True, frozen=True)
+class PackedFunction:
+    """A function ready to travel; with `handles` it has to travel inside of each call (``pack_call(function=)``)."""
+
+    id: bytes
+    code: bytes
+    name: str
+    handles: list[Reference]
+    asynchronous: bool
+
+
+def pack_function(function: Any) -> PackedFunction:
+    """Pickle a function; `CannotPickle` names the closure variable, default or global that refuses.
+
+    >>> packed = pack_function(len)
+    >>> packed.name, len(packed.id), packed.asynchronous
+    ('builtins.len', 16, False)
+    """
+    name = name_of(function)
+    try:
+        code, buffers, handles = dump(function, out_of_band=False)
+    except Exception as error:
+        raise explain("the function", [(name, function)], error) from error
+    assert not buffers
+    identity = hashlib.blake2b(code, digest_size=16).digest()
+    return PackedFunction(identity, code, name, handles, is_asynchronous(function))
+
+
+def unpack_function(code: bytes) -> Any:
+    """The function again; for executors."""
+    return pickle.loads(code)
+
+
+def name_of(function: Any) -> str:
+    """What people call a function: ``module.qualname``.
+
+    >>> name_of(functools.partial(sum, [1]))
+    'builtins.sum'
+    >>> name_of(dict.fromkeys), name_of(object())
+    ('builtins.dict.fromkeys', 'builtins.object')
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", None) or getattr(function, "__name__", None)
+    if not isinstance(name, str):  # an instance of a class with __call__
+        function = type(function)
+        name = function.__qualname__
+    owner = getattr(function, "__self__", None)
+    module = getattr(function, "__module__", None) or getattr(owner, "__module__", None) or "builtins"
+    return f"{module}.{name}"
+
+
+def is_asynchronous(function: Any) -> bool:
+    """Whether calling it gives a coroutine."""
+    if isinstance(function, types.BuiltinFunctionType):
+        return False
+    if inspect.iscoroutinefunction(function):
+        return True
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, (types.FunctionType, types.MethodType, type)):
+        return inspect.iscoroutinefunction(function)
+    return inspect.iscoroutinefunction(type(function).__call__)
+
+
+class FunctionCache:
+    """The pickles of functions that were submitted before.
+
+    An entry is found by code object and name, so that the lambda in a loop is one entry although it is a new function
+    each time. No function is kept alive, only what its pickle contains anyway. Bounded in number and in bytes.
+    """
+
+    def __init__(
+        self,
+        functions_max: int = SETTINGS.functions_cached_max,
+        bytes_max: int = SETTINGS.functions_cached_bytes_max,
+    ) -> None:
+        self._functions_max, self._bytes_max = functions_max, bytes_max
+        self._entries: dict[tuple[int, str], tuple[list[object], PackedFunction]] = {}
+        self._nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def pack(self, function: Any) -> PackedFunction:
+        """As `pack_function`, without doing it twice while nothing has changed."""
+        if type(function) is not types.FunctionType:
+            return pack_function(function)
+        parts = contents_of(function)
+        if parts is None:
+            return pack_function(function)
+        name = (id(function.__code__), function.__qualname__)  # `parts` keeps the code alive, so its id stays its own
+        entry = self._entries.get(name)
+        if entry is not None and len(entry[0]) == len(parts) and all(map(_same, entry[0], parts)):
+            return entry[1]
+        packed = pack_function(function)
+        if not packed.handles:
+            self._keep(name, parts, packed)
+        return packed
+
+    def _keep(self, name: tuple[int, str], parts: list[object], packed: PackedFunction) -> None:
+        old = self._entries.pop(name, None)
+        if old is not None:
+            self._nbytes -= len(old[1].code)
+        if len(packed.code) > self._bytes_max:
+            return
+        self._entries[name] = parts, packed
+        self._nbytes += len(packed.code)
+        while len(self._entries) > self._functions_max or self._nbytes > self._bytes_max:
+            oldest = next(iter(self._entries))
+            self._nbytes -= len(self._entries.pop(oldest)[1].code)
+
+
+def _same(one: object, other: object) -> bool:
+    """Identical; for whole numbers, which may be counted afresh each time, equal."""
+    return one is other or (type(one) is int and type(other) is int and one == other)
+
+
+# ----------------------------------------------------------------------------------------- what a pickle would contain
+
+
+def contents_of(function: types.FunctionType) -> list[object] | None:
+    """Everything that the pickle of a function depends on, in a fixed order; None if a part of it can change unseen.
+
+    >>> contents_of(lambda: alice) is None, contents_of(lambda: contents_of.bob) is None
+    (False, False)
+    >>> bob = []
+    >>> contents_of(lambda bob=bob: bob) is None
+    True
+    """
+    parts: list[object] = []
+    return parts if _add_function(function, parts, set()) else None
+
+
+def _add_function(function: types.FunctionType, parts: list[object], seen: set[int]) -> bool:
+    """Add what `function` consists of. By reference it is its name; by value all that cloudpickle would take along."""
+    if _is_importable(function):
+        parts += (function.__code__, function.__module__, function.__qualname__)
+        return True
+    if id(function) in seen:
+        return True
+    seen.add(id(function))
+    code = function.__code__
+    parts += (code, function.__module__, function.__name__, function.__qualname__, function.__doc__)
+    for fields in (function.__kwdefaults__, function.__annotations__, vars(function)):
+        if fields and not _add_fields(fields, parts, seen):
+            return False
+    if getattr(function, "__type_params__", ()):
+        return False
+    if not _add(function.__defaults__, parts, seen):
+        return False
+    for cell in function.__closure__ or ():
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            value = _ABSENT
+        if not _add(value, parts, seen):
+            return False
+    names = function.__globals__
+    return all(_add(names.get(name, _ABSENT), parts, seen) for name in _names_in(_ByIdentity(code)))
+
+
+class _ByIdentity:
+    """A code object as the key of a cache: compared by identity, since comparing its contents is slow."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: types.CodeType) -> None:
+        self.code = code
+
+    def __hash__(self) -> int:
+        return id(self.code)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and self.code is other.code
+
+
+@functools.lru_cache(maxsize=1024)
+def _names_in(code: _ByIdentity) -> tuple[str, ...]:
+    return tuple(sorted(names_in(code.code)))
+
+
+def _add_fields(fields: dict[str, object], parts: list[object], seen: set[int]) -> bool:
+    return all(_add(name, parts, seen) and _add(value, parts, seen) for name, value in fields.items())
+
+
+def _add(value: object, parts: list[object], seen: set[int]) -> bool:
+    """Add one object that a function refers to; false if it, or a part of it, could change without being replaced."""
+    kind = type(value)
+    if kind in _ATOMS or value is _ABSENT:
+        parts.append(value)
+        return True
+    if kind is types.FunctionType:
+        return _add_function(value, parts, seen)  # type: ignore[arg-type]
+    if kind is tuple or kind is frozenset:
+        parts.append(value)
+        return all(_add(item, parts, seen) for item in value)  # type: ignore[attr-defined]
+    parts.append(value)
+    if kind is types.ModuleType:
+        if hasattr(value, "__path__"):
+            parts.append(len(sys.modules))  # a package: its submodules that are imported meanwhile travel along
+        return sys.modules.get(value.__name__) is value  # type: ignore[attr-defined]
+    if isinstance(value, type):
+        return _is_importable(value)
+    return kind is types.BuiltinFunctionType and isinstance(value.__self__, (types.ModuleType, type(None)))  # type: ignore[attr-defined]
+
+
+def _is_importable(value: Any) -> bool:
+    """Whether another process finds this function or class by its name."""
+    module = sys.modules.get(value.__module__)
+    if module is None or value.__module__ in ("__main__", "__mp_main__"):
+        return False
+    if value.__module__ in cloud._PICKLE_BY_VALUE_MODULES:
+        return False
+    found: Any = module
+    for name in value.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is value
