@@ -1,0 +1,304 @@
+"""Who may come in: the shared secret, and the handshake that proves both sides hold it. Owns no socket.
+
+The secret is a file of 64 hexadecimal digits that only its owner can read. The first ``dcenter`` of a user creates it,
+that user's workers and pools find it by themselves, and other machines get a copy. It never travels: each side proves
+that it holds it by an HMAC-SHA256 over everything said before, fresh nonces of both sides included. Nothing else a peer
+says is looked at before that::
+
+    client                                                   server
+      magic, version, kind, role, nonce     (40 bytes) ─────▶
+            ◀───── magic, version, 0, role, nonce (40 bytes), proof (32 bytes)
+      verdict (1 byte), proof (32 bytes)               ─────▶
+            ◀───── verdict (1 byte)
+
+Whatever fails, fails on both sides with the same sentence. A handshake asks for exactly the bytes it needs (`wanted`),
+so that what follows it in the stream stays in the socket. The first 40 bytes of either side keep their form in every
+version, or else two versions could not tell each other that they differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import shlex
+import stat
+import struct
+from pathlib import Path
+from typing import Final, NoReturn
+
+from distributed.errors import AuthenticationFailed, ConnectionFailed, SecretUnusable, VersionMismatch
+
+PROTOCOL_VERSION: Final = 1
+MAGIC: Final = b"DSTB"
+KINDS: Final = {"control": 1, "bulk": 2}
+"""What a connection is for: small messages, or values."""
+ROLES: Final = {"center": 1, "worker": 2, "client": 3, "hand": 4}
+"""Who speaks: a daemon, a pool ('client'), or somebody who calls operations by hand."""
+
+_HELLO: Final = struct.Struct("<4sHBB32s")  # little endian, like frames
+_NONCE_BYTES: Final = 32
+_PROOF_BYTES: Final = 32
+_ACCEPTED, _WRONG_SECRET = b"\x01", b"\x02"
+_SECRET_DIGITS: Final = 64
+_WRONG = "the two sides hold different secrets: copy the center's secret file here, or set DISTRIBUTED_SECRET_FILE"
+
+
+# --------------------------------------------------------------------------------------------------------- the secret
+
+
+class Secret:
+    """The shared secret. Nothing prints, pickles or logs its content.
+
+    >>> Secret(b'x' * 32)
+    <Secret>
+    """
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    @classmethod
+    def create(cls) -> Secret:
+        """A new random secret, kept in memory only: for tests, and for clusters that nobody else joins."""
+        return cls(secrets.token_bytes(_SECRET_DIGITS // 2))
+
+    def derive(self, label: str, context: bytes = b"") -> bytes:
+        """32 bytes that only a holder of the secret can compute, and that do not reveal it."""
+        return hmac.new(self._key, label.encode() + b"\0" + context, hashlib.sha256).digest()
+
+    def hash_seed(self) -> int:
+        """The cluster's PYTHONHASHSEED: the same wherever the secret is the same, never 0 (which means no seed).
+
+        >>> Secret(b'x' * 32).hash_seed() == Secret(b'x' * 32).hash_seed() > 0
+        True
+        """
+        return 1 + int.from_bytes(self.derive("distributed hash seed")[:8], "little") % 0xFFFF_FFFF
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._key, other._key)
+
+    def __hash__(self) -> int:
+        return hash(self.derive("distributed python hash"))
+
+    def __repr__(self) -> str:
+        return "<Secret>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not pickled: every process reads the secret file")
+
+
+def secret_path() -> Path:
+    """Where this user's secret is: DISTRIBUTED_SECRET_FILE, or else ``~/.config/distributed/secret``."""
+    if override := os.environ.get("DISTRIBUTED_SECRET_FILE"):
+        return Path(override)
+    configuration = os.environ.get("XDG_CONFIG_HOME", "")
+    return (Path(configuration) if os.path.isabs(configuration) else Path.home() / ".config") / "distributed/secret"
+
+
+def find_secret(path: str | os.PathLike[str] | None = None) -> Secret:
+    """Read the secret; `SecretUnusable` says what is wrong with the file, and which command helps."""
+    path = Path(path) if path is not None else secret_path()
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # not blocking: it might be a fifo
+        with open(descriptor, "rb") as file:
+            _refuse_shared(os.fstat(descriptor), path)
+            content = file.read(2 * _SECRET_DIGITS)
+    except FileNotFoundError as error:
+        raise SecretUnusable(
+            f"there is no secret at {path}: start dcenter here first (it creates one), copy the file from the center's "
+            "machine to the same place, or name another file in DISTRIBUTED_SECRET_FILE"
+        ) from error
+    except OSError as error:
+        raise SecretUnusable(f"the secret file {path} cannot be read: {error.strerror}") from error
+    return _parse_secret(content, path)
+
+
+def _refuse_shared(status: os.stat_result, path: Path) -> None:
+    quoted = shlex.quote(str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise SecretUnusable(f"the secret file {path} is not a file")
+    if status.st_mode & 0o077:
+        raise SecretUnusable(f"others can read the secret file {path}: chmod 600 {quoted}")
+    if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:
+        raise SecretUnusable(f"the secret file {path} belongs to another user: make a copy that is yours")
+
+
+def _parse_secret(content: bytes, path: Path) -> Secret:
+    digits = content.strip()
+    try:
+        key = bytes.fromhex(digits.decode("ascii"))
+    except ValueError:  # a UnicodeDecodeError is one, too; neither may be chained: it would show the content
+        key = b""
+    if len(digits) != _SECRET_DIGITS or len(key) != _SECRET_DIGITS // 2:
+        raise SecretUnusable(
+            f"the secret file {path} does not hold {_SECRET_DIGITS} hexadecimal digits: copy it again from the "
+            f"center's machine, or make a new one: rm {shlex.quote(str(path))} and start dcenter"
+        )
+    return Secret(key)
+
+
+def find_or_create_secret(path: str | os.PathLike[str] | None = None) -> Secret:
+    """Read the secret; the first to ask creates it. Of several at the same time one creates, and all read that one."""
+    path = Path(path) if path is not None else secret_path()
+    if not path.exists():
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _create_secret(path)
+        except OSError as error:
+            raise SecretUnusable(f"the secret file {path} cannot be created: {error.strerror}") from error
+    return find_secret(path)
+
+
+def _create_secret(path: Path) -> None:
+    """Write it beside its place, then link it there: it appears whole, or somebody else's did before."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(secrets.token_hex(_SECRET_DIGITS // 2).encode() + b"\n")
+            file.flush()
+            os.fsync(descriptor)
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+
+
+# ------------------------------------------------------------------------------------------------------ the handshake
+
+
+class _Handshake:
+    """The abstract edge of both sides: feed `receive` exactly `wanted` bytes, send what it returns, until it wants 0.
+
+    Then `done` is true, or `failure` says why not (what `receive` returned last still has to be sent: it tells the
+    peer). `address` is only for the messages of errors.
+    """
+
+    def __init__(self, secret: Secret, address: str, nonce: bytes) -> None:
+        self._secret, self._address, self._nonce = secret, address, nonce
+        self.wanted = len(MAGIC)
+        self.failure: ConnectionFailed | None = None
+        self.peer_role = ""
+        self._transcript = b""
+        self._received = b""
+
+    @property
+    def done(self) -> bool:
+        return not self.wanted and self.failure is None
+
+    def _fail(self, kind: type[ConnectionFailed], reason: str, answer: bytes = b"") -> bytes:
+        self.failure, self.wanted = kind(self._address, reason), 0
+        return answer
+
+    def _other_version(self, version: int, answer: bytes = b"") -> bytes:
+        reason = (
+            f"it speaks version {version} of the protocol, this side version {PROTOCOL_VERSION}: "
+            "install the same version of distributed on both sides"
+        )
+        return self._fail(VersionMismatch, reason, answer)
+
+    def _hello_is_complete(self, data: bytes) -> bool:
+        """Collect the peer's first 40 bytes: the magic alone first, so that strangers are turned away early."""
+        self._received += data
+        if not self._received.startswith(MAGIC):
+            self._fail(ConnectionFailed, "what answers there is not distributed (its first bytes are something else)")
+        elif len(self._received) == len(MAGIC):
+            self.wanted = _HELLO.size - len(MAGIC)
+        return self.failure is None and len(self._received) == _HELLO.size
+
+
+def _name_of(code: int, codes: dict[str, int]) -> str:
+    return next((name for name, number in codes.items() if number == code), "")
+
+
+class ClientHandshake(_Handshake):
+    """The side that connects: `start()` gives the first bytes to send.
+
+    >>> alice = ClientHandshake(Secret(b'x' * 32), role='worker', kind='control')
+    >>> bob = ServerHandshake(Secret(b'x' * 32), role='center')
+    >>> hello = alice.start()
+    >>> answer = bob.receive(hello[:4]) + bob.receive(hello[4:])
+    >>> proof = b''.join(map(alice.receive, (answer[:4], answer[4:40], answer[40:])))
+    >>> verdict = bob.receive(proof)
+    >>> alice.receive(verdict)
+    b''
+    >>> alice.done, bob.done, bob.peer_role, bob.kind, alice.peer_role
+    (True, True, 'worker', 'control', 'center')
+    """
+
+    def __init__(
+        self, secret: Secret, role: str, kind: str = "control", address: str = "", nonce: bytes | None = None
+    ) -> None:
+        super().__init__(secret, address, nonce or secrets.token_bytes(_NONCE_BYTES))
+        self.kind = kind
+        self._hello = _HELLO.pack(MAGIC, PROTOCOL_VERSION, KINDS[kind], ROLES[role], self._nonce)
+        self._answer_with = self._read_hello
+
+    def start(self) -> bytes:
+        return self._hello
+
+    def receive(self, data: bytes) -> bytes:
+        return self._answer_with(data)
+
+    def _read_hello(self, data: bytes) -> bytes:
+        if not self._hello_is_complete(data):
+            return b""
+        _, version, _, role, _ = _HELLO.unpack(self._received)
+        if version != PROTOCOL_VERSION:
+            return self._other_version(version)
+        self.peer_role = _name_of(role, ROLES)
+        self._transcript = self._hello + self._received
+        self._answer_with, self.wanted = self._read_proof, _PROOF_BYTES
+        return b""
+
+    def _read_proof(self, data: bytes) -> bytes:
+        if not hmac.compare_digest(data, self._secret.derive("distributed server", self._transcript)):
+            return self._fail(AuthenticationFailed, _WRONG, _WRONG_SECRET + bytes(_PROOF_BYTES))
+        self._answer_with, self.wanted = self._read_verdict, 1
+        return _ACCEPTED + self._secret.derive("distributed client", self._transcript + data)
+
+    def _read_verdict(self, data: bytes) -> bytes:
+        self.wanted = 0
+        return b"" if data == _ACCEPTED else self._fail(AuthenticationFailed, _WRONG)
+
+
+class ServerHandshake(_Handshake):
+    """The side that listens: it learns `kind` and `peer_role` from the client. `start()` says nothing."""
+
+    def __init__(self, secret: Secret, role: str, address: str = "", nonce: bytes | None = None) -> None:
+        super().__init__(secret, address, nonce or secrets.token_bytes(_NONCE_BYTES))
+        self.kind = ""
+        self._hello = _HELLO.pack(MAGIC, PROTOCOL_VERSION, 0, ROLES[role], self._nonce)
+        self._answer_with = self._read_hello
+
+    def start(self) -> bytes:
+        return b""
+
+    def receive(self, data: bytes) -> bytes:
+        return self._answer_with(data)
+
+    def _read_hello(self, data: bytes) -> bytes:
+        if not self._hello_is_complete(data):
+            return b""
+        _, version, kind, role, _ = _HELLO.unpack(self._received)
+        if version != PROTOCOL_VERSION:
+            return self._other_version(version, self._hello)
+        self.kind, self.peer_role = _name_of(kind, KINDS), _name_of(role, ROLES)
+        if not self.kind or not self.peer_role:
+            return self._fail(ConnectionFailed, f"it asked for kind {kind} in role {role}, which do not exist")
+        proof = self._secret.derive("distributed server", self._received + self._hello)
+        self._transcript = self._received + self._hello + proof
+        self._answer_with, self.wanted = self._read_proof, 1 + _PROOF_BYTES
+        return self._hello + proof
+
+    def _read_proof(self, data: bytes) -> bytes:
+        if data[:1] == _ACCEPTED and hmac.compare_digest(
+            data[1:], self._secret.derive("distributed client", self._transcript)
+        ):
+            self.wanted = 0
+            return _ACCEPTED
+        return self._fail(AuthenticationFailed, _WRONG, _WRONG_SECRET)
