@@ -74,8 +74,11 @@ class Refused(Exception):
 class CenterState:
     """The center's mind. Read any attribute, change none: `handle` is the only door."""
 
-    def __init__(self, settings: Settings = SETTINGS, started: float = 0.0) -> None:
+    def __init__(
+        self, settings: Settings = SETTINGS, started: float = 0.0, about: dict[str, Any] | None = None
+    ) -> None:
         self.settings, self.started = settings, started
+        self.about = about if about is not None else {}  # what the shell adds to a status: address, versions
         self.directory = Directory()
         self.leases: dict[str, Lease] = {}
         self.names: dict[str, Publication] = {}
@@ -136,7 +139,7 @@ class CenterState:
     # ------------------------------------------------------------------------------------------------- workers
 
     def _register(self, message: m.Register, connection: int, request: int) -> None:
-        _check_register(message)
+        _check_columns(message)
         if connection in self._clients:
             raise Refused("ProtocolError", "a client's connection cannot register a worker")
         address = message.member.address
@@ -394,6 +397,7 @@ class CenterState:
         """Everything a person may want to know, as plain data."""
         return {
             "role": "center",
+            **self.about,
             "uptime_s": round(now - self.started, 3),
             "members": [registration.status() for registration in self.directory.members.values()],
             "clients": [
@@ -450,19 +454,6 @@ class CenterState:
 def _check_columns(message: m.Register | m.AddKeys) -> None:
     if not len(message.keys) == len(message.attempts) == len(message.nbytes):
         raise Refused("ProtocolError", f"{message.operation}: the columns differ in length")
-
-
-def _check_register(message: m.Register) -> None:
-    _check_columns(message)
-    member = message.member
-    texts = [member.address, member.incarnation, member.name, member.unix, member.directory]
-    numbers = [member.ncores, member.memory_limit, member.pid]
-    names = [*message.names, *message.names.values(), *message.published]
-    kept = [key for keys in message.published.values() for key in (keys if isinstance(keys, list) else [None])]
-    if not all(isinstance(text, str) for text in (*texts, *names, *kept)) or not member.address:
-        raise Refused("ProtocolError", "register: a text was expected, and something else came")
-    if not all(isinstance(number, int) for number in numbers) or not isinstance(member.versions, dict):
-        raise Refused("ProtocolError", "register: a number was expected, and something else came")
 
 
 _OPERATIONS: dict[type[m.Message], Callable[..., None]] = {

@@ -176,10 +176,6 @@ def test_different_versions_are_said_in_one_line(bench: Bench) -> None:
     [
         m.AddKeys(["x", "y"], [1], [1, 1]),
         m.Register(member("bob:1"), ["x"], [], [1]),
-        m.Register(dataclasses.replace(member("bob:1"), address=["x"]), [], [], []),  # type: ignore[arg-type]
-        m.Register(dataclasses.replace(member("bob:1"), ncores="2"), [], [], []),  # type: ignore[arg-type]
-        m.Register(member("bob:1"), [], [], [], {"name": 3}, {}),  # type: ignore[dict-item]
-        m.Register(member("bob:1"), [], [], [], {}, {"name": 3}),  # type: ignore[dict-item]
         m.Cancel(["x"], [1]),
         m.RegisterClient("a/b"),
         m.RegisterClient(ALICE),

@@ -1,0 +1,183 @@
+"""The center as a daemon: it listens, hands every message to :class:`~distributed.center.state.CenterState`, and does
+what that says. It decides nothing, and knows of messages only how to carry them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import socket
+from typing import Any
+
+from distributed import address as addresses
+from distributed.center import events
+from distributed.center.state import CenterState
+from distributed.comm import Connection, Listener
+from distributed.config import SETTINGS
+from distributed.errors import BadAddress, DistributedError
+from distributed.version import __version__
+from distributed.wire import messages as m
+from distributed.wire.security import find_or_create_secret, secret_path
+
+log = logging.getLogger("distributed.center")
+
+
+class Center:
+    """The center of a cluster, on the running event loop.
+
+    Parameters
+    ----------
+    host, port
+        Where to listen; port 0 picks a free one.
+    status_port
+        Port of the status page; 0 picks a free one, None: no page.
+    insecure_plaintext
+        Listen on other addresses than loopback, although nothing is encrypted.
+
+    Examples
+    --------
+    ::
+
+        center = Center(port=0)
+        await center.start()
+        print(center.address)
+        await center.close()
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8787,
+        status_port: int | None = 0,
+        insecure_plaintext: bool = False,
+    ) -> None:
+        self.host, self.port, self.status_port = host, port, status_port
+        self.insecure_plaintext = insecure_plaintext
+        self.address = self.status_link = ""
+        self.created_secret = False
+        self._connections: dict[int, Connection] = {}
+        self._last = 0
+        self._telling: set[asyncio.Task] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._listener: Listener | None = None
+        self._page: Any = None
+        self._finished = asyncio.Event()
+
+    async def start(self) -> None:
+        """Listen, and serve the status page; afterwards `address` and `status_link` are known."""
+        if not addresses.is_loopback(self.host) and not self.insecure_plaintext:
+            raise BadAddress(
+                f"listening on {self.host} lets other machines in, and nothing is encrypted yet: in a network that you "
+                "trust, say so with --insecure-plaintext (insecure_plaintext=True)"
+            )
+        self.created_secret = not secret_path().exists()
+        secret = find_or_create_secret()
+        self._loop = asyncio.get_running_loop()
+        versions = {"distributed": __version__, "python": platform.python_version()}
+        about: dict[str, Any] = {"address": "", "pid": os.getpid(), "versions": versions}
+        self.state = CenterState(started=self._loop.time(), about=about)
+        self._listener = await Listener.start(self.host, self.port, "", secret, "center", self._connected, _refuse_bulk)
+        self.address = about["address"] = self._listener.address
+        if self.status_port is not None:
+            from distributed.web.status import StatusPage  # lazy: tornado costs an embedded center its quick start
+
+            self._page = StatusPage(self.status, self.host, self.status_port)
+            self.status_link = self._page.link
+
+    async def finished(self) -> None:
+        """Wait until somebody asked the center to end (`Terminate`)."""
+        await self._finished.wait()
+
+    async def close(self) -> None:
+        """Close everything. Workers and clients keep what they have, and look for the center again."""
+        if self._page is not None:
+            await self._page.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._listener is not None:
+            await self._listener.close()
+        for connection in list(self._connections.values()):
+            connection.close()
+        for task in self._telling:
+            task.cancel()
+        await asyncio.gather(*self._telling, return_exceptions=True)
+        self._finished.set()
+
+    def status(self) -> dict[str, Any]:
+        """What the status page and the `status` command show."""
+        return self.state.status(self._loop.time())
+
+    # ------------------------------------------------------------------------------------------------- events in
+
+    def _connected(self, connection: Connection) -> None:
+        self._last += 1
+        number = self._last
+        self._connections[number] = connection
+
+        def on_message(_: Connection, message: m.Message, request: int) -> None:
+            self._handle(events.Received(number, message, request))
+
+        def on_close(_: Connection, reason: str) -> None:
+            if self._connections.pop(number, None) is not None and not self._finished.is_set():
+                self._handle(events.Disconnected(number))
+
+        connection.on_message, connection.on_close = on_message, on_close
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._handle(events.Tick())
+
+    def _handle(self, event: events.Event) -> None:
+        for instruction in self.state.handle(event, self._loop.time()):
+            self._perform(instruction)
+
+    # ------------------------------------------------------------------------------------------------- instructions out
+
+    def _perform(self, instruction: events.Instruction) -> None:
+        match instruction:
+            case events.Send(connection, message, request):
+                self._send(connection, message, request)
+            case events.Broadcast(connections, message):
+                for connection in connections:
+                    self._send(connection, message)
+            case events.Tell(connections, message, token):
+                task = self._loop.create_task(self._tell(connections, message, token))
+                self._telling.add(task)
+                task.add_done_callback(self._telling.discard)
+            case events.WakeAt(time):
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer = self._loop.call_at(time, self._tick)
+            case events.Close(connection, reason):
+                self._close(connection, reason)
+            case events.Say(text):
+                log.info("%s", text)
+            case events.End():
+                self._finished.set()
+
+    def _send(self, number: int, message: m.Message, request: int = 0) -> None:
+        connection = self._connections.get(number)
+        if connection is not None:  # else it broke meanwhile, and the state hears of it
+            connection.send(message, request)
+
+    def _close(self, number: int, reason: str) -> None:
+        connection = self._connections.get(number)
+        if connection is not None:
+            log.warning("closed the connection of %s: %s", connection.peer_address, reason)
+            connection.close()
+
+    async def _tell(self, numbers: list[int], message: m.Message, token: int) -> None:
+        """Ask all of them; who is gone, refuses or is too slow has been told as well as it can be."""
+        connections = [self._connections[number] for number in numbers if number in self._connections]
+        asks = (connection.ask(message, timeout_s=SETTINGS.connect_timeout_s) for connection in connections)
+        for answer in await asyncio.gather(*asks, return_exceptions=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, (DistributedError, TimeoutError)):
+                raise answer
+        self._handle(events.Told(token))
+
+
+def _refuse_bulk(sock: socket.socket, peer_role: str) -> None:
+    """A center holds no values: nobody has a reason to open a bulk connection to it."""
+    sock.close()

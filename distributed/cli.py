@@ -1,0 +1,365 @@
+"""The commands: ``dcenter``, ``dworker`` and ``python -m distributed {center,worker,status}``.
+
+Owns what people read: help, start lines, one-line errors, exit codes (0 ended as asked, 1 could not do it, 2 wrong
+usage). What the daemons do is not decided here. Imports of daemons are inside the functions that need them, so that
+``--help`` and usage errors come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distributed import address as addresses
+from distributed.cluster.daemon import Ending, exit_code, run_daemon
+from distributed.config import SETTINGS
+from distributed.errors import ConnectionFailed
+from distributed.version import __version__
+from distributed.web.terminal import format_bytes, format_status
+
+CENTER_PORT = 8787
+
+CENTER_HELP = """\
+The center of a cluster: it knows which workers there are, and which of them holds which value.
+Start one per cluster, then workers that join it, then use it from Python:
+
+  $ dcenter
+  $ dworker 127.0.0.1:8787                in another terminal, as often as you like
+  >>> from distributed import Pool
+  >>> Pool('127.0.0.1:8787').apply(sum, [[1, 2, 3]])
+
+Whoever joins must hold the secret that the first dcenter creates for you. Your own workers and pools on this machine
+find it by themselves; to another machine you copy the file, to the same place.
+"""
+WORKER_HELP = """\
+A worker: it joins the cluster of a center, holds values, and runs functions on them, in one child process per core.
+
+  $ dworker 127.0.0.1:8787
+  $ dworker 127.0.0.1:8787 --ncores 4 --memory-limit 4GiB --spill-directory /scratch
+"""
+CENTER_EXAMPLES = """\
+examples:
+  dcenter                                 on 127.0.0.1:8787, for this machine only
+  dcenter --port 0                        on whatever port is free; it is printed
+  dcenter --host 10.0.0.7 --insecure-plaintext
+                                          for a network that you trust: peers prove that they hold
+                                          the secret, but what they say can be read on the way
+"""
+WORKER_EXAMPLES = """\
+examples:
+  dworker 127.0.0.1:8787                  all cores, 60 % of the memory for values
+  dworker 127.0.0.1:8787 --ncores 4 --memory-limit 4GiB
+  dworker 127.0.0.1:8787 --memory-limit 0.25 --spill-directory /scratch
+                                          a quarter of the memory; what does not fit goes to /scratch
+  dworker 10.0.0.7:8787 --host 10.0.0.8 --insecure-plaintext
+                                          on another machine, in a network that you trust
+"""
+STATUS_EXAMPLES = """\
+examples:
+  python -m distributed status 127.0.0.1:8787
+  python -m distributed status 127.0.0.1:8787 --json | jq .members
+"""
+
+# ------------------------------------------------------------------------------------------------------------- doors
+
+
+def dcenter(argv: Sequence[str] | None = None) -> int:
+    """The command ``dcenter``; returns its exit code."""
+    parser = _parser("dcenter", CENTER_HELP, CENTER_EXAMPLES)
+    _add_center_options(parser)
+    return _run_center(parser.parse_args(argv))
+
+
+def dworker(argv: Sequence[str] | None = None) -> int:
+    """The command ``dworker``; returns its exit code."""
+    parser = _parser("dworker", WORKER_HELP, WORKER_EXAMPLES)
+    _add_worker_options(parser)
+    return _run_worker(parser.parse_args(argv))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m distributed``; returns its exit code."""
+    name = "python -m distributed"
+    parser = _parser(name, "Functions run where their data is, on the cores of one or many machines.", "")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(word: str, summary: str, text: str, examples: str) -> argparse.ArgumentParser:
+        layout = argparse.RawDescriptionHelpFormatter
+        return commands.add_parser(word, help=summary, description=text, epilog=examples, formatter_class=layout)
+
+    center = command("center", "start a center (as dcenter)", CENTER_HELP, CENTER_EXAMPLES)
+    _add_center_options(center)
+    center.set_defaults(run=_run_center)
+    worker = command("worker", "start a worker (as dworker)", WORKER_HELP, WORKER_EXAMPLES)
+    _add_worker_options(worker)
+    worker.set_defaults(run=_run_worker)
+    status = command(
+        "status", "show members, cores, keys, bytes and what runs", _run_status.__doc__ or "", STATUS_EXAMPLES
+    )
+    status.add_argument("address", metavar="HOST:PORT", type=_address, help="a center, or a worker")
+    status.add_argument("--json", action="store_true", help="print all there is, for programs")
+    status.set_defaults(run=_run_status)
+    embedded = commands.add_parser("embedded")  # no help: it is what Pool() starts
+    embedded.add_argument("--ncores", type=_at_least_one)
+    embedded.add_argument("--memory-limit", type=_memory)
+    embedded.add_argument("--parent-fd", type=int)
+    embedded.set_defaults(run=_run_embedded, verbose=False)
+    arguments = parser.parse_args(argv)
+    code: int = arguments.run(arguments)
+    return code
+
+
+# ----------------------------------------------------------------------------------------------------------- arguments
+
+
+def _parser(name: str, text: str, examples: str) -> argparse.ArgumentParser:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=name, description=text, epilog=examples, formatter_class=layout)
+    parser.add_argument("--version", action="version", version=f"distributed {__version__}")
+    return parser
+
+
+def _add_daemon_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--insecure-plaintext",
+        action="store_true",
+        help="listen beyond this machine although nothing is encrypted",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    parser.add_argument("--parent-fd", type=int, help=argparse.SUPPRESS)
+
+
+def _add_center_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=CENTER_PORT, help="0 picks a free one (default: %(default)s)")
+    parser.add_argument(
+        "--status-port", type=_port, default=0, help="port of the status page (default: 0, which picks a free one)"
+    )
+    _add_daemon_options(parser)
+
+
+def _add_worker_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("center", metavar="HOST:PORT", type=_address, help="where the center is")
+    parser.add_argument("--ncores", type=_at_least_one, help="how many tasks run at a time (default: all cores)")
+    parser.add_argument(
+        "--memory-limit",
+        type=_memory,
+        metavar="SIZE",
+        help="memory for values: 4GiB, 500MB, or 0.5 for half of the machine's "
+        f"(default: {SETTINGS.memory_fraction:g} of it)",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=0, help="default: 0, which picks a free one")
+    parser.add_argument("--name", help="a name for people; default: the address")
+    parser.add_argument("--directory", help="where large values are kept (default: in memory, /dev/shm)")
+    parser.add_argument("--spill-directory", help="where values go when the memory limit is passed")
+    _add_daemon_options(parser)
+
+
+def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    """An argparse type whose error message is the exception's own."""
+
+    def parse(text: str) -> Any:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+@_argument
+def _address(text: str) -> str:
+    return addresses.unparse(*addresses.parse(text, CENTER_PORT))
+
+
+@_argument
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError(f"{text!r} is not a port: a number from 0 to 65535")
+    return int(text)
+
+
+@_argument
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is not a number of cores: at least 1")
+    return int(text)
+
+
+@_argument
+def _memory(text: str) -> int:
+    return parse_bytes(text)
+
+
+def parse_bytes(text: str, whole: int | None = None) -> int:
+    """A number of bytes, as people write it; a number up to 1 is a part of `whole` (default: the machine's memory).
+
+    >>> parse_bytes('4GiB'), parse_bytes('500 MB'), parse_bytes('0.5', whole=1000), parse_bytes('65536')
+    (4294967296, 500000000, 500, 65536)
+    """
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*([kmgt]?)(i?)b?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise ValueError(f"{text!r} is not a size: write 4GiB, 500MB, or 0.5 for half of the memory")
+    number, prefix, binary = float(match[1]), match[2].lower(), match[3]
+    if not prefix and number <= 1:
+        size = number * (whole if whole is not None else memory_bytes())
+    else:
+        size = number * (1024 if binary else 1000) ** " kmgt".index(prefix or " ")
+    if size < 1:
+        raise ValueError(f"{text!r} is not a size: it must be more than nothing")
+    return int(size)
+
+
+def memory_bytes() -> int:
+    """The memory that this process may use: the machine's, or its control group's if that is less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path) as file:
+                limits.append(int(file.read()))
+        except (OSError, ValueError):  # no such file, or 'max'
+            continue
+    return min(limits)
+
+
+# ------------------------------------------------------------------------------------------------------------- daemons
+
+
+def _run_center(arguments: argparse.Namespace) -> int:
+    async def start(ending: Ending) -> Any:
+        from distributed.center.server import Center
+
+        center = Center(arguments.host, arguments.port, arguments.status_port, arguments.insecure_plaintext)
+        await ending.start(center)
+        ending.say_ready(_center_lines(center), address=center.address, status_link=center.status_link)
+        return center
+
+    return run_daemon("dcenter", start, arguments.parent_fd, arguments.verbose)
+
+
+def _run_worker(arguments: argparse.Namespace) -> int:
+    async def start(ending: Ending) -> Any:
+        from distributed.worker.server import Worker
+
+        if arguments.parent_fd is None:  # else the center was there before us
+            await ending.unless_ended(_reach(arguments.center))
+        worker = Worker(
+            arguments.center,
+            arguments.host,
+            arguments.port,
+            ncores=arguments.ncores,
+            memory_limit=arguments.memory_limit,
+            name=arguments.name,
+            directory=arguments.directory,
+            spill_directory=arguments.spill_directory,
+            insecure_plaintext=arguments.insecure_plaintext,
+        )
+        await ending.start(worker)
+        ending.say_ready(_worker_lines(worker, arguments.center), address=worker.address)
+        return worker
+
+    return run_daemon("dworker", start, arguments.parent_fd, arguments.verbose)
+
+
+def _run_embedded(arguments: argparse.Namespace) -> int:
+    async def start(ending: Ending) -> Any:
+        from distributed.center.server import Center
+        from distributed.worker.server import Worker
+
+        center = Center(port=0, status_port=None)
+        await ending.start(center)
+        worker = Worker(center.address, ncores=arguments.ncores, memory_limit=arguments.memory_limit)
+        await ending.start(worker)
+        ending.say_ready([], address=center.address)
+
+    return run_daemon("embedded", start, arguments.parent_fd, arguments.verbose)
+
+
+async def _reach(center: str) -> None:
+    """Wait until a center answers, for a while: it may be starting beside us. An unknown host fails at once."""
+    from distributed.comm import connect
+    from distributed.errors import AuthenticationFailed, VersionMismatch
+    from distributed.wire.security import find_secret
+
+    secret, loop = find_secret(), asyncio.get_running_loop()
+    deadline, is_first = loop.time() + SETTINGS.connect_timeout_s, True
+    host, port = addresses.parse(center)
+    try:
+        await loop.getaddrinfo(host, port)
+    except socket.gaierror as error:
+        raise ConnectionFailed(center, f"unknown host {host!r} ({error.strerror})") from error
+    while True:
+        try:
+            connection = await connect(center, role="worker", secret=secret, on_message=_ignore, on_close=_ignore)
+            connection.close()
+            return
+        except (AuthenticationFailed, VersionMismatch):
+            raise
+        except ConnectionFailed as error:
+            if loop.time() + SETTINGS.reconnect_interval_s > deadline:
+                waited = f"no center answered there within {SETTINGS.connect_timeout_s:g} s"
+                raise ConnectionFailed(center, f"{waited} ({error.reason}); is dcenter running?") from error
+            if is_first:
+                print(f"No center at {center} yet ({error.reason}); trying on ...", file=sys.stderr, flush=True)
+            is_first = False
+            await asyncio.sleep(SETTINGS.reconnect_interval_s)
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+def _center_lines(center: Any) -> list[str]:
+    from distributed.wire.security import secret_path
+
+    return [
+        f"Center at {center.address}",
+        f"  secret   {secret_path()}" + (" (new)" if center.created_secret else ""),
+        *([f"  status   {center.status_link}"] if center.status_link else []),
+        f"  workers  join with: dworker {center.address}",
+        f"  Python   from distributed import Pool; pool = Pool({center.address!r})",
+    ]
+
+
+def _worker_lines(worker: Any, center: str) -> list[str]:
+    from distributed.wire.security import secret_path
+
+    member = worker.member
+    return [
+        f"Worker at {worker.address}",
+        f"  center   {center}",
+        f"  cores    {member.ncores}",
+        f"  memory   {format_bytes(member.memory_limit)} for values, in {member.directory}",
+        f"  secret   {secret_path()}",
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------------- status
+
+
+def _run_status(arguments: argparse.Namespace) -> int:
+    """Show what a center knows: its members, their cores, keys and bytes, and what runs now."""
+
+    async def run() -> None:
+        from distributed.comm import connect
+        from distributed.wire.messages import Status
+        from distributed.wire.security import find_secret
+
+        connection = await connect(
+            arguments.address, role="hand", secret=find_secret(), on_message=_ignore, on_close=_ignore
+        )
+        try:
+            status = await connection.ask(Status(), timeout_s=SETTINGS.connect_timeout_s)
+        finally:
+            connection.close()
+        print(json.dumps(status, indent=2) if arguments.json else format_status(arguments.address, status))
+
+    return exit_code("status", run)

@@ -1,0 +1,123 @@
+"""How a daemon's process lives and ends: signals, the parent's pipe, exit codes, one-line errors.
+
+The child's side of :mod:`distributed.cluster.local`, and what the commands run in. It starts and closes what it is
+given (`start`, `finished`, `close`), and knows nothing about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from distributed.config import SETTINGS
+from distributed.errors import DistributedError
+
+log = logging.getLogger("distributed.daemon")
+
+
+class Stopped(Exception):
+    """The daemon was asked to end before it had started."""
+
+
+class Ending:
+    """When a daemon ends: on SIGTERM, Ctrl-C, `Terminate`, or the end of its parent; and what is closed then."""
+
+    def __init__(self, parent_fd: int | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._asked = asyncio.Event()
+        self._daemons: list[Any] = []
+        self._parent: socket.socket | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._asked.set)
+        if parent_fd is not None:
+            self._parent = socket.socket(fileno=parent_fd)
+            self._parent.set_inheritable(False)
+            self._parent.setblocking(False)
+            self._loop.add_reader(self._parent, self._read_parent)
+
+    def _read_parent(self) -> None:
+        assert self._parent is not None
+        try:
+            if self._parent.recv(1024):
+                return
+        except OSError:  # it is gone in an unfriendly way
+            pass
+        self._loop.remove_reader(self._parent)
+        self._asked.set()
+
+    async def start(self, daemon: Any) -> None:
+        """Start a daemon; whatever happens, it will be closed."""
+        self._daemons.append(daemon)
+        await self.unless_ended(daemon.start())
+
+    async def unless_ended(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it; `Stopped` if the end comes first."""
+        doing, asked = asyncio.ensure_future(work), asyncio.ensure_future(self._asked.wait())
+        try:
+            await asyncio.wait({doing, asked}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asked.cancel()
+        if not doing.done():
+            doing.cancel()
+            await asyncio.wait({doing})
+            raise Stopped
+        doing.result()
+
+    def say_ready(self, lines: list[str], **ready: Any) -> None:
+        """Tell whoever waits: the parent in JSON, or people in words."""
+        if self._parent is None:
+            print("\n".join(lines), flush=True)
+        else:
+            self._parent.send(json.dumps(ready).encode() + b"\n")
+
+    async def wait(self) -> None:
+        waits = [asyncio.ensure_future(self._asked.wait())]
+        waits += [asyncio.ensure_future(daemon.finished()) for daemon in self._daemons]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def close(self) -> None:
+        """Close all daemons, the last one first, within bounds."""
+        for daemon in reversed(self._daemons):
+            try:
+                await asyncio.wait_for(daemon.close(), SETTINGS.close_timeout_s)
+            except TimeoutError:
+                log.warning("%s did not close within %g s", type(daemon).__name__, SETTINGS.close_timeout_s)
+
+
+def run_daemon(
+    name: str, start: Callable[[Ending], Coroutine[Any, Any, Any]], parent_fd: int | None, verbose: bool
+) -> int:
+    """Run daemons until they are asked to end; the exit code."""
+
+    async def run() -> None:
+        ending = Ending(parent_fd)
+        try:
+            await start(ending)
+            await ending.wait()
+        except Stopped:
+            pass
+        finally:
+            await ending.close()
+
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=logging.WARNING)
+    logging.getLogger("distributed").setLevel(logging.DEBUG if verbose else logging.INFO)
+    return exit_code(name, run)
+
+
+def exit_code(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    try:
+        asyncio.run(run())
+    except (DistributedError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # before our own handler was in place
+        return 0
+    return 0

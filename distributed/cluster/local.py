@@ -1,0 +1,276 @@
+"""Daemons on this machine, started and ended by this process: `Cluster`, and the small cluster inside a `Pool`.
+
+Every daemon is a child in a session of its own (Ctrl-C in the terminal is the client's) and holds one end of a socket
+pair: over it comes one line of JSON when the daemon is ready, and its end of file means that the parent is gone,
+however that happened. Nothing polls a port, and nothing has to be alive to clean up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
+
+from distributed import address as addresses
+from distributed.config import SETTINGS
+from distributed.errors import StartFailed
+
+START_TIMEOUT_S = 30.0
+LAST_WORDS_BYTES_MAX = 4000
+_DAEMONS: weakref.WeakSet[Daemon] = weakref.WeakSet()
+
+
+class Daemon:
+    """One ``python -m distributed …`` of ours."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._parent_pid = os.getpid()
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
+        self._ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "distributed", *arguments, "--parent-fd", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_search_path())},
+            )
+        _DAEMONS.add(self)
+
+    def wait_ready(self) -> dict[str, Any]:
+        """What the daemon says of itself when it is ready; `StartFailed` with its last words if it never is."""
+        line = b""
+        self._ours.settimeout(START_TIMEOUT_S)
+        try:
+            while not line.endswith(b"\n"):
+                data = self._ours.recv(65536)
+                if not data:
+                    raise StartFailed(self._last_words() or "a daemon ended before it was ready, and said nothing")
+                line += data
+        except TimeoutError:
+            words = self._last_words()
+            raise StartFailed(f"a daemon was not ready after {START_TIMEOUT_S:.0f} s; it said: {words!r}") from None
+        except ConnectionError as error:
+            raise StartFailed(self._last_words() or f"a daemon ended before it was ready: {error}") from error
+        ready: dict[str, Any] = json.loads(line)
+        return ready
+
+    def is_alive(self) -> bool:
+        return self._process.returncode is None and self._process.poll() is None
+
+    def ask_to_stop(self) -> None:
+        """End of file: the daemon ends as on SIGTERM. A forked child of ours must not end what is its parent's."""
+        if os.getpid() == self._parent_pid and self._ours.fileno() >= 0:
+            try:
+                self._ours.shutdown(socket.SHUT_WR)
+            except OSError:  # it ended already
+                pass
+
+    def stop(self, deadline: float) -> None:
+        """Wait until the daemon ended, and kill it at the deadline."""
+        if os.getpid() != self._parent_pid or self._ours.fileno() < 0:
+            return
+        self.ask_to_stop()
+        try:
+            while True:  # its end closes when it ends, and nobody else has it
+                self._ours.settimeout(max(0.001, deadline - time.monotonic()))
+                if not self._ours.recv(65536):
+                    break
+        except OSError:
+            pass
+        try:
+            self._process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._ours.close()
+        self._output.close()
+
+    def _last_words(self) -> str:
+        size = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, size - LAST_WORDS_BYTES_MAX))
+        return self._output.read().decode(errors="replace").strip()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the socket, or the daemon would outlive our parent."""
+        self._ours.close()
+
+
+def _forget_daemons() -> None:
+    for daemon in list(_DAEMONS):
+        daemon.forget()
+
+
+os.register_at_fork(after_in_child=_forget_daemons)
+
+
+def _search_path() -> Iterable[str]:
+    """Where this process imports from, so that its daemons' executors import the same."""
+    return dict.fromkeys(entry or os.getcwd() for entry in sys.path)
+
+
+def _stop(daemons: Sequence[Daemon], timeout_s: float) -> None:
+    """End all of these at the same time."""
+    deadline = time.monotonic() + timeout_s
+    for daemon in daemons:
+        daemon.ask_to_stop()
+    for daemon in daemons:
+        daemon.stop(deadline)
+
+
+def _stop_cluster(workers: dict[str, Daemon], centers: list[Daemon]) -> None:
+    _stop(list(workers.values()), SETTINGS.close_timeout_s)
+    _stop(centers, SETTINGS.close_timeout_s)
+
+
+class Cluster:
+    """A cluster of real daemons on this machine: one center and some workers, which end with this process.
+
+    Parameters
+    ----------
+    n_workers
+        How many workers to start; default: one, or one for each of `hosts`.
+    ncores
+        Executors of each worker; default: the machine's cores, divided among the workers.
+    hosts
+        Addresses of the workers, ``host:port``, of this machine.
+    center
+        Address of the center; default: a free port of 127.0.0.1.
+    memory_limit
+        Bytes of values that each worker keeps in memory, or a text such as ``'4GiB'`` or ``'0.2'`` (of the machine).
+    spill_directory
+        Where workers put values beyond that.
+    insecure_plaintext
+        Listen on other addresses than loopback, although nothing is encrypted.
+
+    Examples
+    --------
+    ::
+
+        with Cluster(n_workers=2) as cluster, Pool(cluster) as pool:
+            pool.apply(sum, [[1, 2, 3]])
+    """
+
+    def __init__(
+        self,
+        n_workers: int | None = None,
+        ncores: int | None = None,
+        hosts: Sequence[str] | None = None,
+        center: str | None = None,
+        memory_limit: int | str | None = None,
+        *,
+        spill_directory: str | None = None,
+        insecure_plaintext: bool = False,
+    ) -> None:
+        wanted = self._addresses(n_workers, hosts)
+        self._options = _worker_options(len(wanted), ncores, memory_limit, spill_directory)
+        self._common = ["--insecure-plaintext"] if insecure_plaintext else []
+        self._workers: dict[str, Daemon] = {}
+        self._centers: list[Daemon] = []
+        self._finalizer = weakref.finalize(self, _stop_cluster, self._workers, self._centers)
+        host, port = addresses.parse(center, 8787) if center else ("127.0.0.1", 0)
+        try:
+            self._centers.append(Daemon("center", "--host", host, "--port", str(port), *self._common))
+            ready = self._centers[0].wait_ready()
+            self.center_address: str = ready["address"]
+            self.status_link: str = ready["status_link"]
+            self._start_workers(wanted)
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def _addresses(n_workers: int | None, hosts: Sequence[str] | None) -> list[tuple[str, int]]:
+        wanted = [addresses.parse(host, 0) for host in hosts or ()]
+        if hosts and n_workers is not None and n_workers != len(wanted):
+            raise ValueError(f"n_workers={n_workers}, but hosts names {len(wanted)}: leave one of them out")
+        if n_workers is not None and n_workers < 0:
+            raise ValueError(f"n_workers={n_workers}: it must not be negative")
+        return wanted or [("127.0.0.1", 0)] * (1 if n_workers is None else n_workers)
+
+    def _start_workers(self, wanted: Iterable[tuple[str, int]]) -> None:
+        """Start them all, then wait for them; if one fails, none of these stays."""
+        daemons = []
+        try:
+            for host, port in wanted:
+                place = ["--host", host, "--port", str(port)]
+                daemons.append(Daemon("worker", self.center_address, *place, *self._options, *self._common))
+            started = {daemon.wait_ready()["address"]: daemon for daemon in daemons}
+        except BaseException:
+            _stop(daemons, SETTINGS.close_timeout_s)
+            raise
+        self._workers.update(started)
+
+    @property
+    def workers(self) -> list[str]:
+        """The addresses of the workers that run."""
+        return [address for address, daemon in self._workers.items() if daemon.is_alive()]
+
+    def scale(self, n: int) -> None:
+        """Start or end workers until `n` run; the youngest end first. What only they held is computed again."""
+        if not self._finalizer.alive:
+            raise ValueError("the cluster is closed")
+        if n < 0:
+            raise ValueError(f"scale({n}): it must not be negative")
+        for address in [address for address in self._workers if address not in self.workers]:
+            _stop([self._workers.pop(address)], 0.0)
+        surplus = [self._workers.pop(address) for address in self.workers[n:]]
+        _stop(surplus, SETTINGS.close_timeout_s)
+        self._start_workers([("127.0.0.1", 0)] * (n - len(self._workers)))
+
+    def close(self) -> None:
+        """End workers and center, and wait for it. Closing twice is no error."""
+        self._finalizer()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if not self._finalizer.alive:
+            return "<Cluster: closed>"
+        return f"<Cluster {self.center_address}: {len(self.workers)} workers>"
+
+
+def _worker_options(
+    n_workers: int, ncores: int | None, memory_limit: int | str | None, spill_directory: str | None
+) -> list[str]:
+    cores = ncores or max(1, len(os.sched_getaffinity(0)) // max(1, n_workers))
+    limit = memory_limit or f"{SETTINGS.memory_fraction / max(1, n_workers):.4f}"
+    spill = ["--spill-directory", spill_directory] if spill_directory else []
+    return ["--ncores", str(cores), "--memory-limit", str(limit), *spill]
+
+
+class Embedded:
+    """The cluster inside a `Pool`: one child process that holds center and worker agent."""
+
+    def __init__(self, ncores: int | None = None, memory_limit: int | str | None = None) -> None:
+        options = ["--ncores", str(ncores)] if ncores else []
+        options += ["--memory-limit", str(memory_limit)] if memory_limit else []
+        daemon = Daemon("embedded", *options)
+        self._finalizer = weakref.finalize(self, _stop, [daemon], SETTINGS.close_timeout_s)
+        try:
+            self.address: str = daemon.wait_ready()["address"]
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End it, and wait for it. Closing twice is no error."""
+        self._finalizer()
+
+
+def embedded(ncores: int | None = None, memory_limit: int | str | None = None) -> Embedded:
+    """Start a center and a worker with `ncores` executors in one child process, for one pool."""
+    return Embedded(ncores, memory_limit)

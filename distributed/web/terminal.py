@@ -1,0 +1,53 @@
+"""A status for people at a terminal. Pure text; the numbers come from whoever was asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def format_bytes(count: float) -> str:
+    """A number of bytes for people.
+
+    >>> format_bytes(0), format_bytes(1536), format_bytes(5 << 30)
+    ('0 B', '1.5 KiB', '5.0 GiB')
+    """
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while count >= 1024 and len(units) > 1:
+        count /= 1024
+        units.pop(0)
+    return f"{count:g} B" if units[0] == "B" else f"{count:.1f} {units[0]}"
+
+
+def format_status(address: str, status: dict[str, Any]) -> str:
+    """A status for people: of a center as a table, of anything else line by line.
+
+    >>> print(format_status('alice:1', {'role': 'worker', 'queued': 2}))
+    role: worker
+    queued: 2
+    """
+    if status.get("role") != "center":
+        return "\n".join(f"{name}: {value}" for name, value in status.items())
+    members = status["members"]
+    cores = sum(member["ncores"] for member in members)
+    lines = [
+        f"Center {address}: {len(members)} workers, {cores} cores, {status['keys']} keys, "
+        f"{format_bytes(status['nbytes'])}, {len(status['clients'])} clients, up for {status['uptime_s']:.0f} s"
+    ]
+    if members:
+        heads = ["worker", "name", "cores", "running", "queued", "keys", "bytes", "spilled", "what runs"]
+        lines += ["", *_table([heads, *map(_member_row, members)])]
+    if status["names"]:
+        lines += ["", *_table([["name", "key"], *([name, key] for name, key in status["names"].items())])]
+    return "\n".join(lines)
+
+
+def _member_row(member: dict[str, Any]) -> list[str]:
+    numbers = [str(member[name]) for name in ("ncores", "running", "queued", "keys")]
+    sizes = [format_bytes(member["nbytes"]), format_bytes(member["spilled_bytes"])]
+    runs = ", ".join(dict.fromkeys(member["running_names"]))
+    return [member["address"], member["name"], *numbers, *sizes, runs]
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
