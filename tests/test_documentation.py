@@ -1,0 +1,175 @@
+"""What README.rst, docs/ and the scripts promise: examples run, pages agree with the source, layers hold."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import os
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
+PAGES_WITH_EXAMPLES = [page for page in PAGES if ">>>" in page.read_text()]
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+IMPORT_SECONDS_MAX = 0.15
+
+# ---------------------------------------------------------------------------------------------------------- examples
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_EXAMPLES, ids=lambda page: page.name)
+def test_examples_of_a_page_run_and_print_what_it_says(page: Path) -> None:
+    test = doctest.DocTestParser().get_doctest(
+        with_free_ports(page.read_text()), {"__name__": "__main__"}, page.name, str(page), 0
+    )
+    assert test.examples
+    printed: list[str] = []
+    outcome = doctest.DocTestRunner(optionflags=FLAGS, verbose=False).run(test, out=printed.append)
+    assert outcome.failed == 0, "".join(printed)
+
+
+def with_free_ports(text: str) -> str:
+    """The text with every port in it replaced by a free one, so that tests disturb no real cluster."""
+    named = sorted(set(re.findall(r"127\.0\.0\.1:(\d+)", text)))
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in named]
+    for port, free in zip(named, sockets, strict=True):
+        text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free.getsockname()[1]}")
+        free.close()
+    return text
+
+
+def test_the_protocol_page_lists_every_message() -> None:
+    pytest.importorskip("sphinx")
+    from distributed.wire import messages
+
+    source = ROOT / "docs" / "from_source.py"
+    namespace: dict = {}
+    exec(compile(source.read_text(), str(source), "exec"), namespace)
+    page = "\n".join(namespace["Messages"].lines(None, Path(messages.__file__).read_text()))
+    assert [operation for operation in messages.REGISTRY if f"(``{operation}``)" not in page] == []
+
+
+def test_the_changelog_speaks_of_this_version() -> None:
+    from distributed.version import __version__
+
+    assert f"\n{__version__}\n-----" in (ROOT / "docs" / "changelog.rst").read_text()
+
+
+# ----------------------------------------------------------------------------------------------------------- scripts
+
+
+@pytest.mark.parametrize("script", ["test", "quickstart"])
+def test_a_script_explains_itself(script: str) -> None:
+    done = run(f"scripts/{script}", "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: scripts/{script}")
+
+
+@pytest.mark.parametrize("script", ["test", "quickstart", "bench"])
+def test_a_script_without_its_python_says_so_in_one_sentence(script: str) -> None:
+    done = run(f"scripts/{script}", "--python", "3.99")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(rf"scripts/{script}: no Python 3\.99 .*\n", done.stderr)
+
+
+def test_bench_lists_its_workloads() -> None:
+    done = run(sys.executable, "-m", "workloads", "--help", PYTHONPATH=f"{ROOT}/scripts{os.pathsep}{ROOT}")
+    assert done.returncode == 0, done.stderr
+    assert {"locality", "start", "tasks"} <= set(re.findall(r"^    (\w+)", done.stdout, re.MULTILINE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "workload",
+    [["tasks", "--tasks", "200"], ["start"], ["locality", "--blocks", "4", "--mebibytes", "1"]],
+    ids=lambda w: w[0],
+)
+def test_a_workload_runs(workload: list[str]) -> None:
+    path = f"{ROOT}/scripts{os.pathsep}{ROOT}"
+    done = run(sys.executable, "-m", "workloads", *workload, "--rounds", "1", PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.startswith(f"{workload[0]}: median of 1 rounds")
+
+
+@pytest.mark.slow
+def test_the_quickstart_multiplies_correctly_and_counts_every_input_byte() -> None:
+    pytest.importorskip("tqdm")
+    done = run(sys.executable, "scripts/quickstart.py", "--blocks", "3", "--side", "64", PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"the product is +right", done.stdout)
+    assert re.search(r"tasks +63\b", done.stdout)  # 2 * 9 blocks, 27 products, 18 sums
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+# -------------------------------------------------------------------------------------------------- layers, packaging
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package, by name."""
+    paths = sorted((ROOT / "distributed").rglob("*.py"))
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+def test_every_module_has_its_place_in_the_layers() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    placed = {name for layer in layers for name in re.findall(r"[\w.]+", layer)}
+    packages = {name for name, path in modules().items() if path.name == "__init__.py"}
+    homeless = [
+        name
+        for name in modules().keys() - packages
+        if not any(name == place or name.startswith(f"{place}.") for place in placed)
+    ]
+    assert sorted(homeless) == []
+    assert sorted(placed - modules().keys()) == []
+
+
+def test_nothing_inside_the_package_imports_the_package_as_a_whole() -> None:
+    guilty = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "distributed":
+                names = [alias.name for alias in node.names if f"distributed.{alias.name}" not in modules()]
+                guilty += [f"{name} line {node.lineno}: {', '.join(names)}"] if names else []
+    assert guilty == []
+
+
+def test_each_package_and_module_says_what_it_owns() -> None:
+    silent = [name for name, path in modules().items() if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert silent == []
+
+
+def test_the_distribution_takes_the_place_of_the_one_with_the_same_import_name() -> None:
+    from distributed.version import __version__
+
+    done = run(sys.executable, "-W", "ignore", "setup.py", "--quiet", "--name", "--version")
+    assert done.stdout.split()[-2:] == ["distributed", __version__]
+
+
+# ------------------------------------------------------------------------------------------------------------ imports
+
+
+def test_import_distributed_is_quick_and_leaves_heavy_modules_alone() -> None:
+    program = (
+        "import sys, time; began_s = time.perf_counter(); import distributed; print(time.perf_counter() - began_s);"
+        "print(*sys.modules)"
+    )
+    fastest_s = IMPORT_SECONDS_MAX
+    for _ in range(5):
+        seconds, loaded = run(sys.executable, "-c", program).stdout.splitlines()
+        fastest_s = min(fastest_s, float(seconds))
+    assert fastest_s < IMPORT_SECONDS_MAX
+    assert {"numpy", "tornado", "tqdm", "distributed.web"}.isdisjoint(loaded.split())
