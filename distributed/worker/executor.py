@@ -94,8 +94,7 @@ class Executor:
                 self.run(message)
                 del message
                 self.cell.clear()
-                if not self.link.inbox:
-                    self.report.flush()
+                self.report.flush()
 
     def run(self, batch: Run) -> None:
         """The hot loop, about two microseconds a task: one reading of the clock ends a task and begins the next."""

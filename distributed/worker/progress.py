@@ -16,8 +16,24 @@ PAGE_BYTES = 4096
 STACK_BYTES_MAX = 64 * 1024
 STACK_SIGNAL = int(getattr(signal, "SIGRTMAX", signal.SIGUSR2)) - 2  # asks an executor to write down where it is
 
+_OWN_FRAME = "/distributed/worker/executor"
 _CELL = struct.Struct("<Qd")  # serial + 1 (0: nothing is running), start on the machine's monotonic clock
 write_into = _CELL.pack_into  # (memory, 0, serial + 1, start_s): for loops in which a method call would be felt
+
+
+def without_own_frames(stack: str) -> str:
+    """A stack without the frames of the executor, which are the last ones of its thread.
+
+    >>> print(without_own_frames('Thread 1:\\n  File "user.py"\\n  File "/distributed/worker/executor.py"'))
+    Thread 1:
+      File "user.py"
+    """
+    threads = []
+    for thread in stack.split("\n\n"):
+        lines = thread.splitlines()
+        own = next((number for number, line in enumerate(lines) if _OWN_FRAME in line), len(lines))
+        threads.append("\n".join(lines[:own]))
+    return "\n\n".join(thread for thread in threads if not thread.startswith("Extension modules:"))
 
 
 class Cell:
@@ -57,7 +73,7 @@ class Cell:
 
     def stack(self) -> str:
         """What `faulthandler` wrote, if it did."""
-        return os.pread(self.descriptor, STACK_BYTES_MAX, PAGE_BYTES).decode(errors="replace")
+        return without_own_frames(os.pread(self.descriptor, STACK_BYTES_MAX, PAGE_BYTES).decode(errors="replace"))
 
     def close(self) -> None:
         """Forget this side's view."""

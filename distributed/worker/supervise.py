@@ -97,8 +97,10 @@ class Supervisor:
         for wait in waits:
             wait.cancel()
         if not self._ready.is_set():
-            self.process.kill()
-            raise StartFailed(f"the process that starts executors ended with code {self.process.poll()}")
+            code = self.process.poll()
+            await self.stop()
+            how = f"did not answer in {START_TIMEOUT_S:.0f} s" if code is None else f"ended with code {code}"
+            raise StartFailed(f"the process that starts executors {how}")
         self._is_started = True
 
     def spawn(self, executor_id: int, asynchronous: bool = False) -> None:
