@@ -35,8 +35,8 @@ PROTOCOL_VERSION: Final = 1
 MAGIC: Final = b"DSTB"
 KINDS: Final = {"control": 1, "bulk": 2}
 """What a connection is for: small messages, or values."""
-ROLES: Final = {"center": 1, "worker": 2, "client": 3, "hand": 4}
-"""Who speaks: a daemon, a pool ('client'), or somebody who calls operations by hand."""
+ROLES: Final = {"center": 1, "worker": 2, "pool": 3, "hand": 4}
+"""Who speaks: a daemon, a pool, or somebody who calls operations by hand."""
 
 _HELLO: Final = struct.Struct("<4sHBB32s")  # little endian, like frames
 _NONCE_BYTES: Final = 32

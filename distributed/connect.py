@@ -1,0 +1,138 @@
+"""A connection for code that blocks: an address in, an authenticated socket out, or an error that a person understands.
+
+Also what every socket of this package has in common, whoever opens it: its options, and system errors in plain words.
+It knows nothing of frames and messages.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from distributed import address as addresses
+from distributed.config import SETTINGS
+from distributed.errors import ConnectionFailed
+from distributed.wire.security import ClientHandshake, Secret
+
+KEEPALIVE_PROBES = 10
+UNIX_PATH_BYTES_MAX = 107  # of the kernel's structure, without its final zero
+
+
+def connect_blocking(
+    address: str, *, kind: str, role: str, secret: Secret, unix: str = "", timeout_s: float | None = None
+) -> socket.socket:
+    """An authenticated blocking socket of this kind ('control' or 'bulk'), without a timeout.
+
+    Over the Unix socket `unix` if it answers, else over TCP. Raises `ConnectionFailed` or one of its kind.
+    """
+    timeout_s = SETTINGS.connect_timeout_s if timeout_s is None else timeout_s
+    deadline = time.monotonic() + timeout_s
+    sock = _connect_unix(unix, timeout_s) or _connect_tcp(address, deadline, timeout_s)
+    try:
+        _authenticate(sock, ClientHandshake(secret, role, kind, address), deadline)
+        sock.settimeout(None)
+    except OSError as error:
+        sock.close()
+        raise ConnectionFailed(address, explain(error, address, timeout_s)) from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _connect_unix(path: str, timeout_s: float) -> socket.socket | None:
+    """Connected to a Unix socket, if there is such a path on this machine and somebody listens there."""
+    if not path:
+        return None
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(timeout_s)
+    try:
+        sock.connect(path)
+    except OSError:  # left over, or not ours: the address is what counts
+        sock.close()
+        return None
+    return sock
+
+
+def _connect_tcp(address: str, deadline: float, timeout_s: float) -> socket.socket:
+    host, port = addresses.parse(address)
+    last: OSError | None = None
+    try:
+        for family, type_, protocol, _, target in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            sock = socket.socket(family, type_, protocol)
+            try:
+                sock.settimeout(_left(deadline))
+                sock.connect(target)
+                tune(sock)
+                return sock
+            except OSError as error:
+                sock.close()
+                last = error
+            except BaseException:
+                sock.close()
+                raise
+    except OSError as error:
+        last = error
+    assert last is not None, "a name that resolves has an address"
+    raise ConnectionFailed(address, explain(last, address, timeout_s)) from last
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _authenticate(sock: socket.socket, handshake: ClientHandshake, deadline: float) -> None:
+    sock.sendall(handshake.start())
+    while handshake.wanted:
+        sock.settimeout(_left(deadline))
+        answer = handshake.receive(_receive_exactly(sock, handshake.wanted, deadline))
+        if answer:
+            sock.sendall(answer)
+    if handshake.failure is not None:
+        raise handshake.failure
+
+
+def _receive_exactly(sock: socket.socket, nbytes: int, deadline: float) -> bytes:
+    data = b""
+    while len(data) < nbytes:
+        sock.settimeout(_left(deadline))
+        part = sock.recv(nbytes - len(data))
+        if not part:
+            raise ConnectionResetError("it closed the connection before the handshake was over")
+        data += part
+    return data
+
+
+def tune(sock: socket.socket) -> None:
+    """The options of every TCP socket here: nothing waits for more to send, and the kernel notices dead peers."""
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    lease_s = SETTINGS.client_lease_s  # a peer that is silent for so long is gone; one in a debugger still answers
+    for name, value in (
+        ("TCP_KEEPIDLE", lease_s / 2),
+        ("TCP_KEEPINTVL", lease_s / 2 / KEEPALIVE_PROBES),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", lease_s * 1000),
+    ):
+        if hasattr(socket, name):  # macOS lacks some
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, int(value)))
+
+
+def explain(error: OSError, address: str, timeout_s: float) -> str:
+    """A system error in words that tell a person what to look at.
+
+    >>> explain(ConnectionRefusedError(), 'alice:8787', 10)
+    'nobody listens there (connection refused): is the daemon running?'
+    """
+    if isinstance(error, socket.gaierror):
+        return f"unknown host {addresses.parse(address)[0]!r} ({error.strerror})"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {timeout_s:g} s"
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there (connection refused): is the daemon running?"
+    return error.strerror or str(error) or type(error).__name__
