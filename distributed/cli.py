@@ -291,30 +291,23 @@ async def _reach(center: str) -> None:
 
     secret, loop = find_secret(), asyncio.get_running_loop()
     deadline, is_first = loop.time() + SETTINGS.connect_timeout_s, True
-    host, port = addresses.parse(center)
-    try:
-        await loop.getaddrinfo(host, port)
-    except socket.gaierror as error:
-        raise ConnectionFailed(center, f"unknown host {host!r} ({error.strerror})") from error
     while True:
         try:
-            connection = await connect(center, role="worker", secret=secret, on_message=_ignore, on_close=_ignore)
+            connection = await connect(center, role="worker", secret=secret)
             connection.close()
             return
         except (AuthenticationFailed, VersionMismatch):
             raise
         except ConnectionFailed as error:
+            if isinstance(error.__cause__, socket.gaierror):
+                raise
             if loop.time() + SETTINGS.reconnect_interval_s > deadline:
-                waited = f"no center answered there within {SETTINGS.connect_timeout_s:g} s"
-                raise ConnectionFailed(center, f"{waited} ({error.reason}); is dcenter running?") from error
+                reason = f"no center within {SETTINGS.connect_timeout_s:g} s: {error.reason}"
+                raise ConnectionFailed(center, reason) from error
             if is_first:
-                print(f"No center at {center} yet ({error.reason}); trying on ...", file=sys.stderr, flush=True)
+                print(f"{center}: {error.reason} Trying on ...", file=sys.stderr, flush=True)
             is_first = False
             await asyncio.sleep(SETTINGS.reconnect_interval_s)
-
-
-def _ignore(*_: object) -> None:
-    pass
 
 
 def _center_lines(center: Any) -> list[str]:
@@ -353,9 +346,7 @@ def _run_status(arguments: argparse.Namespace) -> int:
         from distributed.wire.messages import Status
         from distributed.wire.security import find_secret
 
-        connection = await connect(
-            arguments.address, role="hand", secret=find_secret(), on_message=_ignore, on_close=_ignore
-        )
+        connection = await connect(arguments.address, role="hand", secret=find_secret())
         try:
             status = await connection.ask(Status(), timeout_s=SETTINGS.connect_timeout_s)
         finally:

@@ -63,7 +63,7 @@ class Center:
         self._timer: asyncio.TimerHandle | None = None
         self._listener: Listener | None = None
         self._page: Any = None
-        self._finished = asyncio.Event()
+        self._finished, self._closing = asyncio.Event(), asyncio.Event()
 
     async def start(self) -> None:
         """Listen, and serve the status page; afterwards `address` and `status_link` are known."""
@@ -98,12 +98,15 @@ class Center:
             self._timer.cancel()
         if self._listener is not None:
             await self._listener.close()
-        for connection in list(self._connections.values()):
-            connection.close()
+        self._finished.set()
         for task in self._telling:
             task.cancel()
         await asyncio.gather(*self._telling, return_exceptions=True)
-        self._finished.set()
+        for connection in list(self._connections.values()):
+            connection.close()
+        while self._connections:  # what was sent is flushed first, within a bound of the connection's
+            await self._closing.wait()
+            self._closing.clear()
 
     def status(self) -> dict[str, Any]:
         """What the status page and the `status` command show."""
@@ -120,7 +123,9 @@ class Center:
             self._handle(events.Received(number, message, request))
 
         def on_close(_: Connection, reason: str) -> None:
-            if self._connections.pop(number, None) is not None and not self._finished.is_set():
+            self._connections.pop(number, None)
+            self._closing.set()
+            if not self._finished.is_set():
                 self._handle(events.Disconnected(number))
 
         connection.on_message, connection.on_close = on_message, on_close

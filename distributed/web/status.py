@@ -7,9 +7,9 @@ that other origins caused are refused. All addresses are relative, so that the p
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
-import os
 import secrets
 import socket
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, HTTPError, RequestHandler
 
 from distributed import address
-from distributed.errors import ConnectionFailed
+from distributed.errors import StartFailed
 
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "json": "application/json"}
 HEADERS = {
@@ -45,8 +45,9 @@ class StatusPage:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = socket.create_server((host, port), family=family)
         except OSError as error:
-            reason = f"the status page cannot listen there: {os.strerror(error.errno) if error.errno else error}"
-            raise ConnectionFailed(address.unparse(host, port), reason) from error
+            place = address.unparse(host, port)
+            reason = "another program uses this port" if error.errno == errno.EADDRINUSE else error.strerror
+            raise StartFailed(f"cannot listen at {place} for the status page: {reason}") from error
         self._socket.setblocking(False)
         application = Application(
             [(r"/([^/]+)/(|status\.css|status\.js|status\.json)", _File, {"page": self, "status": status})],

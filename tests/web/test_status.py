@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from distributed.errors import ConnectionFailed
+from distributed.errors import StartFailed
 from distributed.web.status import StatusPage
 from distributed.web.terminal import format_status
 
@@ -122,7 +122,7 @@ def test_a_port_in_use_is_one_sentence() -> None:
     async def run() -> None:
         page = StatusPage(lambda: STATUS, "127.0.0.1")
         try:
-            with pytest.raises(ConnectionFailed, match=f"127.0.0.1:{page.port}: the status page cannot listen there"):
+            with pytest.raises(StartFailed, match=f"127.0.0.1:{page.port} for the status page: another program"):
                 StatusPage(lambda: STATUS, "127.0.0.1", page.port)
         finally:
             await page.close()
