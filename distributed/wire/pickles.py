@@ -122,8 +122,6 @@ def _dump_plain(value: object, keep: Callable[[pickle.PickleBuffer], bool]) -> b
 def _must_go_by_value(data: bytes) -> bool:
     """Whether a plain pickle names a module that another process does not have, or not by that name."""
     if b"_main__" in data:  # also multiprocessing's __mp_main__
-        if "__mp_main__" in sys.modules and b"__mp_main__" in data:
-            cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
         return True
     registered = cloud._PICKLE_BY_VALUE_MODULES
     return bool(registered) and any(name.encode() in data for name in registered)
@@ -134,6 +132,8 @@ class ByValuePickler(cloud.Pickler):
 
     def __init__(self, file: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> None:
         super().__init__(file, PROTOCOL, keep)
+        if "__mp_main__" in sys.modules:  # what multiprocessing's spawn calls the parent's __main__
+            cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
         numpy = sys.modules.get("numpy")
         if numpy is not None and hasattr(numpy, "ndarray"):
             self.dispatch_table = {**copyreg.dispatch_table, **cloud.Pickler._dispatch_table}
@@ -177,10 +177,10 @@ def set_class_state(cls: type, state: Any) -> None:
 
 def reduce_array(array: Any) -> Any:
     """Reduce a numpy array so that its bytes are one buffer, also where numpy would copy them into the pickle."""
-    dtype = array.dtype
-    if array.nbytes < SETTINGS.out_of_band_bytes_min or dtype.hasobject:
+    dtype, contiguous = array.dtype, array.flags.forc
+    if dtype.hasobject or (contiguous and dtype.kind not in "mM"):
         return array.__reduce_ex__(PROTOCOL)
-    if not (array.flags.c_contiguous or array.flags.f_contiguous):
+    if not contiguous:
         writeable = array.flags.writeable
         array = array.copy(order="C")
         array.flags.writeable = writeable
