@@ -18,8 +18,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from distributed import Pool
 
 LEFTOVERS_WAIT_S = 5.0
 SECRET_VARIABLE = "DISTRIBUTED_SECRET_FILE"
@@ -34,6 +38,15 @@ def secret_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SECRET_VARIABLE, str(path))
         yield path
+
+
+@pytest.fixture
+def pool(no_leaks: None) -> Iterator[Pool]:
+    """A local pool with two executors, for examples in docstrings: ``pool = getfixture('pool')``."""
+    from distributed import Pool
+
+    with Pool(2) as pool:
+        yield pool
 
 
 @pytest.fixture(autouse=True)
