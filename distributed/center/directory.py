@@ -62,12 +62,16 @@ class Registration:
 
 
 class Directory:
-    """`members` by address, `holders` by key; each entry of a key stands on both sides, or on none."""
+    """`members` by address, `holders` by key: the two always say the same.
+
+    Attempt and size stand at the member only. Nearly all keys have one holder, and all such keys of a worker share one
+    tuple: nothing is allocated for a key but its entry.
+    """
 
     def __init__(self) -> None:
         self.members: dict[str, Registration] = {}
         self.by_connection: dict[int, Registration] = {}
-        self.holders: dict[str, dict[str, Entry]] = {}
+        self.holders: dict[str, tuple[str, ...]] = {}
 
     def join(self, registration: Registration) -> None:
         """A worker registered; its connection is the valid one from now on."""
@@ -81,20 +85,23 @@ class Directory:
         for key in registration.keys:
             self._forget(key, address)
 
+    def who_has(self, key: str) -> dict[str, Entry]:
+        """The holders of a key with what they hold; empty if nobody does."""
+        return {address: self.members[address].keys[key] for address in self.holders.get(key, ())}
+
     def add(self, registration: Registration, keys: list[str], attempts: list[int], sizes: list[int]) -> set[str]:
         """A worker holds these values; returns the owners of the keys. Written as one loop: the center's hottest."""
         address, held, all_holders = registration.member.address, registration.keys, self.holders
+        alone = (address,)
         owners, prefix = set(), None
         for key, attempt, nbytes in zip(keys, attempts, sizes, strict=True):
             entry = (attempt, nbytes)
             old = held.get(key)
             registration.nbytes += nbytes - old[1] if old else nbytes
             held[key] = entry
-            holders = all_holders.get(key)
-            if holders is None:
-                all_holders[key] = {address: entry}
-            else:
-                holders[address] = entry
+            if old is None:
+                others = all_holders.get(key)
+                all_holders[key] = others + alone if others else alone
             if prefix is None or not key.startswith(prefix):
                 owner = owner_of(key)
                 prefix = f"{owner}/" if owner else None
@@ -111,9 +118,10 @@ class Directory:
 
     def _forget(self, key: str, address: str) -> None:
         holders = self.holders[key]
-        del holders[address]
-        if not holders:
+        if len(holders) == 1:
             del self.holders[key]
+        else:
+            self.holders[key] = tuple(other for other in holders if other != address)
 
     def check(self) -> None:
         """Assert that both sides agree, and that nothing is known of those who are no members."""
@@ -122,8 +130,8 @@ class Directory:
             assert registration.member.address == address
             assert self.by_connection[registration.connection] is registration
             assert registration.nbytes == sum(nbytes for _, nbytes in registration.keys.values()), address
-            for key, entry in registration.keys.items():
-                assert self.holders[key][address] == entry, (key, address)
+            assert all(address in self.holders[key] for key in registration.keys), address
         for key, holders in self.holders.items():
             assert holders, f"{key} has an entry but no holder"
+            assert len(set(holders)) == len(holders), key
             assert all(key in self.members[address].keys for address in holders), key

@@ -369,7 +369,7 @@ class CenterState:
             if error is not None:
                 answer[key] = error
             elif key in self.directory.holders:
-                answer[key] = dict(self.directory.holders[key])
+                answer[key] = self.directory.who_has(key)
         self._reply(waiter.connection, waiter.request, answer)
 
     # ------------------------------------------------------------------------------------------------- questions
