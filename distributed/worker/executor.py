@@ -95,6 +95,7 @@ class Executor:
                 del message
                 self.cell.clear()
                 self.report.flush()
+        self.report.close()
 
     def run(self, batch: Run) -> None:
         """The hot loop, about two microseconds a task: one reading of the clock ends a task and begins the next."""
@@ -118,6 +119,7 @@ class Executor:
             if end - held_since > interval:
                 self.cell.clear()
                 self.report.flush()
+                self.report.watch()
                 start = held_since = monotonic()
 
     def _run_one(self, function: Any, payload: bytes, inputs: list[Any] | None, name: str) -> tuple[bytes, Any]:

@@ -34,7 +34,7 @@ class Report:
         self._send = send
         self._thread: threading.Thread | None = None
         self._bell = threading.Event()
-        self._is_asleep = False
+        self._is_asleep = self._is_closed = self._is_wanted = False
         self._process = os.getpid()
 
     def flush(self) -> None:
@@ -57,17 +57,24 @@ class Report:
 
     def watch(self) -> None:
         """Several tasks are about to run: see to it that the first ones do not wait for the last."""
+        self._is_wanted = True
         if self._thread is None:
             self._thread = threading.Thread(target=self._keep_flushing, name="outcomes", daemon=True)
             self._thread.start()
         elif self._is_asleep:
-            self._is_asleep = False
             self._bell.set()
+
+    def close(self) -> None:
+        """No more tasks will come."""
+        self._is_closed = self._is_wanted = True
+        self._bell.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def _keep_flushing(self) -> None:
         idle_ticks = 0
         seen: Finished | None = None
-        while True:
+        while not self._is_closed:
             time.sleep(SETTINGS.flush_interval_s)
             try:
                 oldest: Finished | None = self.finished[0]
@@ -75,13 +82,14 @@ class Report:
                 oldest = None
             if oldest is not None and oldest is seen:
                 self.flush()
-            idle_ticks = 0 if oldest is not None else idle_ticks + 1
-            seen = oldest
+            idle_ticks = 0 if self._is_wanted or oldest is not None else idle_ticks + 1
+            self._is_wanted, seen = False, oldest
             if idle_ticks > STAY_AWAKE_TICKS:
-                idle_ticks = 0
                 self._bell.clear()
                 self._is_asleep = True
-                self._bell.wait()
+                if not self._is_wanted:  # or else `watch` came before it could see that we fall asleep
+                    self._bell.wait()
+                self._is_asleep = False
 
 
 def columns(items: list[Finished]) -> Outcomes:
