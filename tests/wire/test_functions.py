@@ -7,6 +7,7 @@ import json
 import math
 import operator
 import pickle
+import sys
 import threading
 import types
 import weakref
@@ -63,9 +64,10 @@ def attributes():
 
 
 @pytest.fixture
-def main():
-    """A module that cannot be imported elsewhere, as `__main__` cannot."""
+def main(monkeypatch):
+    """A `__main__` of the test's own: importable by name here, and not the same elsewhere."""
     module = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", module)
     exec(MAIN, module.__dict__)
     return module
 

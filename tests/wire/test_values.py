@@ -365,6 +365,13 @@ def test_when_cloudpickle_takes_over_handles_are_counted_once():
     assert [reference[0] for reference in packed.contains] == ["c/1"]
 
 
+def test_when_cloudpickle_takes_over_buffers_are_packed_once():
+    array = np.arange(10_000)
+    packed = pack([array, lambda: 1])
+    assert packed.nbytes < 1.1 * array.nbytes
+    np.testing.assert_array_equal(unpack(packed.tobytes())[0], array)
+
+
 # -------------------------------------------------------------------------------------------------- what cannot travel
 
 
