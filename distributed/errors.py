@@ -130,3 +130,17 @@ class StoreFull(DistributedError):
 
 class StartFailed(DistributedError):
     """A daemon that should have been started did not come up. The message ends with what it printed."""
+
+
+def by_name(kind: str, reason: str) -> DistributedError:
+    """The error that a peer named in a `Refusal`.
+
+    >>> by_name('StoreFull', 'no room for 5 bytes')
+    StoreFull('no room for 5 bytes')
+    """
+    cls = globals().get(kind)
+    if not (isinstance(cls, type) and issubclass(cls, DistributedError)):
+        return DistributedError(f"{kind}: {reason}")
+    error = cls.__new__(cls)
+    error.args = (reason,)
+    return error

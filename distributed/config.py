@@ -1,0 +1,88 @@
+"""Every default and every limit, each with its unit in its name.
+
+A setting is changed by an environment variable of its name in capitals, for the daemons and clients started with it::
+
+    DISTRIBUTED_CLIENT_LEASE_S=60 dcenter
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one process; `SETTINGS` is the instance that everything uses unless a test brings its own."""
+
+    # connections
+    connect_timeout_s: float = 10.0
+    handshake_timeout_s: float = 10.0
+    handshakes_under_way_max: int = 1024  # further connections wait in the listen queue
+    frame_header_bytes_max: int = 256 * MIB  # of an authenticated peer
+    frame_buffers_max: int = 4096
+    frame_bytes_max: int = 1 << 40
+    write_buffer_bytes_max: int = 64 * MIB  # a peer that reads so slowly that more piles up is paused, then cut
+    reconnect_interval_s: float = 0.5
+
+    # center
+    report_interval_s: float = 0.05  # workers tell the center about keys at most this late
+    load_interval_s: float = 1.0  # workers tell the center about their load
+    closed_client_lease_s: float = 30.0  # a client whose socket closed may come back within this time
+    client_lease_s: float = 600.0  # a client that is silent, its socket still open
+    borrow_wait_s: float = 5.0  # how long an unknown borrowed key may take to appear
+
+    # values
+    inline_bytes_max: int = 64 * KIB  # above: a file
+    reply_inline_bytes_max: int = 4 * KIB  # results up to this size ride back in the completion message
+    out_of_band_bytes_min: int = 4 * KIB
+    spread_bytes_min: int = 64 * KIB  # an argument or function larger than this becomes a stored value
+
+    # worker
+    window_s: float = 0.020  # tasks under way at a worker: at least twice the turnaround, at least this
+    window_tasks_max: int = 4096  # per executor
+    task_overhead_s: float = 8e-6  # what even a trivial task costs; no prediction goes below it
+    window_bytes_max: int = 64 * MIB  # of arguments under way at one worker
+    batch_s: float = 0.002  # predicted work under way at one executor
+    batch_tasks_max: int = 512
+    asynchronous_tasks_max: int = 1000  # coroutines under way in the asynchronous executor
+    flush_interval_s: float = 0.001  # an executor holds back finished results at most this long
+    fetches_per_peer_max: int = 2
+    fetch_bytes_max: int = 64 * MIB  # several keys in one request, up to this size
+    functions_cached_max: int = 1024
+    functions_cached_bytes_max: int = 64 * MIB
+    stderr_tail_lines: int = 20
+    output_bytes_per_s_max: int = 1 * MIB
+    memory_fraction: float = 0.6  # default memory limit of a worker's store, as a part of what is there
+    client_share_horizon_s: float = 2.0  # how far an idle client may save up executor time
+
+    # pool
+    attempts_max: int = 3
+    lineage_bytes_max: int = 64 * MIB
+    move_wait_min_s: float = 0.05  # leave the holder of the inputs only if it saves more waiting than this
+    local_bytes_per_s: float = 10e9  # between workers of one machine
+    network_bytes_per_s: float = 1e9  # until measured
+    no_worker_grace_s: float = 30.0
+    name_characters_max: int = 4096  # of keys and published names
+    progress_warning_s: float = 60.0  # the watchdog names a task that has not moved for this long
+    close_timeout_s: float = 5.0
+    linger_s: float = 0.001  # a caller that waited leaves the connection to itself this long before the thread takes it
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """The defaults, overridden by DISTRIBUTED_* variables; a value of the wrong type is an error that names it."""
+        changed = {}
+        for field in dataclasses.fields(cls):
+            name = f"DISTRIBUTED_{field.name.upper()}"
+            if name in os.environ:
+                kind = type(field.default)
+                try:
+                    changed[field.name] = kind(os.environ[name])
+                except ValueError:
+                    raise ValueError(f"{name}={os.environ[name]!r} is not a number ({kind.__name__})") from None
+        return cls(**changed)
+
+
+SETTINGS = Settings.from_environment()

@@ -1,0 +1,138 @@
+"""Who turns the selector: a background thread by default, or a caller that has to wait anyway.
+
+Whoever turns holds the *baton*, and only the holder touches the state. A caller that waits takes it and turns the
+selector itself, which saves two thread switches a round trip. A caller that leaves does not hand it back at once: the
+thread takes it up when nobody has wanted it for a moment. Knows nothing of sockets or tasks.
+
+While the main thread waits or holds the baton, SIGINT is noted and acted on afterwards, so that Ctrl-C never leaves a
+half-changed state behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+
+from distributed.config import SETTINGS
+from distributed.pool.interrupts import deferred_interrupt
+
+NAP_S = 0.05  # nobody sleeps longer without a look at the world: a lock cannot be told of everything
+
+
+class Baton:
+    """Sees that exactly one thread turns, and that whoever waits is told.
+
+    Parameters
+    ----------
+    turn : callable
+        One round of work; takes the seconds it may block (None: as long as it likes).
+    wake : callable
+        Makes a blocking `turn` return soon; callable from any thread and from a signal handler.
+    is_over : callable
+        Whether there is nothing to turn any more.
+    """
+
+    def __init__(
+        self, turn: Callable[[float | None], None], wake: Callable[[], None], is_over: Callable[[], bool]
+    ) -> None:
+        self._turn, self._wake, self._is_over = turn, wake, is_over
+        self._held = threading.Lock()
+        self._guests: list[None] = []  # callers that want the baton
+        self._sleepers: list[tuple[Callable[[], bool], threading.Lock]] = []  # callers that wait while another has it
+        self._back = threading.Lock()  # released to call the thread back
+        self._back.acquire()
+        self._turns_by_guests = 0
+        self.is_with_guest = False
+        self.thread = threading.Thread(target=self._run, name="distributed-pool", daemon=True)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the thread holds it while a caller waits for it: it should not block."""
+        return bool(self._guests) and not self.is_with_guest
+
+    def wait(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Wait until `is_done()`, turning meanwhile. False when the time is over first, or everything is."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with deferred_interrupt(self._wake) as interrupted:
+            self._guests.append(None)
+            try:
+                while not is_done() and not interrupted() and not self._is_over():
+                    left_s = None if deadline is None else deadline - time.monotonic()
+                    if left_s is not None and left_s <= 0:
+                        break
+                    if self._held.acquire(blocking=False):
+                        self._turn_until(is_done, interrupted, deadline)
+                    else:
+                        self._sleep(is_done, left_s)
+            finally:
+                self._guests.pop()
+                self._offer()
+        return is_done()
+
+    def _turn_until(self, is_done: Callable[[], bool], interrupted: Callable[[], bool], deadline: float | None) -> None:
+        self.is_with_guest = True
+        try:
+            while not is_done() and not interrupted() and not self._is_over():
+                left_s = None if deadline is None else deadline - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    break
+                self._turn(left_s)
+        finally:
+            self.is_with_guest = False
+            self._turns_by_guests += 1
+            self._held.release()
+
+    def _sleep(self, is_done: Callable[[], bool], left_s: float | None) -> None:
+        """Another has it: wait until it is offered, or what is waited for has come."""
+        alarm = threading.Lock()
+        alarm.acquire()
+        sleeper = (is_done, alarm)
+        self._sleepers.append(sleeper)
+        if not self.is_with_guest:
+            self._wake()  # the thread steps back for a guest
+        if self._held.locked():
+            alarm.acquire(timeout=NAP_S if left_s is None else min(left_s, NAP_S))
+        with contextlib.suppress(ValueError):
+            self._sleepers.remove(sleeper)
+
+    def tell(self, everyone: bool = False) -> None:
+        """After a turn: wake those who have what they waited for."""
+        for is_done, alarm in list(self._sleepers):
+            if everyone or is_done():
+                _ring(alarm)
+
+    def _offer(self) -> None:
+        """It is free now: let one of those who wait for it know."""
+        for _, alarm in list(self._sleepers):
+            if alarm.locked():
+                _ring(alarm)
+                return
+
+    def call_back(self) -> None:
+        """Have the thread take a look now, instead of in a moment."""
+        _ring(self._back)
+
+    def _run(self) -> None:
+        while not self._is_over():
+            with self._held:
+                while not self._is_over() and not self._guests:
+                    self._turn(None)
+            self._offer()
+            self._stand_back()
+
+    def _stand_back(self) -> None:
+        """Leave the baton to callers, until they have not wanted it for a moment."""
+        while not self._is_over():
+            turns = self._turns_by_guests
+            called = self._back.acquire(timeout=NAP_S if self._guests else SETTINGS.linger_s)
+            if called or (not self._guests and turns == self._turns_by_guests):
+                return
+
+
+def _ring(alarm: threading.Lock) -> None:
+    try:
+        alarm.release()
+    except RuntimeError:  # it rings already
+        pass

@@ -1,0 +1,161 @@
+"""From a call that a user makes to tasks: functions and arguments packed, large arguments stored once.
+
+Runs in the user's thread, so that what cannot be pickled is an error on the line that passed it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from distributed.config import SETTINGS
+from distributed.pool.core import Core
+from distributed.pool.events import Submitted
+from distributed.pool.remote import RemoteData, TaskFailed
+from distributed.pool.tasks import Duration, Kind, Options, Task
+from distributed.wire.functions import FunctionCache, PackedFunction, pack_function
+from distributed.wire.values import pack, pack_call
+
+BATCH_TASKS = 1000  # the first tasks of a large map are on their way while the others are being packed
+KINDS_MAX = 4096
+IN_CALL = b""  # the id of a function that travels inside of each call
+
+
+class Calls:
+    """Makes tasks of calls."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._functions = FunctionCache()
+        self._kinds: OrderedDict[tuple[bytes, str, Options], Kind] = OrderedDict()
+        self._durations: OrderedDict[bytes, Duration] = OrderedDict()
+        self._named: dict[str, Task] = {}
+
+    def one(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+    ) -> RemoteData:
+        """The task of one call."""
+        self._core.require_open()
+        if options.key:
+            known = self._known(options.key)
+            if known is not None:
+                return known
+        packed = self._functions.pack(_callable(function))
+        kind = self._kind(packed, options)
+        carried = function if packed.handles or not kind.function else None
+        task = self._task(kind, carried, args, kwargs, {})
+        handle = RemoteData(self._core, task)
+        if options.key:
+            self._named[options.key] = task
+        self._core.post(Submitted([task]))
+        return handle
+
+    def many(
+        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], options: Options
+    ) -> list[RemoteData]:
+        """One task for each tuple of arguments."""
+        self._core.require_open()
+        if options.key:
+            raise ValueError("key= names one result; it goes with submit and apply, not with a map")
+        packed = pack_function(_callable(function))
+        kind = self._kind(packed, options)
+        carried = function if packed.handles or not kind.function else None
+        handles: list[RemoteData] = []
+        stored: dict[int, tuple[Any, RemoteData]] = {}
+        core = self._core
+        calls = iter(calls)
+        while batch := list(itertools.islice(calls, BATCH_TASKS)):
+            tasks = [self._task(kind, carried, args, {}, stored) for args in batch]
+            handles.extend([RemoteData(core, task) for task in tasks])
+            core.post(Submitted(tasks))
+        return handles
+
+    def values(self, tasks: list[Task], timeout: float | None) -> list[Any]:
+        """The values of tasks; the first failure, in order, is raised as what the task raised."""
+        try:
+            return self._core.values_of(tasks, timeout)
+        except TaskFailed as failed:
+            error = failed.error
+        raise error
+
+    def _known(self, key: str) -> RemoteData | None:
+        """The result that has this name already."""
+        task = self._named.get(key)
+        if task is None or not task.users:
+            return None
+        return self._core.handle(task)
+
+    def _kind(self, packed: PackedFunction, options: Options) -> Kind:
+        name = packed.id, packed.name, options
+        kind = self._kinds.get(name)
+        if kind is None:
+            duration = self._durations.setdefault(packed.id, Duration())
+            in_call = bool(packed.handles) or len(packed.code) > SETTINGS.spread_bytes_min
+            kind = Kind(
+                function=IN_CALL if in_call else packed.id,
+                code=b"" if in_call else packed.code,
+                name=packed.name,
+                asynchronous=packed.asynchronous,
+                options=options,
+                duration=duration,
+            )
+            self._kinds[name] = kind
+            if len(self._kinds) > KINDS_MAX:
+                self._kinds.popitem(last=False)
+            if len(self._durations) > KINDS_MAX:
+                self._durations.popitem(last=False)
+        return kind
+
+    def _task(
+        self,
+        kind: Kind,
+        carried: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        stored: dict[int, tuple[Any, RemoteData]],
+    ) -> Task:
+        """Pack one call. `stored` remembers what was put on workers for this call, by identity."""
+        if carried is not None and not isinstance(carried, RemoteData):
+            carried = self._spread(carried, stored) or carried
+        if any(map(_is_large, args)) or (kwargs and any(map(_is_large, kwargs.values()))):
+            args = tuple(self._spread(value, stored) or value if _is_large(value) else value for value in args)
+            kwargs = {
+                name: self._spread(value, stored) or value if _is_large(value) else value
+                for name, value in kwargs.items()
+            }
+        payload, handles = pack_call(args, kwargs, carried)
+        key = self._core.new_key(kind.options.key)
+        return Task(key, kind, payload, tuple([handle._task for handle in handles]))
+
+    def _spread(self, value: Any, stored: dict[int, tuple[Any, RemoteData]]) -> RemoteData | None:
+        """Put a large argument on a worker, once in a call; None if it should travel with the arguments."""
+        known = stored.get(id(value))
+        if known is not None:
+            return known[1]
+        packed = pack(value, "the arguments")
+        if packed.contains or packed.nbytes <= SETTINGS.spread_bytes_min:
+            return None
+        handle = RemoteData(self._core, self._core.put([packed])[0])
+        stored[id(value)] = value, handle  # the value too: or its id could be another one's
+        return handle
+
+
+def _is_large(value: Any) -> bool:
+    """Whether an argument is worth a look at its packed size; must cost next to nothing."""
+    kind = type(value)
+    if kind is int or kind is float or kind is RemoteData:
+        return False
+    if kind in (bytes, bytearray, str):
+        return len(value) > SETTINGS.spread_bytes_min
+    if kind in (list, tuple, dict, set, frozenset):
+        return len(value) > SETTINGS.spread_bytes_min // 32
+    nbytes = getattr(kind, "nbytes", None)
+    return nbytes is not None and isinstance(nbytes := value.nbytes, int) and nbytes > SETTINGS.spread_bytes_min
+
+
+def _callable(function: Any) -> Callable[..., Any]:
+    if not callable(function):
+        raise TypeError(f"a {type(function).__name__} is not callable: {function!r:.80}")
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,248 @@
+"""What a pool and all its views share: the mind, the driver, the transfers, and which handles left the process.
+
+The user's threads come here; everything that changes the state goes on to the driver as an event.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from distributed.config import SETTINGS
+from distributed.errors import ConnectionFailed, DistributedError, KeyLost, PoolClosed
+from distributed.pool import explain
+from distributed.pool.driver import Driver, Watch
+from distributed.pool.events import Borrowed, CancelAsked, Claimed, Exported, Stored, Wanted
+from distributed.pool.remote import RemoteData, TaskFailed, error_of
+from distributed.pool.state import PoolState
+from distributed.pool.tasks import DONE, FAILED, Task
+from distributed.pool.transfer import Transfer
+from distributed.wire.values import Packed, unpack
+
+CORES: weakref.WeakSet[Core] = weakref.WeakSet()
+"""Every open pool of this process."""
+
+
+class Core:
+    """One client of a cluster."""
+
+    def __init__(self, center: str, secret: Any) -> None:
+        self.center = center
+        self.client = os.urandom(6).hex()
+        self.state = PoolState(now=time.monotonic())
+        self.driver = Driver(self.state, center, self.client, secret)
+        self.transfer = Transfer(self.client, secret)
+        self.lent: dict[str, Task] = {}  # tasks whose handle was pickled for others, until released
+        self.is_forked = False
+        self._numbers = itertools.count(1)
+        self.post, self.watch = self.driver.post, self._watch
+        self.call_later, self.ask = self.driver.call_later, self.driver.ask
+        self.driver.start()
+        CORES.add(self)
+
+    # ------------------------------------------------------------------------------------------------------- basics
+
+    def new_key(self, name: str = "") -> str:
+        """A key of this client's: the next number, or the user's own name for it."""
+        return f"{self.client}/{name or next(self._numbers)}"
+
+    def require_open(self) -> None:
+        """Raise `PoolClosed` if nothing can be done any more."""
+        if self.is_forked:
+            raise PoolClosed("this pool belongs to the process that opened it, and this is a fork of that one")
+        if self.driver.closed:
+            raise PoolClosed("the pool is closed")
+
+    def wait(self, is_done: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait until `is_done()`; False if the time was over first."""
+        if self.is_forked:
+            self.require_open()
+        return self.driver.wait(is_done, timeout)
+
+    def _watch(self, tasks: list[Task], watcher: Callable[[Task], None]) -> None:
+        """Have `watcher` called once for each task that has an outcome, now or later, quickly and on any thread."""
+        self.require_open()
+        self.driver.post(Watch(tasks, watcher))
+
+    def drop(self, task: Task) -> None:
+        """A handle is gone; called from `__del__`, so it only appends (and wakes a thread that sleeps)."""
+        driver = self.driver
+        driver.dropped.append(task)
+        if driver.is_selecting:
+            driver.wake()
+
+    def explain(self, task: Task) -> str:
+        """Why a task is where it is."""
+        return explain.explain(self.state, task, time.monotonic())
+
+    # ------------------------------------------------------------------------------------------------ values, inwards
+
+    def value_of(self, task: Task, timeout: float | None = None) -> Any:
+        """The value of a task, when it has one; `TaskFailed` if it has an error, TimeoutError when the time is over."""
+        if task.status == DONE and task.outcome is not None:
+            return unpack(task.outcome, self.make_handle)
+        return self.values_of([task], timeout)[0]
+
+    def values_of(self, tasks: Sequence[Task], timeout: float | None = None) -> list[Any]:
+        """The values of tasks, those at one worker in one request; the first failure in order is raised."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        packed: dict[Task, Any] = {}
+        while True:
+            self._wait_for_outcomes(tasks, deadline)
+            elsewhere = {task for task in tasks if task not in packed and task.outcome is None}
+            if not elsewhere:
+                break
+            for address, group in self._by_holder(elsewhere).items():
+                self._fetch(address, group, packed)
+        return [unpack(packed.get(task, task.outcome), self.make_handle) for task in tasks]
+
+    def _wait_for_outcomes(self, tasks: Sequence[Task], deadline: float | None) -> None:
+        position = 0
+
+        def all_there() -> bool:
+            nonlocal position
+            while position < len(tasks) and tasks[position].status in (DONE, FAILED):
+                if tasks[position].status == FAILED:
+                    return True
+                position += 1
+            return position == len(tasks)
+
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not all_there() and not self.wait(all_there, left_s):
+            raise TimeoutError(f"{tasks[position].key} has no value in time: {self.explain(tasks[position])}")
+        if position < len(tasks) and tasks[position].status == FAILED:
+            raise TaskFailed(error_of(tasks[position]))
+
+    def _by_holder(self, tasks: Iterable[Task]) -> dict[str, list[Task]]:
+        groups: dict[str, list[Task]] = {}
+        for task in tasks:
+            holders = task.holders
+            groups.setdefault(min(holders) if holders else "", []).append(task)
+        return groups
+
+    def _fetch(self, address: str, tasks: list[Task], packed: dict[Task, Any]) -> None:
+        """Get values from one worker; what it can't give is reported, and has another holder or state next time."""
+        view = self.state.workers.get(address)
+        values: list[Any] = [None] * len(tasks)
+        if view is not None:
+            try:
+                keys, attempts = [task.key for task in tasks], [task.attempt for task in tasks]
+                values = self.transfer.fetch(view.member, keys, attempts)
+            except ConnectionFailed:
+                pass  # the driver's connection tells whether the worker is gone
+        for task, value in zip(tasks, values, strict=True):
+            if value is not None:
+                packed[task] = value
+            else:
+                wanted = Wanted(task, [address])
+                self.post(wanted)
+                self.wait(lambda wanted=wanted: wanted.handled)  # type: ignore[misc]
+
+    # ----------------------------------------------------------------------------------------------- values, outwards
+
+    def put(self, packed: Sequence[Packed], replicas: int = 1) -> list[Task]:
+        """Store values on workers, spread evenly, each on `replicas` of them; returns when they are stored."""
+        self.require_open()
+        self.wait_for_workers()
+        tasks = [Task(self.new_key(), None, None) for _ in packed]
+        views = sorted(self.state.workers.values(), key=lambda view: (len(view.holds), view.member.address))
+        if replicas > len(views):
+            raise ValueError(f"replicas={replicas}, but there are only {len(views)} workers")
+        plan: dict[str, dict[str, Packed]] = {}
+        holders: list[list[str]] = []
+        for position, (task, value) in enumerate(zip(tasks, packed, strict=True)):
+            chosen = [views[(position + copy) % len(views)].member for copy in range(replicas)]
+            holders.append([member.address for member in chosen])
+            for member in chosen:
+                plan.setdefault(member.address, {})[task.key] = value
+        members = {view.member.address: view.member for view in views}
+        for address, values in plan.items():
+            self.transfer.put(members[address], values)
+        for task, value, where in zip(tasks, packed, holders, strict=True):
+            inner = [self._task_of(reference) for reference in value.contains]
+            self.post(Stored(task, where, value.nbytes, [found for found in inner if found is not None]))
+        return tasks
+
+    def wait_for_workers(self) -> None:
+        """Wait until there is a worker to talk to."""
+        grace_s = SETTINGS.no_worker_grace_s
+        if not self.wait(lambda: bool(self.state.workers), grace_s):
+            raise DistributedError(
+                f"no worker joined {self.center} within {grace_s:g} s; start one with `dworker {self.center}`"
+            )
+
+    # ------------------------------------------------------------------------------------------------ handles that left
+
+    def handle(self, task: Task) -> RemoteData:
+        """One more handle of a task."""
+        self.post(Claimed(task))
+        return RemoteData(self, task)
+
+    def _task_of(self, reference: list[Any]) -> Task | None:
+        return self.state.shared.get(reference[0]) or self.lent.get(reference[0])
+
+    def make_handle(self, reference: list[Any]) -> RemoteData:
+        """A handle for a reference found inside a value: ours, or one borrowed from its owner."""
+        task = self._task_of(reference)
+        return self.handle(task) if task is not None else self.borrow(reference[0])
+
+    def borrow(self, key: str) -> RemoteData:
+        """A handle for a key of another client's."""
+        task = Task(key, None, None)
+        task.borrowed = True
+        self.post(Borrowed(task))
+        return RemoteData(self, task)
+
+    def lend(self, task: Task) -> Any:
+        """What the pickle of a handle consists of, outside of this cluster's own messages."""
+        self.require_open()
+        if task.key not in self.lent and not task.borrowed:
+            self.lent[task.key] = task
+            self.post(Exported(task))
+        return restore_handle, (self.center, task.reference())
+
+    # ------------------------------------------------------------------------------------------------------------ end
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until every submitted task has an outcome."""
+        return self.wait(lambda: not self.state.unfinished and not self.driver.inbox, timeout_s)
+
+    def close(self, timeout_s: float) -> None:
+        """Stop what still runs, say goodbye, close every connection."""
+        if self.is_forked:
+            return
+        CORES.discard(self)
+        if not self.driver.closed and self.state.unfinished:
+            self.post(CancelAsked(list(explain.unfinished_tasks(self.state))))
+        self.driver.close(timeout_s)
+        self.transfer.close()
+
+    def become_inert(self) -> None:
+        """In a forked child: this pool is the parent's."""
+        self.is_forked = True
+        self.driver.abandon()
+
+
+def restore_handle(center: str, reference: list[Any]) -> RemoteData:
+    """Called by pickle: a handle that was pickled by a user, here or in another process."""
+    candidates = [core for core in CORES if core.center == center and not core.is_forked]
+    if not candidates:
+        raise DistributedError(f"a handle of a cluster that this process is not in; open Pool({center!r}) first")
+    owner = reference[0].partition("/")[0]
+    core = next((core for core in candidates if core.client == owner), candidates[0])
+    return core.make_handle(reference)
+
+
+def _make_inert() -> None:
+    for core in list(CORES):
+        core.become_inert()
+    CORES.clear()
+
+
+os.register_at_fork(after_in_child=_make_inert)
+
+__all__ = ["CORES", "Core", "KeyLost", "restore_handle"]

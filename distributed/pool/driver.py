@@ -1,0 +1,516 @@
+"""The pool's connections and its thread: bytes in, bytes out, and nothing decided here.
+
+One selector carries all connections of a pool. Whoever holds the baton turns it (:mod:`distributed.pool.baton`), and
+only the holder touches the state. Everyone else appends to `inbox` or `dropped` and goes on; `__del__` does no more.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import heapq
+import itertools
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from distributed import errors
+from distributed.config import SETTINGS
+from distributed.connect import connect_blocking
+from distributed.errors import DistributedError, KeyLost, PoolClosed, ProtocolError
+from distributed.pool import explain
+from distributed.pool.baton import Baton
+from distributed.pool.callbacks import CallbackThread
+from distributed.pool.events import (
+    CenterSaid,
+    Connect,
+    Connected,
+    Disconnect,
+    Disconnected,
+    Dropped,
+    Locate,
+    Located,
+    Received,
+    Resolved,
+    Send,
+    Show,
+    TellCenter,
+    Tick,
+    WakeAt,
+    Warn,
+)
+from distributed.pool.state import PoolState
+from distributed.pool.tasks import Task
+from distributed.wire import frames
+from distributed.wire.messages import (
+    Attach,
+    Export,
+    Member,
+    Message,
+    Refusal,
+    RegisterClient,
+    Reply,
+    UnregisterClient,
+    WhoHas,
+    decode,
+    encode_header,
+)
+
+logger = logging.getLogger("distributed.pool")
+
+RECEIVE_BYTES = 1 << 18
+WATCH_INTERVAL_S = 5.0
+
+
+class Channel:
+    """One connection: a non-blocking socket with what has arrived and what is to be sent."""
+
+    def __init__(self, sock: socket.socket, member: Member | None) -> None:
+        sock.setblocking(False)
+        self.sock, self.member = sock, member
+        self.decoder = frames.Decoder()
+        self.outgoing: collections.deque[Any] = collections.deque()
+        self.is_writing = False
+
+    def push(self, message: Message, request: int = 0) -> None:
+        self.outgoing.extend(frames.encode(encode_header(message, request)))
+
+
+class Asked:
+    """A request to the center and what became of it; `done` is set last."""
+
+    __slots__ = ("done", "error", "message", "result", "then")
+
+    def __init__(self, message: Message, then: Callable[[Asked], None] | None = None) -> None:
+        self.message, self.then = message, then
+        self.done = False
+        self.result: Any = None
+        self.error: Exception | None = None
+
+    def settle(self, result: Any, error: Exception | None) -> None:
+        self.result, self.error, self.done = result, error, True
+        if self.then is not None:
+            self.then(self)
+
+
+class Driver:
+    """Turns the selector, feeds the state, carries out its instructions."""
+
+    def __init__(self, state: PoolState, center: str, client: str, secret: Any) -> None:
+        self.state, self.center_address, self.client, self.secret = state, center, client, secret
+        self.inbox: collections.deque[Any] = collections.deque()
+        self.dropped: collections.deque[Any] = collections.deque()
+        self.bytes_sent = self.bytes_received = 0
+        self.closed = False
+        self.broken: BaseException | None = None
+        self.on_output: Callable[[Any], None] = lambda output: None
+        self._baton = Baton(self._turn_safely, self.wake, lambda: self.closed)
+        self._selector = selectors.DefaultSelector()
+        self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+        self.is_selecting = False
+        self._channels: dict[str, Channel] = {}
+        self._center: Channel | None = None
+        self._alarms: list[float] = []
+        self._next_watch = time.monotonic() + WATCH_INTERVAL_S
+        self._requests: dict[int, Asked] = {}
+        self._numbers = itertools.count(1)
+        self._later: list[tuple[float, int, Member]] = []  # connections to make at a time
+        self._callbacks = CallbackThread()
+        self._thread = self._baton.thread
+
+    # --------------------------------------------------------------------------------------- called from any thread
+
+    def start(self) -> None:
+        """Register with the center, then let the thread take over. Raises `ConnectionFailed` and its kind."""
+        self._adopt(Dialled(self._dial(self.center_address, ""), None))
+        self._thread.start()
+
+    def post(self, event: Any) -> None:
+        """Hand an event to the state, soon."""
+        self.inbox.append(event)
+        if self.is_selecting:
+            self.wake()
+
+    def wake(self) -> None:
+        """Make the selector return."""
+        self.is_selecting = False
+        try:
+            os.write(self._wake_in, b"\0")
+        except (BlockingIOError, OSError):
+            pass  # it is full, so it will return; or closed, so nobody selects
+
+    def ask(self, message: Message, timeout_s: float | None = None) -> Any:
+        """Send a request to the center and wait for the answer, across a restart of the center if need be."""
+        asked = Asked(message)
+        self.post(asked)
+        if not self.wait(lambda: asked.done, timeout_s):
+            raise TimeoutError(f"the center did not answer {type(message).__name__} within {timeout_s} s")
+        if asked.error is not None:
+            raise asked.error
+        return asked.result
+
+    def wait(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Wait until `is_done()`; False when the time is over first. Raises if the pool ends meanwhile."""
+        if is_done() or self._baton.wait(is_done, timeout_s):
+            return True
+        if self.broken:
+            raise DistributedError("the pool's thread broke; this is a bug") from self.broken
+        if self.closed:
+            raise PoolClosed("the pool is closed")
+        return False
+
+    def call_later(self, function: Callable[..., object], *args: Any) -> None:
+        """Run a user's callback on the thread that is there for them."""
+        self._callbacks.put(function, *args)
+
+    def close(self, timeout_s: float) -> None:
+        """Say goodbye to the center, end the thread, close every socket. Bounded in time."""
+        if self.closed:
+            return
+        if self._center is not None and self._thread.is_alive():
+            with contextlib.suppress(Exception):
+                self.ask(UnregisterClient(), timeout_s)
+        self.closed = True
+        self.wake()
+        self._baton.call_back()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+        self._callbacks.close(timeout_s)
+        self._close_descriptors()
+
+    def abandon(self) -> None:
+        """In a forked child: give up the descriptors without a word to anybody."""
+        self.closed = True
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        for channel in [*self._channels.values(), self._center]:
+            if channel is not None:
+                channel.sock.close()
+        self._channels.clear()
+        self._center = None
+        if self._wake_in >= 0:
+            self._selector.close()
+            os.close(self._wake_in)
+            os.close(self._wake_out)
+            self._wake_in = self._wake_out = -1
+
+    # ------------------------------------------------------------------------------------------- the thread, the baton
+
+    def _turn_safely(self, timeout_s: float | None) -> None:
+        try:
+            self._turn(timeout_s)
+        except Exception as error:  # a bug of ours: nobody may wait for ever because of it
+            logger.exception("the pool's thread broke; this is a bug")
+            self.broken = error
+            self.closed = True
+            self._baton.tell(everyone=True)
+
+    def _turn(self, timeout_s: float | None) -> None:
+        """One round: what others asked for, what the clock asks for, what the sockets bring."""
+        now = time.monotonic()
+        self._take_inbox(now)
+        self._on_time(now)
+        for channel in list(self._channels.values()):
+            if channel.outgoing and not channel.is_writing:
+                self._write(channel)
+        if self._center is not None and self._center.outgoing and not self._center.is_writing:
+            self._write(self._center)
+        self.is_selecting = True
+        if self.inbox or self.dropped or self.closed or self._baton.is_wanted:
+            timeout_s = 0.0
+        ready = self._selector.select(self._patience(timeout_s, now))
+        self.is_selecting = False
+        for key, events in ready:
+            channel = key.data
+            if channel is None:
+                self._drain_wake_pipe()
+                continue
+            if events & selectors.EVENT_WRITE:
+                self._write(channel)
+            if events & selectors.EVENT_READ and channel.sock.fileno() >= 0:
+                self._read(channel)
+        self._baton.tell()
+
+    def _patience(self, timeout_s: float | None, now: float) -> float:
+        until = min([self._next_watch, *self._alarms[:1], *(time_ for time_, _, _ in self._later[:1])])
+        left_s = max(0.0, until - now)
+        return left_s if timeout_s is None else min(left_s, timeout_s)
+
+    def _drain_wake_pipe(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_out, 4096)
+
+    # ------------------------------------------------------------------------------------------------ events, outwards
+
+    def _take_inbox(self, now: float) -> None:
+        drops = len(self.dropped)  # these were dropped after everything that is in the inbox by now was posted
+        while self.inbox:
+            event = self.inbox.popleft()
+            if type(event) is Asked:
+                self._send_request(event)
+            elif type(event) is Dialled:
+                self._adopt(event)
+            elif type(event) is Watch:
+                self._watch(event)
+            else:
+                self._perform(self.state.handle(event, now))
+        if drops:
+            tasks = [self.dropped.popleft() for _ in range(drops)]
+            self._perform(self.state.handle(Dropped(tasks), now))
+
+    def _on_time(self, now: float) -> None:
+        if self._alarms and self._alarms[0] <= now:
+            while self._alarms and self._alarms[0] <= now:
+                heapq.heappop(self._alarms)
+            self._perform(self.state.handle(Tick(), now))
+        while self._later and self._later[0][0] <= now:
+            _, _, member = heapq.heappop(self._later)
+            self._connect_in_thread(member)
+        if now >= self._next_watch:
+            self._next_watch = now + WATCH_INTERVAL_S
+            self._perform(explain.watch(self.state, now))
+
+    def _perform(self, instructions: list[Any]) -> None:
+        for instruction in instructions:
+            _PERFORMERS[type(instruction)](self, instruction)
+
+    def _send(self, instruction: Send) -> None:
+        channel = self._channels.get(instruction.address)
+        if channel is not None:
+            channel.push(instruction.message)
+
+    def _tell_center(self, instruction: TellCenter) -> None:
+        if self._center is not None:
+            self._center.push(instruction.message)
+
+    def _connect(self, instruction: Connect) -> None:
+        when = time.monotonic() + instruction.after_s
+        heapq.heappush(self._later, (when, next(self._numbers), instruction.member))
+
+    def _disconnect(self, instruction: Disconnect) -> None:
+        channel = self._channels.pop(instruction.address, None)
+        if channel is not None:
+            self._forget(channel)
+
+    def _locate(self, instruction: Locate) -> None:
+        task = instruction.task
+
+        def located(asked: Asked) -> None:
+            answer = None if asked.error else asked.result.get(task.key)
+            if isinstance(answer, dict):
+                self.post(Located(task, answer))
+            else:  # the packed exception of a task that failed, or nothing
+                self.post(
+                    Located(task, {}, asked.error or answer or KeyLost(task.key, "its owner released it or left"))
+                )
+
+        self._send_request(Asked(WhoHas([task.key], wait_s=SETTINGS.client_lease_s), located))
+
+    def _resolve(self, instruction: Resolved) -> None:
+        for task in instruction.tasks:
+            watchers, task.watchers = task.watchers, None
+            for watcher in watchers or ():
+                watcher(task)
+
+    def _watch(self, event: Watch) -> None:
+        for task in event.tasks:
+            if task.published:
+                event.watcher(task)
+            elif task.watchers is None:
+                task.watchers = [event.watcher]
+            else:
+                task.watchers.append(event.watcher)
+
+    def _show(self, instruction: Show) -> None:
+        self.on_output(instruction.output)
+
+    def _warn(self, instruction: Warn) -> None:
+        logger.warning("%s", instruction.text)
+
+    def _wake_at(self, instruction: WakeAt) -> None:
+        if not self._alarms or instruction.time < self._alarms[0]:
+            heapq.heappush(self._alarms, instruction.time)
+
+    def _send_request(self, asked: Asked) -> None:
+        number = next(self._numbers)
+        self._requests[number] = asked
+        if self._center is not None:
+            self._center.push(asked.message, number)
+
+    # ------------------------------------------------------------------------------------------------------- sockets
+
+    def _read(self, channel: Channel) -> None:
+        try:
+            data = channel.sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lose(channel, error.strerror or str(error))
+            return
+        if not data:
+            self._lose(channel, "it closed the connection")
+            return
+        self.bytes_received += len(data)
+        try:
+            for header, buffers in channel.decoder.feed(data):
+                message, request = decode(header, buffers)
+                self._receive(channel, message, request)
+        except ProtocolError as error:
+            logger.error("%s sent what nobody understands: %s", self._name(channel), error)
+            self._lose(channel, str(error))
+
+    def _receive(self, channel: Channel, message: Message, request: int) -> None:
+        now = time.monotonic()
+        if isinstance(message, (Reply, Refusal)):
+            self._settle(channel, message, request)
+        elif channel.member is None:
+            self._perform(self.state.handle(CenterSaid(message), now))
+        else:
+            self._perform(self.state.handle(Received(channel.member.address, message), now))
+
+    def _settle(self, channel: Channel, message: Reply | Refusal, request: int) -> None:
+        asked = self._requests.pop(request, None)
+        if asked is None or channel.member is not None:
+            return
+        if isinstance(message, Reply):
+            asked.settle(message.result, None)
+        else:
+            asked.settle(None, errors.by_name(message.kind, message.reason))
+
+    def _write(self, channel: Channel) -> None:
+        outgoing = channel.outgoing
+        try:
+            while outgoing:
+                if len(outgoing) > 1:
+                    pieces = list(itertools.islice(outgoing, 0, WRITE_PIECES_MAX))
+                    sent = channel.sock.sendmsg(pieces)
+                else:
+                    sent = channel.sock.send(outgoing[0])
+                self.bytes_sent += sent
+                _consume(outgoing, sent)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._lose(channel, error.strerror or str(error))
+            return
+        if bool(outgoing) != channel.is_writing:
+            channel.is_writing = bool(outgoing)
+            mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if outgoing else 0)
+            self._selector.modify(channel.sock, mask, channel)
+
+    def _name(self, channel: Channel) -> str:
+        return f"worker {channel.member.address}" if channel.member else f"center {self.center_address}"
+
+    def _forget(self, channel: Channel) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(channel.sock)
+        channel.sock.close()
+
+    def _lose(self, channel: Channel, reason: str) -> None:
+        self._forget(channel)
+        if channel.member is None:
+            self._center = None
+            if not self.closed:
+                logger.warning("the connection to the center %s broke (%s); trying again", self.center_address, reason)
+                threading.Thread(target=self._find_center_again, name="distributed-dial", daemon=True).start()
+        elif self._channels.get(channel.member.address) is channel:
+            del self._channels[channel.member.address]
+            self._perform(self.state.handle(Disconnected(channel.member, reason), time.monotonic()))
+
+    # -------------------------------------------------------------------- connecting, on threads that end with the try
+
+    def _dial(self, address: str, unix: str) -> socket.socket:
+        return connect_blocking(
+            address, kind="control", role="pool", secret=self.secret, unix=unix, timeout_s=SETTINGS.connect_timeout_s
+        )
+
+    def _connect_in_thread(self, member: Member) -> None:
+        threading.Thread(target=self._reach_worker, args=(member,), name="distributed-dial", daemon=True).start()
+
+    def _reach_worker(self, member: Member) -> None:
+        try:
+            sock = self._dial(member.address, member.unix)
+        except DistributedError as error:
+            self.post(Disconnected(member, str(error)))
+        else:
+            self.post(Dialled(sock, member))
+
+    def _find_center_again(self) -> None:
+        while not self.closed:
+            try:
+                sock = self._dial(self.center_address, "")
+            except DistributedError:
+                time.sleep(SETTINGS.reconnect_interval_s)
+            else:
+                self.post(Dialled(sock, None))
+                return
+
+    def _adopt(self, event: Dialled) -> None:
+        """A connection was made: from now on the selector carries it."""
+        if self.closed:
+            event.sock.close()
+            return
+        channel = Channel(event.sock, event.member)
+        self._selector.register(channel.sock, selectors.EVENT_READ, channel)
+        if event.member is None:
+            self._center = channel
+            channel.push(RegisterClient(self.client))
+            for number, asked in self._requests.items():
+                channel.push(asked.message, number)
+            for key in self.state.exported:
+                channel.push(Export([key]))
+        else:
+            self._channels[event.member.address] = channel
+            channel.push(Attach(self.client))
+            self._perform(self.state.handle(Connected(event.member), time.monotonic()))
+
+
+WRITE_PIECES_MAX = 64
+
+
+@dataclasses.dataclass(slots=True)
+class Watch:
+    """Somebody wants to be told of the outcomes of these tasks."""
+
+    tasks: list[Task]
+    watcher: Callable[[Task], None]
+
+
+@dataclasses.dataclass(slots=True)
+class Dialled:
+    """A dialling thread has a connection for the selector."""
+
+    sock: socket.socket
+    member: Member | None  # None: the center
+
+
+def _consume(outgoing: collections.deque[Any], sent: int) -> None:
+    """Take `sent` bytes off the front."""
+    while sent:
+        piece = outgoing[0]
+        if len(piece) > sent:
+            outgoing[0] = memoryview(piece)[sent:]
+            return
+        sent -= len(piece)
+        outgoing.popleft()
+
+
+_PERFORMERS: dict[type, Callable[[Driver, Any], None]] = {
+    Send: Driver._send,
+    TellCenter: Driver._tell_center,
+    Connect: Driver._connect,
+    Disconnect: Driver._disconnect,
+    Locate: Driver._locate,
+    Resolved: Driver._resolve,
+    Show: Driver._show,
+    Warn: Driver._warn,
+    WakeAt: Driver._wake_at,
+}

@@ -1,0 +1,198 @@
+"""What can happen to a pool (events), and what its mind may ask its shell to do (instructions). Data only.
+
+A wire message is an event too: it arrives inside `Received` (from a worker) or `CenterSaid`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from distributed.pool.tasks import Task
+from distributed.wire.messages import Member, Message, Output
+
+# -------------------------------------------------------------------------------------------------------- local events
+
+
+@dataclasses.dataclass(slots=True)
+class Submitted:
+    """The user asked for these tasks."""
+
+    tasks: list[Task]
+
+
+@dataclasses.dataclass(slots=True)
+class Stored:
+    """The user's value was put on these workers, which acknowledged it."""
+
+    task: Task
+    holders: list[str]
+    nbytes: int
+    contains: list[Task]
+
+
+@dataclasses.dataclass(slots=True)
+class Claimed:
+    """One more handle refers to this task."""
+
+    task: Task
+
+
+@dataclasses.dataclass(slots=True)
+class Dropped:
+    """A handle of each of these tasks is gone."""
+
+    tasks: list[Task]
+
+
+@dataclasses.dataclass(slots=True)
+class Exported:
+    """A handle of this task was pickled for somebody else: it lives until it is withdrawn."""
+
+    task: Task
+
+
+@dataclasses.dataclass(slots=True)
+class Unexported:
+    """The user released a task whose handle had been pickled."""
+
+    task: Task
+
+
+@dataclasses.dataclass(slots=True)
+class Borrowed:
+    """A handle of another client's key arrived in this process."""
+
+    task: Task
+
+
+@dataclasses.dataclass(slots=True)
+class Located:
+    """The center told where a borrowed key is (`holders`), or that it will not come (`error`)."""
+
+    task: Task
+    holders: dict[str, list[int]]  # address -> [attempt, nbytes]
+    error: Any = None
+
+
+@dataclasses.dataclass(slots=True)
+class Wanted:
+    """The user asks for a value that none of these holders could give."""
+
+    task: Task
+    refused: list[str]
+    handled: bool = False
+
+
+@dataclasses.dataclass(slots=True)
+class CancelAsked:
+    """The user wants these tasks no longer."""
+
+    tasks: list[Task]
+
+
+@dataclasses.dataclass(slots=True)
+class Received:
+    """A worker sent a message."""
+
+    address: str
+    message: Message
+
+
+@dataclasses.dataclass(slots=True)
+class CenterSaid:
+    """The center sent a message."""
+
+    message: Message
+
+
+@dataclasses.dataclass(slots=True)
+class Connected:
+    """The connection to a worker that `Connect` asked for is there."""
+
+    member: Member
+
+
+@dataclasses.dataclass(slots=True)
+class Disconnected:
+    """The connection to a worker broke, or could not be made."""
+
+    member: Member
+    reason: str
+
+
+@dataclasses.dataclass(slots=True)
+class Tick:
+    """The time asked for with `WakeAt` has come."""
+
+
+# -------------------------------------------------------------------------------------------------------- instructions
+
+
+@dataclasses.dataclass(slots=True)
+class Send:
+    """Send a message to a worker."""
+
+    address: str
+    message: Message
+
+
+@dataclasses.dataclass(slots=True)
+class TellCenter:
+    """Send a message to the center."""
+
+    message: Message
+
+
+@dataclasses.dataclass(slots=True)
+class Connect:
+    """Connect to a worker, not before `after_s` from now."""
+
+    member: Member
+    after_s: float = 0.0
+
+
+@dataclasses.dataclass(slots=True)
+class Disconnect:
+    """Close the connection to a worker."""
+
+    address: str
+
+
+@dataclasses.dataclass(slots=True)
+class Locate:
+    """Ask the center where a borrowed key is; answer with `Located`."""
+
+    task: Task
+
+
+@dataclasses.dataclass(slots=True)
+class Resolved:
+    """These tasks have an outcome now: wake whoever waits for them."""
+
+    tasks: list[Task]
+
+
+@dataclasses.dataclass(slots=True)
+class Show:
+    """Show the user what a task printed."""
+
+    output: Output
+
+
+@dataclasses.dataclass(slots=True)
+class Warn:
+    """Tell the user something that needs attention."""
+
+    text: str
+
+
+@dataclasses.dataclass(slots=True)
+class WakeAt:
+    """Come back with a `Tick` at this time."""
+
+    time: float
+
+
+Event = Any
+Instruction = Any

@@ -1,0 +1,79 @@
+"""Why a task is where it is, and what happened to it, in sentences for a person.
+
+Reads a pool's state and changes nothing, but for the time of the last warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from distributed.pool.events import Instruction, Warn
+from distributed.pool.tasks import READY, SENT, WAITING, Task
+
+if TYPE_CHECKING:
+    from distributed.pool.state import PoolState
+
+
+def watch(state: PoolState, now: float) -> list[Instruction]:
+    """The watchdog: name the oldest unfinished task when nothing has moved for a long time."""
+    patience_s = state.settings.progress_warning_s
+    if not state.unfinished or now - max(state.progress_at, state.warned_at) < patience_s:
+        return []
+    state.warned_at = now
+    oldest = next(unfinished_tasks(state), None)
+    if oldest is None:
+        return []
+    text = f"no task has finished for {now - state.progress_at:.0f} s; {state.unfinished} are left"
+    return [Warn(f"{text}, for example {oldest.key}: {explain(state, oldest, now)}")]
+
+
+def unfinished_tasks(state: PoolState) -> Iterator[Task]:
+    """Every task that is under way or ready, those that are furthest first."""
+    for view in state.workers.values():
+        yield from view.under_way.values()
+    for view in state.workers.values():
+        yield from view.assigned
+    yield from state.placement.unplaced
+    yield from (task for task, _ in state.placement.stranded.values())
+
+
+def explain(state: PoolState, task: Task, now: float) -> str:
+    """Why a task is where it is, in one sentence for a person."""
+    name = task.kind.name if task.kind else task.key
+    if task.status == SENT:
+        view = state.workers[task.worker or ""]
+        ahead = list(view.under_way).index(task.key)
+        silent_s = now - view.since
+        if ahead < view.member.ncores:
+            return f"{name} runs on {task.worker}, which last finished a task {silent_s:.1f} s ago"
+        return f"{name} is queued on {task.worker} behind {ahead} tasks"
+    if task.status == WAITING:
+        if task.borrowed:
+            return f"{task.key} belongs to another client; the center has not told yet where it is"
+        unready = [needed.key for needed in task.inputs if not needed.has_value]
+        return f"{name} waits for {len(unready)} of its {len(task.inputs)} inputs, for example {unready[:1]}"
+    if task.status == READY and not state.workers:
+        return f"{name} waits: no worker is connected; start one with `dworker HOST:PORT`"
+    if task.status == READY and task.key in state.placement.stranded:
+        wanted = ", ".join(sorted(task.kind.options.workers)) if task.kind else ""
+        return f"{name} may only run on {wanted}, and no such worker is here"
+    if task.status == READY:
+        return f"{name} is ready and waits for room on one of {len(state.workers)} workers"
+    return f"{name} is {task.status}"
+
+
+def where(detail: dict[str, Any]) -> str:
+    stack = detail.get("stack") or ""
+    return f"; it was at\n{stack}" if stack else ""
+
+
+def obituary(address: str, detail: dict[str, Any]) -> str:
+    """One attempt's end, in a line, and what the executor last said below it."""
+    if detail.get("reason"):
+        return f"on {address}: {detail['reason']}"
+    cause = f"signal {detail['signal']}" if detail.get("signal") else f"exit code {detail.get('exit_code')}"
+    peak = detail.get("peak_bytes") or 0
+    memory = f", peak memory {peak / 2**20:.0f} MiB" if peak else ""
+    last = "".join(f"\n    {line}" for line in detail.get("stderr_tail") or ())
+    return f"on {address}: {cause}{memory}{last}"

@@ -1,0 +1,145 @@
+"""Which ready task goes to which worker next: queues, windows, and moving work to workers that have run dry.
+
+Owns the queues of ready tasks and the views of connected workers. Where one task should run, and how much a worker may
+have under way, is arithmetic in :mod:`distributed.pool.policy`; what a task is waiting for is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from distributed.config import Settings
+from distributed.pool import policy
+from distributed.pool.events import Instruction, Send, WakeAt
+from distributed.pool.tasks import READY, Levels, Task
+from distributed.pool.view import WorkerView
+from distributed.wire.messages import Recall
+
+
+class Placement:
+    """Ready tasks, and the workers that they are for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.workers: dict[str, WorkerView] = {}
+        self.unplaced = Levels()  # ready tasks that may run anywhere
+        self.stranded: dict[str, tuple[Task, float]] = {}  # ready tasks whose `workers=` are not here, till when
+
+    def place(self, task: Task, now: float) -> Instruction | None:
+        """Queue a task whose inputs are all there where it should run."""
+        assert task.kind is not None
+        task.status = READY
+        allowed = self._allowed(task)
+        if task.kind.options.workers and not allowed:
+            deadline = now + self.settings.no_worker_grace_s
+            self.stranded[task.key] = (task, deadline)
+            return WakeAt(deadline)
+        self._queue_at(self._home(task, allowed, now)).extend(_level(task), (task,))
+        return None
+
+    def place_anywhere(self, tasks: list[Task]) -> None:
+        """Queue tasks of one kind, without inputs and without wishes: costs next to nothing a task."""
+        self.unplaced.extend(_level(tasks[0]), tasks)
+
+    def _queue_at(self, home: str | None) -> Levels:
+        return self.unplaced if home is None else self.workers[home].assigned
+
+    def _home(self, task: Task, allowed: list[WorkerView], now: float) -> str | None:
+        """Where a task should run; None if anywhere is as good."""
+        held = self._held(task, allowed)
+        if not allowed:
+            if not any(held.values()):
+                return None
+            _, calmest = min((view.wait_s(self.settings, now), address) for address, view in self.workers.items())
+            held.setdefault(calmest, 0)
+        waits = {address: self.workers[address].wait_s(self.settings, now) for address in held}
+        return policy.place(held, waits, self.settings.local_bytes_per_s, self.settings)
+
+    def _allowed(self, task: Task) -> list[WorkerView]:
+        names = task.kind.options.workers  # type: ignore[union-attr]
+        if not names:
+            return []
+        return [view for view in self.workers.values() if view.member.address in names or view.member.name in names]
+
+    def _held(self, task: Task, allowed: Iterable[WorkerView]) -> dict[str, int]:
+        """Candidates and how many input bytes each holds; inputs that travel inside the message weigh nothing."""
+        held = {view.member.address: 0 for view in allowed}
+        for needed in task.inputs:
+            if needed.outcome is None:
+                for address in needed.holders or ():
+                    if address in self.workers and (address in held or not allowed):
+                        held[address] = held.get(address, 0) + needed.nbytes
+        return held
+
+    # ----------------------------------------------------------------------------------------------- from ready to sent
+
+    def batches(self, now: float) -> Iterator[tuple[WorkerView, list[Task]]]:
+        """Batches of one kind for workers that have room; the caller notes each as sent before it takes the next."""
+        hungry = sorted(self.workers.values(), key=lambda view: len(view.under_way) / view.member.ncores)
+        while hungry:  # in rounds, so that the last tasks are spread evenly
+            still_hungry = []
+            for view in hungry:
+                if batch := self._next_batch(view):
+                    yield view, batch
+                    still_hungry.append(view)
+            hungry = still_hungry
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether anything is queued here."""
+        return bool(self.unplaced) or any(view.assigned for view in self.workers.values())
+
+    def _next_batch(self, view: WorkerView) -> list[Task]:
+        while view.assigned or self.unplaced:
+            queue = view.assigned
+            if self.unplaced.first_level() < queue.first_level():
+                queue = self.unplaced
+            count = self._room(view, queue.peek())
+            if queue is self.unplaced:  # not all to the first who asks
+                count = min(count, max(view.member.ncores, len(queue) // (2 * len(self.workers))))
+            if not count:
+                return []
+            batch = [task for task in queue.take(count) if task.status == READY]
+            if batch:
+                return batch
+        return []
+
+    def _room(self, view: WorkerView, task: Task) -> int:
+        mean_s = task.kind.duration.mean_s  # type: ignore[union-attr]
+        busy_s = view.busy_s(self.settings)
+        return policy.room(
+            view.member.ncores, len(view.under_way), busy_s, mean_s, self.settings.window_s, self.settings
+        )
+
+    # ------------------------------------------------------------------------------------------------------ moving work
+
+    def balance(self, now: float) -> list[Instruction]:
+        """When a worker has run dry while another has much: move assigned tasks, or have queued ones given back."""
+        dry = sum(len(view.under_way) < view.member.ncores for view in self.workers.values())
+        if not dry or dry == len(self.workers):
+            return []
+        busiest = max(self.workers.values(), key=lambda view: (view.wait_s(self.settings, now), view.member.address))
+        look_again = WakeAt(now + self.settings.move_wait_min_s)
+        if busiest.assigned:
+            self._relocate(busiest, now)
+            return [look_again]
+        surplus = len(busiest.under_way) - busiest.member.ncores
+        if surplus <= 0 or busiest.recalling:
+            return []
+        if busiest.wait_s(self.settings, now) <= self.settings.move_wait_min_s:
+            return [look_again]
+        busiest.recalling = True
+        return [Send(busiest.member.address, Recall((surplus + 1) // 2))]
+
+    def _relocate(self, busiest: WorkerView, now: float) -> None:
+        """Queue the first assigned task of a busy worker elsewhere, if that is worth it by now."""
+        task = busiest.assigned.peek()
+        home = self._home(task, self._allowed(task), now)
+        if home != busiest.member.address:
+            self._queue_at(home).extend(_level(task), busiest.assigned.take(1))
+
+
+def _level(task: Task) -> tuple[float, int]:
+    """At equal priority those that consume go before those that only produce."""
+    assert task.kind is not None
+    return task.kind.options.priority, 0 if task.inputs else 1

@@ -1,0 +1,87 @@
+"""Where a task should run, and how much work a worker should have under way: pure arithmetic, no state.
+
+A task runs at the holder of most of its input bytes. It leaves that holder only when the waiting it saves clearly
+exceeds the price of moving the missing bytes. Sizes count, never the number of keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from distributed.config import SETTINGS, Settings
+
+
+def transfer_s(nbytes: int, bytes_per_s: float) -> float:
+    """How long it takes to bring `nbytes` to another worker.
+
+    >>> round(transfer_s(10**9, bytes_per_s=10e9), 4)
+    0.1001
+    """
+    return nbytes / bytes_per_s + 100e-6
+
+
+def is_worth_moving(wait_saved_s: float, missing_bytes: int, bytes_per_s: float, settings: Settings = SETTINGS) -> bool:
+    """Whether a task should leave the holder of its inputs.
+
+    >>> is_worth_moving(wait_saved_s=0.04, missing_bytes=0, bytes_per_s=10e9)
+    False
+    >>> is_worth_moving(wait_saved_s=0.10, missing_bytes=10**6, bytes_per_s=10e9)
+    True
+    >>> is_worth_moving(wait_saved_s=0.10, missing_bytes=10**9, bytes_per_s=1e9)
+    False
+    """
+    return wait_saved_s > max(settings.move_wait_min_s, 2 * transfer_s(missing_bytes, bytes_per_s))
+
+
+def place(
+    held: Mapping[str, int],
+    waits_s: Mapping[str, float],
+    bytes_per_s: float,
+    settings: Settings = SETTINGS,
+) -> str:
+    """The address where a task should run.
+
+    `held` tells how many of the task's input bytes each candidate holds; `waits_s` how long a task sent there now would
+    wait. Both name the same candidates, and at least one.
+
+    The large input decides, even if Alice is a little busier:
+
+    >>> place({'alice': 1000, 'bob': 10}, {'alice': 0.03, 'bob': 0.0}, 10e9)
+    'alice'
+
+    Much busier is another matter, and ties go to the address:
+
+    >>> place({'alice': 1000, 'bob': 10}, {'alice': 3.0, 'bob': 0.0}, 10e9)
+    'bob'
+    >>> place({'bob': 0, 'alice': 0}, {'alice': 0.0, 'bob': 0.0}, 10e9)
+    'alice'
+    """
+    holder = min(held, key=lambda address: (-held[address], address))
+    calmest = min(waits_s, key=lambda address: (waits_s[address], -held[address], address))
+    saved_s = waits_s[holder] - waits_s[calmest]
+    if is_worth_moving(saved_s, held[holder] - held[calmest], bytes_per_s, settings):
+        return calmest
+    return holder
+
+
+def room(
+    ncores: int, under_way: int, busy_s: float, mean_s: float | None, window_s: float, settings: Settings = SETTINGS
+) -> int:
+    """How many more tasks of one kind a worker should be sent.
+
+    Enough predicted work to cover the window on every core, but always one task more than there are cores, and no more
+    than that while nobody knows how long a task takes.
+
+    >>> room(ncores=4, under_way=0, busy_s=0.0, mean_s=None, window_s=0.01)
+    5
+    >>> room(ncores=4, under_way=5, busy_s=500.0, mean_s=100.0, window_s=0.01)
+    0
+    >>> room(ncores=4, under_way=100, busy_s=0.01, mean_s=0.0001, window_s=0.01)
+    300
+    """
+    least = ncores + 1 - under_way
+    if mean_s is None:
+        return max(0, least)
+    most = ncores * settings.window_tasks_max - under_way
+    by_time = int((ncores * window_s - busy_s) / max(mean_s, settings.task_overhead_s))
+    return max(0, least, min(most, by_time))

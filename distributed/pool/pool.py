@@ -1,0 +1,404 @@
+"""`Pool`: the face that users see. Each method says what it does in terms of tasks and values; the core does it."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from distributed.cluster.local import Cluster, embedded
+from distributed.config import SETTINGS
+from distributed.errors import PoolClosed
+from distributed.pool.calls import Calls
+from distributed.pool.core import CORES, Core
+from distributed.pool.remote import RemoteData
+from distributed.pool.tasks import Options, Task
+from distributed.wire.messages import HasWhat, LookUp, Ncores, Output, Publish, Unpublish, WhoHas
+from distributed.wire.security import find_secret
+from distributed.wire.values import pack
+
+
+class Pool:
+    """A client of a cluster: submits tasks, places them, holds their results by handles.
+
+    Parameters
+    ----------
+    address : str, int, Cluster or None
+        ``'host:port'`` of a center joins its cluster. A number starts a local cluster with that many executors, which
+        ends with the pool; nothing starts one executor per core. A `Cluster` is joined.
+
+    Examples
+    --------
+    >>> from distributed import Pool
+    >>> with Pool(2) as pool:
+    ...     squares = pool.map(lambda x: x ** 2, range(4))
+    ...     pool.submit(sum, squares).get()
+    14
+    """
+
+    def __init__(self, address: str | int | Cluster | None = None) -> None:
+        self._owned = None
+        if address is None or (isinstance(address, int) and not isinstance(address, bool)):
+            count = len(os.sched_getaffinity(0)) if address is None else address
+            if count < 1:
+                raise ValueError(f"Pool({address}): a pool needs at least one executor")
+            self._owned = embedded(count)
+            center = self._owned.address
+        elif isinstance(address, Cluster):
+            center = address.center_address
+        elif isinstance(address, str):
+            center = address
+        else:
+            raise TypeError(f"Pool({address!r}): expected 'host:port', a number of executors, a Cluster, or nothing")
+        try:
+            self._core = Core(center, find_secret())
+        except BaseException:
+            if self._owned is not None:
+                self._owned.close()
+            raise
+        self._options = Options()
+        self._calls = Calls(self._core)
+        self._core.driver.on_output = show
+        _OPEN[id(self._core)] = self
+
+    def __repr__(self) -> str:
+        if self._core.driver.closed:
+            return f"<Pool {self._core.center}: closed>"
+        workers = self._core.state.workers.values()
+        cores = sum(view.member.ncores for view in workers)
+        return f"<Pool {self._core.center}: {len(workers)} workers, {cores} cores, {self._core.state.unfinished} tasks>"
+
+    # ------------------------------------------------------------------------------------------------ running functions
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> RemoteData:
+        """Run ``function(*args, **kwargs)`` on a worker; returns its handle at once.
+
+        >>> pool = getfixture('pool')
+        >>> pool.submit(divmod, 17, 5).get()
+        (3, 2)
+        """
+        return self._calls.one(function, args, kwargs, self._options)
+
+    def map(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> list[RemoteData]:
+        """Run the function on each item (on items of several iterables side by side, up to the shortest).
+
+        >>> pool = getfixture('pool')
+        >>> [handle.get() for handle in pool.map(pow, [2, 3], [5, 2])]
+        [32, 9]
+        """
+        if not iterables:
+            raise TypeError("map() needs at least one iterable")
+        return self._calls.many(function, zip(*iterables, strict=False), self._options)
+
+    def starmap(self, function: Callable[..., Any], iterable: Iterable[Iterable[Any]]) -> list[RemoteData]:
+        """Like `map`, with the arguments of each call already in a tuple.
+
+        >>> pool = getfixture('pool')
+        >>> [handle.get() for handle in pool.starmap(pow, [(2, 5), (3, 2)])]
+        [32, 9]
+        """
+        return self._calls.many(function, (tuple(args) for args in iterable), self._options)
+
+    def apply(
+        self, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run ``function(*args, **kwargs)`` on a worker, wait, and return the value."""
+        return self.submit(function, *args, **(kwargs or {})).get()
+
+    def apply_async(
+        self,
+        function: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **options: Any,
+    ) -> RemoteData:
+        """Like `submit`; `callback` gets the value, `error_callback` the exception, on a thread for callbacks.
+
+        `options` are those of `Pool.options`.
+        """
+        view = self.options(**options) if options else self
+        handle = view.submit(function, *args, **(kwargs or {}))
+        if callback is not None or error_callback is not None:
+
+            def call_back(handle: RemoteData) -> None:
+                error = handle.exception()
+                if error is None and callback is not None:
+                    callback(handle.get())
+                elif error is not None and error_callback is not None:
+                    error_callback(error)
+
+            handle.add_done_callback(call_back)
+        return handle
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        priority: float | None = None,
+        retries: int | None = None,
+        attempts: int | None = None,
+        recompute: bool | None = None,
+        workers: str | Iterable[str] | None = None,
+        key: str | None = None,
+    ) -> Pool:
+        """A view of this pool whose tasks run with these options.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds that a task may run; then it is killed, and raises `TaskTimeout`.
+        priority : float
+            Lower runs sooner. Default 0.
+        retries : int
+            How often a task that raised is run again. Default 0.
+        attempts : int
+            How often in all a task is run whose executor or worker dies. Default 3; 1 is at most once.
+        recompute : bool
+            False: a lost result is `KeyLost`, instead of computed again.
+        workers : str or list of str
+            Only on these workers, by address or name.
+        key : str
+            The name of the result, within this client's names. A name that is there already gives that result.
+
+        Examples
+        --------
+        >>> pool = getfixture('pool')
+        >>> pool.options(timeout=60, retries=2).submit(abs, -1).get()
+        1
+        """
+        changes: dict[str, Any] = {}
+        if timeout is not None:
+            changes["timeout_s"] = _positive("timeout", timeout)
+        if priority is not None:
+            changes["priority"] = _number("priority", priority)
+        if retries is not None:
+            changes["retries"] = _count("retries", retries, 0)
+        if attempts is not None:
+            changes["attempts"] = _count("attempts", attempts, 1)
+        if recompute is not None:
+            changes["recompute"] = bool(recompute)
+        if workers is not None:
+            changes["workers"] = frozenset([workers] if isinstance(workers, str) else workers)
+        if key is not None:
+            changes["key"] = _name("key", key)
+        view = copy.copy(self)
+        view._options = Options(**{**_fields(self._options), **changes})
+        return view
+
+    # ------------------------------------------------------------------------------------------------------------ data
+
+    def scatter(self, data: Any, replicas: int = 1) -> Any:
+        """Put data on workers: a list or tuple gives a list of handles, a dict a dict of handles, anything else one.
+
+        >>> pool = getfixture('pool')
+        >>> x = pool.scatter({'x': 1})['x']
+        >>> pool.submit(lambda x: x + 1, x).get()
+        2
+        """
+        _count("replicas", replicas, 1)
+        single = not isinstance(data, (list, tuple, Mapping))
+        values = [data] if single else list(data.values() if isinstance(data, Mapping) else data)
+        tasks = self._core.put([pack(value, "the data") for value in values], replicas)
+        handles = [RemoteData(self._core, task) for task in tasks]
+        if single:
+            return handles[0]
+        return dict(zip(data, handles, strict=True)) if isinstance(data, Mapping) else handles
+
+    def gather(self, nested: Any, timeout: float | None = None) -> Any:
+        """The values of handles, in any nesting of lists, tuples, sets and dicts; everything else stays as it is.
+
+        >>> pool = getfixture('pool')
+        >>> pool.gather({'squares': pool.map(lambda x: x * x, [1, 2]), 'n': 2})
+        {'squares': [1, 4], 'n': 2}
+        """
+        found: dict[Task, None] = {}
+        _map_handles(nested, lambda handle: found.setdefault(handle._task))
+        values = dict(zip(found, self._calls.values(list(found), timeout), strict=True))
+        return _map_handles(nested, lambda handle: values[handle._task])
+
+    def publish(self, name: str, data: RemoteData, timeout: float | None = None) -> None:
+        """Give a result a name that every client can read, and that outlives this pool. Waits for the result."""
+        _name("name", name)
+        if not isinstance(data, RemoteData):
+            raise TypeError(f"publish({name!r}, …) takes a handle; scatter the {type(data).__name__} first")
+        if not data.wait(timeout):
+            raise TimeoutError(f"{data!r} has no outcome after {timeout} s")
+        if not data.successful():
+            data.get()
+        keys: dict[str, None] = {}
+        todo = [data._task]
+        while todo:
+            task = todo.pop()
+            if task.key not in keys:
+                keys[task.key] = None
+                todo.extend(task.contains)
+        self._core.ask(Publish(name, data.key, list(keys)), timeout)
+
+    def unpublish(self, name: str) -> None:
+        """Forget a published name. The data goes when its owner does not need it either."""
+        self._core.ask(Unpublish(name))
+
+    def __getitem__(self, name: str) -> RemoteData:
+        """The handle of data that somebody published."""
+        return self._core.borrow(self._core.ask(LookUp(_name("name", name))))
+
+    @property
+    def names(self) -> list[str]:
+        """The published names."""
+        return list(self._core.ask(LookUp("")))
+
+    # --------------------------------------------------------------------------------------------------- who is there
+
+    def who_has(self, handles: RemoteData | Iterable[RemoteData | str] | None = None) -> dict[str, list[str]]:
+        """Which workers hold each of these keys (default: all keys). A key that nobody holds has an empty list."""
+        if handles is None:
+            held: dict[str, list[str]] = {}
+            for address, keys in self.has_what().items():
+                for key in keys:
+                    held.setdefault(key, []).append(address)
+            return held
+        listed = [handles] if isinstance(handles, RemoteData) else list(handles)
+        keys = [item.key if isinstance(item, RemoteData) else item for item in listed]
+        known = self._core.ask(WhoHas(keys))
+        held = {key: sorted(known.get(key) or ()) for key in keys}
+        for item in listed:
+            if isinstance(item, RemoteData):
+                held[item.key] = sorted({*held[item.key], *item._task.reference()[3]})
+        return held
+
+    def has_what(self) -> dict[str, list[str]]:
+        """Which keys each worker holds."""
+        known = {address: set(keys) for address, keys in self._core.ask(HasWhat()).items()}
+        for address, view in list(self._core.state.workers.items()):
+            known.setdefault(address, set()).update(list(view.holds))
+        return {address: sorted(keys) for address, keys in known.items()}
+
+    def ncores(self) -> dict[str, int]:
+        """How many cores each worker has."""
+        return dict(self._core.ask(Ncores()))
+
+    @property
+    def workers(self) -> list[str]:
+        """The addresses of the workers that this pool is connected to."""
+        return sorted(self._core.state.workers)
+
+    @property
+    def address(self) -> str:
+        """The address of the center."""
+        return self._core.center
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Tasks submitted, input bytes that were in place or had to move, bytes over this client's own sockets."""
+        core = self._core
+        return {
+            **core.state.counters,
+            "bytes_sent": core.driver.bytes_sent + core.transfer.bytes_sent,
+            "bytes_received": core.driver.bytes_received + core.transfer.bytes_received,
+        }
+
+    # -------------------------------------------------------------------------------------------------------- the end
+
+    def close(self, timeout: float = SETTINGS.close_timeout_s) -> None:
+        """Wait for running work (at most `timeout` seconds), then end; what is unfinished by then is cancelled."""
+        deadline = time.monotonic() + timeout
+        if not self._core.driver.closed and not self._core.is_forked:
+            try:
+                self._core.drain(timeout)
+            except PoolClosed:
+                pass
+        self._end(max(1.0, deadline - time.monotonic()))
+
+    def terminate(self) -> None:
+        """End now: running tasks are cancelled."""
+        self._end(1.0)
+
+    def _end(self, timeout_s: float) -> None:
+        self._core.close(timeout_s)
+        if not self._core.is_forked:
+            _OPEN.pop(id(self._core), None)
+            if self._owned is not None:
+                self._owned.close()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.terminate()
+
+
+_OPEN: dict[int, Pool] = {}
+
+
+@atexit.register
+def _end_open_pools() -> None:
+    """A program that forgot to close its pools leaves nothing behind all the same."""
+    for core in list(CORES):
+        pool = _OPEN.get(id(core))
+        if pool is not None:
+            pool.terminate()
+
+
+def show(output: Output) -> None:
+    """Print what a task printed, with the worker's name before each line."""
+    stream = sys.stderr if output.stream == "stderr" else sys.stdout
+    if stream is None:  # a program without a console
+        return
+    label = f"[{output.worker} {output.pid}] "
+    stream.write("".join(label + line for line in output.text.splitlines(keepends=True)))
+    stream.flush()
+
+
+def _map_handles(nested: Any, change: Callable[[RemoteData], Any]) -> Any:
+    """The same nesting with each handle changed."""
+    if isinstance(nested, RemoteData):
+        return change(nested)
+    kind = type(nested)
+    if kind in (list, tuple, set, frozenset):
+        return kind(_map_handles(item, change) for item in nested)
+    if kind is dict:
+        return {_map_handles(key, change): _map_handles(value, change) for key, value in nested.items()}
+    if isinstance(nested, tuple) and hasattr(nested, "_make"):
+        return nested._make(_map_handles(item, change) for item in nested)
+    return nested
+
+
+def _fields(options: Options) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in Options.__slots__}
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} is not a finite number")
+    return value
+
+
+def _positive(name: str, value: Any) -> float:
+    if _number(name, value) <= 0:
+        raise ValueError(f"{name}={value!r} must be above 0")
+    return float(value)
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number, {least} or more")
+    return value
+
+
+def _name(what: str, value: Any) -> str:
+    if not isinstance(value, str) or not value or len(value) > SETTINGS.name_characters_max:
+        raise ValueError(f"{what} must be a text of 1 to {SETTINGS.name_characters_max} characters, not {value!r:.60}")
+    return value
+
+
+__all__ = ["Pool", "Sequence"]

@@ -1,0 +1,23 @@
+"""A progress bar over handles, in a terminal or a notebook. Needs tqdm: ``pip install distributed[progress]``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from distributed.pool.remote import RemoteData, as_completed
+
+
+def progress(handles: Iterable[RemoteData], **options: Any) -> Iterator[RemoteData]:
+    """Yield handles as they finish, and draw a bar meanwhile; `options` are tqdm's.
+
+    >>> pool = getfixture('pool')
+    >>> sum(handle.get() for handle in progress(pool.map(abs, [-1, -2]), disable=True))
+    3
+    """
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise ImportError("progress() draws with tqdm: pip install tqdm, or distributed[progress]") from None
+    listed = list(handles)
+    return iter(tqdm(as_completed(listed), total=len(listed), **options))

@@ -1,0 +1,664 @@
+"""Every decision of a pool: which task goes where and when, what is released, what is computed again.
+
+Events go in through `PoolState.handle`; instructions come out. There is no socket, thread, clock or dice in here, and
+no user object either: arguments and values are packed bytes. Whoever calls `handle` does so from one thread at a time.
+The states of a task are drawn in :mod:`distributed.pool.tasks`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from distributed.config import SETTINGS, Settings
+from distributed.errors import KeyLost, NoWorker, StoreFull, TaskCancelled, TaskCrashed, TaskTimeout
+from distributed.pool import explain
+from distributed.pool.events import (
+    Borrowed,
+    CancelAsked,
+    CenterSaid,
+    Claimed,
+    Connect,
+    Connected,
+    Disconnect,
+    Disconnected,
+    Dropped,
+    Event,
+    Exported,
+    Instruction,
+    Locate,
+    Located,
+    Received,
+    Resolved,
+    Send,
+    Show,
+    Stored,
+    Submitted,
+    TellCenter,
+    Tick,
+    Unexported,
+    Wanted,
+)
+from distributed.pool.lineage import Lineage
+from distributed.pool.placement import Placement
+from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Task
+from distributed.pool.view import WorkerView
+from distributed.wire.messages import (
+    Cancel,
+    Compute,
+    DefineFunction,
+    DeleteData,
+    Export,
+    Failed,
+    Finished,
+    Member,
+    Members,
+    NeedFunction,
+    Output,
+    Recalled,
+    Withdraw,
+    WorkerJoined,
+    WorkerLeft,
+)
+
+
+class PoolState:
+    """A pool's mind. `handle` is the only door; attributes may be read by anyone."""
+
+    def __init__(self, settings: Settings = SETTINGS, now: float = 0.0) -> None:
+        self.settings = settings
+        self.members: dict[str, Member] = {}
+        self.placement = Placement(settings)
+        self.workers = self.placement.workers
+        self.shared: dict[str, Task] = {}  # tasks whose reference is inside stored values or with other clients
+        self.exported: dict[str, Task] = {}
+        self.histories: dict[str, list[str]] = {}  # what went wrong in earlier attempts
+        self.raised: dict[str, int] = {}  # how often a task has raised
+        self.lineage = Lineage(settings.lineage_bytes_max)
+        self.counters = {"tasks": 0, "bytes_in_place": 0, "bytes_moved": 0}
+        self.unfinished = 0
+        self.progress_at = now  # when something was last submitted or finished
+        self.warned_at = now
+        self._resolved: list[Task] = []
+        self._deletions: defaultdict[str, list[str]] = defaultdict(list)
+        self._out: list[Instruction] = []
+        self._handlers: dict[type, Callable[[Any, float], None]] = {
+            Submitted: self._on_submitted,
+            Received: self._on_received,
+            Dropped: self._on_dropped,
+            Claimed: self._on_claimed,
+            Stored: self._on_stored,
+            Exported: self._on_exported,
+            Unexported: self._on_unexported,
+            Borrowed: self._on_borrowed,
+            Located: self._on_located,
+            Wanted: self._on_wanted,
+            CancelAsked: self._on_cancel_asked,
+            CenterSaid: self._on_center_said,
+            Connected: self._on_connected,
+            Disconnected: self._on_disconnected,
+            Tick: self._on_tick,
+            Finished: self._on_finished,
+            Failed: self._on_failed,
+            Recalled: self._on_recalled,
+            NeedFunction: self._on_need_function,
+            Output: self._on_output,
+            Members: self._on_members,
+            WorkerJoined: self._on_worker_joined,
+            WorkerLeft: self._on_worker_left,
+        }
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """Absorb one event; return the instructions it calls for."""
+        self._handlers[type(event)](event, now)
+        self._fill(now)
+        return self._take_instructions()
+
+    def _take_instructions(self) -> list[Instruction]:
+        out, self._out = self._out, []
+        for address, keys in self._deletions.items():
+            if address in self.workers:
+                out.append(Send(address, DeleteData(keys)))
+        self._deletions.clear()
+        if self._resolved:
+            out.append(Resolved(self._resolved))
+            self._resolved = []
+        return out
+
+    # ------------------------------------------------------------------------------------------- what the user asks for
+
+    def _on_submitted(self, event: Submitted, now: float) -> None:
+        self.unfinished += len(event.tasks)
+        self.counters["tasks"] += len(event.tasks)
+        self.progress_at = now
+        batch: list[Task] = []
+        for task in event.tasks:
+            if task.inputs:
+                self._adopt_inputs(task, now)
+            elif task.kind.options.workers:  # type: ignore[union-attr]
+                self._place(task, now)
+            else:
+                task.status = READY
+                batch.append(task)
+        for _, group in itertools.groupby(batch, key=lambda task: task.kind):
+            self.placement.place_anywhere(list(group))
+
+    def _adopt_inputs(self, task: Task, now: float) -> None:
+        for needed in task.inputs:
+            needed.heirs += 1
+        self._wait_for_inputs(task, now)
+
+    def _wait_for_inputs(self, task: Task, now: float) -> None:
+        """Count what is missing; compute again what is lost; place the task when nothing is missing."""
+        task.status, task.missing = WAITING, 0
+        pending = [task]
+        while pending:  # a loop, because a chain of lost values may be a hundred thousand long
+            waiting = pending.pop()
+            for needed in waiting.inputs:
+                needed.users += 1
+            for needed in waiting.inputs:
+                if needed.has_value or needed.status == FAILED:
+                    continue
+                if needed.status in (DONE, RELEASED) and self._revive(needed):
+                    pending.append(needed)
+                if needed.status != FAILED:
+                    if needed.dependents is None:
+                        needed.dependents = []
+                    needed.dependents.append(waiting)
+                    waiting.missing += 1
+            failed = next((needed for needed in waiting.inputs if needed.status == FAILED), None)
+            if waiting.status != WAITING:
+                continue  # it failed with one of its inputs, just now
+            if failed is not None:
+                self._fail_from(waiting, failed)
+            elif not waiting.missing:
+                self._place(waiting, now)
+
+    def _revive(self, task: Task) -> bool:
+        """Start to compute a value again; the caller sees to its inputs. False: no need to look at inputs."""
+        if task.borrowed:
+            task.status = WAITING
+            self._out.append(Locate(task))
+            return False
+        if task.args is None or task.kind is None or not task.kind.options.recompute:
+            self._settle_failed(task, KeyLost(task.key))
+            return False
+        self.lineage.remove(task)
+        task.status, task.holders, task.worker = WAITING, None, None
+        task.attempt += 1
+        task.missing = 0
+        self.unfinished += 1
+        return True
+
+    def _on_claimed(self, event: Claimed, now: float) -> None:
+        event.task.users += 1
+
+    def _on_dropped(self, event: Dropped, now: float) -> None:
+        for task in event.tasks:
+            task.users -= 1
+            if not task.users:
+                self._release(task)
+
+    def _on_stored(self, event: Stored, now: float) -> None:
+        task = event.task
+        task.nbytes = event.nbytes
+        task.contains = tuple(event.contains)
+        for inner in event.contains:
+            inner.users += 1
+        task.holders = set()
+        for address in event.holders:
+            if address in self.workers:
+                task.holders.add(address)
+                self.workers[address].holds[task.key] = task
+        self.shared[task.key] = task
+        self._settle_done(task, now)
+
+    def _on_exported(self, event: Exported, now: float) -> None:
+        task = event.task
+        if task.key not in self.exported and not task.borrowed:
+            task.users += 1
+            self.exported[task.key] = self.shared[task.key] = task
+            self._out.append(TellCenter(Export([task.key])))
+            if task.status == FAILED:
+                self._withdraw(task)
+
+    def _on_unexported(self, event: Unexported, now: float) -> None:
+        task = self.exported.pop(event.task.key, None)
+        if task is not None:
+            self._out.append(TellCenter(Withdraw([task.key], [b""])))
+            task.users -= 1
+            if not task.users:
+                self._release(task)
+
+    def _withdraw(self, task: Task) -> None:
+        error = task.outcome if isinstance(task.outcome, bytes) else b""
+        self._out.append(TellCenter(Withdraw([task.key], [error])))
+
+    def _on_borrowed(self, event: Borrowed, now: float) -> None:
+        task = event.task
+        self.shared.setdefault(task.key, task)
+        if task.status == WAITING:
+            self._out.append(Locate(task))
+
+    def _on_located(self, event: Located, now: float) -> None:
+        task = event.task
+        if task.status != WAITING:
+            return
+        if event.error is not None:
+            self._settle_failed(task, event.error)
+            return
+        newest = max(attempt for attempt, _ in event.holders.values())
+        task.attempt = newest
+        task.holders = {address for address, (attempt, _) in event.holders.items() if attempt == newest}
+        task.nbytes = max(nbytes for attempt, nbytes in event.holders.values() if attempt == newest)
+        for address in task.holders & self.workers.keys():
+            self.workers[address].holds[task.key] = task
+        self._settle_done(task, now)
+
+    def _on_wanted(self, event: Wanted, now: float) -> None:
+        task, event.handled = event.task, True
+        if task.status != DONE or task.outcome is not None:
+            return
+        for address in event.refused:
+            self._forget_holder(task, address)
+        if not task.holders and self._revive(task):
+            self._wait_for_inputs(task, now)
+
+    def _on_cancel_asked(self, event: CancelAsked, now: float) -> None:
+        revoked: defaultdict[str, list[Task]] = defaultdict(list)
+        for task in event.tasks:
+            if task.status in (WAITING, READY, SENT) and not task.borrowed:
+                if task.status == SENT:
+                    revoked[task.worker].append(task)  # type: ignore[index]
+                self._settle_failed(task, TaskCancelled(f"{task.key} was cancelled", task.key))
+        for address, tasks in revoked.items():
+            message = Cancel([task.key for task in tasks], [task.attempt for task in tasks])
+            self._out.append(Send(address, message))
+
+    # -------------------------------------------------------------------------------------------- what workers report
+
+    def _on_received(self, event: Received, now: float) -> None:
+        if event.address in self.workers:
+            self._handlers[type(event.message)](event, now)
+
+    def _on_finished(self, event: Received, now: float) -> None:
+        message: Any = event.message
+        view = self.workers[event.address]
+        view.since = self.progress_at = now
+        under_way = view.under_way
+        done: dict[Duration, list[int]] = {}
+        for position, key in enumerate(message.keys):
+            task = under_way.get(key)
+            if task is None or task.attempt != message.attempts[position]:
+                self._deletions[event.address].append(key)  # an attempt that was given away: its data must go
+                continue
+            view.remove(task)
+            total = done.setdefault(task.kind.duration, [0, 0])  # type: ignore[union-attr]
+            total[0] += message.durations_us[position]
+            total[1] += 1
+            task.nbytes = message.nbytes[position]
+            value = message.values[position]
+            if value is None:
+                task.holders = {event.address}
+                view.holds[key] = task
+            else:
+                task.outcome = value
+            if position in message.contains:
+                self._hold_contained(task, message.contains[position])
+            if task.inputs:
+                self._count_inputs(task, event.address, message.held)
+            self._settle_done(task, now)
+        for duration, (total_us, count) in done.items():
+            duration.learn(total_us / 1e6, count)
+
+    def _hold_contained(self, task: Task, references: list[Any]) -> None:
+        task.contains = tuple(self.shared[ref[0]] for ref in references if ref[0] in self.shared)
+        for inner in task.contains:
+            inner.users += 1
+        self.shared[task.key] = task
+
+    def _count_inputs(self, task: Task, address: str, held: list[Any]) -> None:
+        """Note replicas, and how many input bytes were in place or had to move."""
+        view = self.workers[address]
+        newly = {key for key, _ in held}
+        for needed in task.inputs:
+            if needed.holders is None or needed.outcome is not None:
+                continue
+            if needed.key in newly:
+                needed.holders.add(address)
+                view.holds[needed.key] = needed
+                self.counters["bytes_moved"] += needed.nbytes
+            elif address in needed.holders:
+                self.counters["bytes_in_place"] += needed.nbytes
+
+    def _on_failed(self, event: Received, now: float) -> None:
+        message: Any = event.message
+        view = self.workers[event.address]
+        task = view.under_way.get(message.key)
+        if task is None or task.attempt != message.attempt:
+            return
+        assert task.kind is not None
+        view.since = self.progress_at = now
+        view.remove(task)
+        if task.inputs:
+            self._count_inputs(task, event.address, message.held)
+        kind, options = message.kind, task.kind.options
+        if kind == "raised":
+            self.raised[task.key] = raised = self.raised.get(task.key, 0) + 1
+            if raised <= options.retries:
+                self._again(task, now)
+            else:
+                self._settle_failed(task, message.error)
+        elif kind == "timeout":
+            place = explain.where(message.detail)
+            text = f"{task.kind.name} ran longer than timeout={options.timeout_s:g} s and was killed{place}"
+            self._settle_failed(task, TaskTimeout(text, task.key))
+        elif kind == "missing":
+            self._on_missing(task, event.address, message.detail, now)
+        elif kind == "requeue":
+            self._again(task, now)
+        else:
+            self._on_crash(task, kind, explain.obituary(event.address, message.detail), message.detail, now)
+
+    def _on_crash(self, task: Task, kind: str, line: str, detail: dict[str, Any], now: float) -> None:
+        """An attempt is used up: try again, or tell what happened in each."""
+        assert task.kind is not None
+        history = self.histories.setdefault(task.key, [])
+        history.append(f"attempt {len(history) + 1}: {line}")
+        if len(history) < task.kind.options.attempts:
+            self._again(task, now)
+        elif kind == "full":
+            self._settle_failed(task, StoreFull(f"{task.kind.name}: {detail.get('reason', 'no room for a value')}"))
+        else:
+            text = f"{task.kind.name} ({task.key}) crashed its executor"
+            self._settle_failed(task, TaskCrashed(text, task.key, history))
+
+    def _on_missing(self, task: Task, address: str, detail: dict[str, Any], now: float) -> None:
+        """No holder gave an input: its holders are wrong about it, so it is computed again."""
+        history = self.histories.setdefault(task.key, [])
+        history.append(f"{address} could not fetch {', '.join(detail['keys'])}")
+        wanted = set(detail["keys"])
+        for needed in task.inputs:
+            if needed.key in wanted and needed.status == DONE:
+                for holder in list(needed.holders or ()):
+                    self._forget_holder(needed, holder)
+                    self._deletions[holder].append(needed.key)
+        if len(history) > 10 * task.kind.options.attempts:  # type: ignore[union-attr]
+            self._settle_failed(task, KeyLost(detail["keys"][0], "it could not be fetched: " + history[-1]))
+        else:
+            self._again(task, now)
+
+    def _on_recalled(self, event: Received, now: float) -> None:
+        message: Any = event.message
+        view = self.workers[event.address]
+        view.recalling = False
+        for key, attempt in zip(message.keys, message.attempts, strict=True):
+            task = view.under_way.get(key)
+            if task is not None and task.attempt == attempt:
+                view.remove(task)
+                self._again(task, now)
+
+    def _on_need_function(self, event: Received, now: float) -> None:
+        wanted = event.message.function  # type: ignore[attr-defined]
+        for task in self.workers[event.address].under_way.values():
+            if task.kind is not None and task.kind.function == wanted:
+                self._out.append(Send(event.address, DefineFunction(wanted, task.kind.code)))
+                return
+
+    def _on_output(self, event: Received, now: float) -> None:
+        self._out.append(Show(event.message))  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------------------------------- who is in the cluster
+
+    def _on_center_said(self, event: CenterSaid, now: float) -> None:
+        self._handlers[type(event.message)](event, now)
+
+    def _on_members(self, event: CenterSaid, now: float) -> None:
+        listed = {member.address: member for member in event.message.members}  # type: ignore[attr-defined]
+        for address in self.members.keys() - listed.keys():
+            del self.members[address]
+        for member in listed.values():
+            self._meet(member, now)
+
+    def _on_worker_joined(self, event: CenterSaid, now: float) -> None:
+        self._meet(event.message.member, now)  # type: ignore[attr-defined]
+
+    def _meet(self, member: Member, now: float) -> None:
+        known = self.members.get(member.address)
+        if known is not None and known.incarnation == member.incarnation:
+            return
+        self.members[member.address] = member
+        view = self.workers.get(member.address)
+        if view is not None and view.member.incarnation == member.incarnation:
+            return  # the center was away, this connection was not
+        if view is not None:
+            self._out.append(Disconnect(member.address))
+            self._lose(member.address, "another worker started on its address", now)
+        self._out.append(Connect(member))
+
+    def _on_worker_left(self, event: CenterSaid, now: float) -> None:
+        message: Any = event.message
+        member = self.members.get(message.address)
+        if member is not None and member.incarnation == message.incarnation:
+            del self.members[message.address]
+
+    def _on_connected(self, event: Connected, now: float) -> None:
+        self.workers[event.member.address] = WorkerView(event.member)
+        stranded, self.placement.stranded = self.placement.stranded, {}
+        for task, _ in stranded.values():
+            if task.status == READY:
+                self._place(task, now)
+
+    def _on_disconnected(self, event: Disconnected, now: float) -> None:
+        address = event.member.address
+        view = self.workers.get(address)
+        if view is not None and view.member.incarnation == event.member.incarnation:
+            self._lose(address, event.reason, now)
+        known = self.members.get(address)
+        if known is not None and known.incarnation == event.member.incarnation:
+            self._out.append(Connect(known, after_s=self.settings.reconnect_interval_s))
+
+    def _lose(self, address: str, reason: str, now: float) -> None:
+        """Move everything away from a worker that is gone."""
+        view = self.workers.pop(address)
+        self._deletions.pop(address, None)
+        for task in view.holds.values():
+            if task.holders is not None:
+                task.holders.discard(address)
+        for task in view.assigned.take_all():
+            if task.status == READY:
+                self._wait_again(task, now)
+        for position, task in enumerate(view.under_way.values()):
+            assert task.kind is not None
+            may_have_run = position < view.member.ncores or task.kind.options.attempts == 1
+            if may_have_run:
+                self._on_crash(task, "crashed", f"worker {address} was lost: {reason}", {}, now)
+            else:
+                self._again(task, now)
+
+    # ---------------------------------------------------------------------------------------------- from ready to sent
+
+    def _again(self, task: Task, now: float) -> None:
+        """Run a task again: its former attempt no longer counts, wherever it may still be."""
+        task.attempt += 1
+        self._wait_again(task, now)
+
+    def _wait_again(self, task: Task, now: float) -> None:
+        for needed in task.inputs:
+            needed.users -= 1  # counted again, now
+        task.worker = None
+        self._wait_for_inputs(task, now)
+
+    def _place(self, task: Task, now: float) -> None:
+        """All inputs are there: queue the task where it should run."""
+        if not all(needed.has_value for needed in task.inputs):
+            self._wait_again(task, now)  # one was lost while the last one came
+            return
+        wake = self.placement.place(task, now)
+        if wake is not None:
+            self._out.append(wake)
+
+    def _fill(self, now: float) -> None:
+        """Send work to every worker that has room."""
+        if self.placement.has_ready:
+            for view, batch in self.placement.batches(now):
+                self._send(view, batch, now)
+        if len(self.workers) > 1:
+            self._out += self.placement.balance(now)
+            if self.placement.has_ready:
+                for view, batch in self.placement.batches(now):
+                    self._send(view, batch, now)
+
+    def _send(self, view: WorkerView, batch: list[Task], now: float) -> None:
+        kind = batch[0].kind
+        assert kind is not None
+        address = view.member.address
+        inputs = {}
+        for position, task in enumerate(batch):
+            task.status, task.worker = SENT, address
+            if task.inputs:
+                inputs[position] = [_as_input(needed) for needed in task.inputs]
+        view.add(batch, now)
+        code = b"" if kind.function in view.known else kind.code
+        view.known.add(kind.function)
+        message = Compute(
+            function=kind.function,
+            code=code,
+            name=kind.name,
+            keys=[task.key for task in batch],
+            attempts=[task.attempt for task in batch],
+            args=[task.args or b"" for task in batch],
+            inputs=inputs,
+            priority=kind.options.priority,
+            timeout_s=kind.options.timeout_s,
+            once=kind.options.attempts == 1,
+            asynchronous=kind.asynchronous,
+        )
+        self._out.append(Send(address, message))
+
+    # ------------------------------------------------------------------------------------ outcomes, releases, recipes
+
+    def _settle_done(self, task: Task, now: float) -> None:
+        if task.status == SENT:
+            self.unfinished -= 1
+            for needed in task.inputs:
+                needed.users -= 1
+                if not needed.users:
+                    self._release(needed)
+        task.status = DONE
+        if not task.published:
+            task.published = True
+            self._resolved.append(task)
+        elif task.watchers:
+            self._resolved.append(task)
+        if self.histories and task.key in self.histories:
+            del self.histories[task.key]
+        if task.dependents:
+            dependents, task.dependents = task.dependents, None
+            for waiting in dependents:
+                if waiting.status == WAITING:
+                    waiting.missing -= 1
+                    if not waiting.missing:
+                        self._place(waiting, now)
+        if not task.users:
+            self._release(task)
+
+    def _settle_failed(self, task: Task, error: Any) -> None:
+        """Publish a failure, and that of everything that waits for this task."""
+        failing: list[tuple[Task, Any]] = [(task, error)]
+        while failing:
+            task, error = failing.pop()
+            if task.status == FAILED:
+                continue
+            if task.status in (WAITING, READY, SENT) and not task.borrowed and task.kind is not None:
+                self._stop(task)
+            task.status, task.outcome, task.published = FAILED, error, True
+            self._resolved.append(task)
+            self.histories.pop(task.key, None)
+            self.raised.pop(task.key, None)
+            if task.key in self.exported:
+                self._withdraw(task)
+            for waiting in task.dependents or ():
+                if waiting.status == WAITING:
+                    failing.append((waiting, _inherited(waiting, task)))
+            task.dependents = None
+            self.lineage.forget(task)
+
+    def _fail_from(self, task: Task, failed: Task) -> None:
+        self._settle_failed(task, _inherited(task, failed))
+
+    def _stop(self, task: Task) -> None:
+        """Take a task that will not run (any more) out of the books."""
+        self.unfinished -= 1
+        if task.status == SENT:
+            view = self.workers.get(task.worker or "")
+            if view is not None and view.under_way.get(task.key) is task:
+                view.remove(task)
+        self.placement.stranded.pop(task.key, None)
+        for needed in task.inputs:
+            needed.users -= 1
+            if not needed.users:
+                self._release(needed)
+
+    def _forget_holder(self, task: Task, address: str) -> None:
+        if task.holders is not None:
+            task.holders.discard(address)
+        if address in self.workers:
+            self.workers[address].holds.pop(task.key, None)
+
+    def _release(self, task: Task) -> None:
+        """Nobody needs the value any more: delete it where it is; keep the recipe while something is built on it."""
+        if task.status == DONE:
+            if not task.borrowed:
+                for address in task.holders or ([task.worker] if task.worker else ()):
+                    self._deletions[address].append(task.key)
+            for address in task.holders or ():
+                if address in self.workers:
+                    self.workers[address].holds.pop(task.key, None)
+            task.status, task.outcome, task.holders = RELEASED, None, None
+            contains, task.contains = task.contains, ()
+            for inner in contains:
+                inner.users -= 1
+                if not inner.users:
+                    self._release(inner)
+            if task.heirs and task.args is not None:
+                self.lineage.keep(task)
+            else:
+                self.lineage.forget(task)
+        if task.status in (RELEASED, FAILED):
+            self.shared.pop(task.key, None)
+
+    # --------------------------------------------------------------------------------------------- time, explanations
+
+    def _on_tick(self, event: Tick, now: float) -> None:
+        for task, deadline in list(self.placement.stranded.values()):
+            if now >= deadline and task.status == READY:
+                self._settle_failed(task, NoWorker(explain.explain(self, task, now), task.key))
+
+    def check(self) -> None:
+        """Assert what must hold between any two events."""
+        for address, view in self.workers.items():
+            assert sum(view.load.values()) == len(view.under_way)
+            for key, task in view.under_way.items():
+                assert (task.status, task.worker, task.key) == (SENT, address, key), task
+            for task in view.holds.values():
+                assert address in (task.holders or ()), task
+        for task in self.lineage.tasks.values():
+            assert task.status == RELEASED, task
+            assert task.args is not None, task
+        assert self.lineage.nbytes == sum(task.recipe_bytes for task in self.lineage.tasks.values())
+        assert self.unfinished >= 0
+
+
+def _as_input(needed: Task) -> list[Any]:
+    inline = needed.outcome if needed.holders is None else None
+    return [needed.key, needed.attempt, needed.nbytes, sorted(needed.holders or ()), inline]
+
+
+def _inherited(waiting: Task, failed: Task) -> Any:
+    """The error of a task whose input failed: the original one; a cancelled input cancels it, and says so."""
+    if isinstance(failed.outcome, TaskCancelled):
+        return TaskCancelled(f"{waiting.key} was cancelled, because its input {failed.key} was", waiting.key)
+    return failed.outcome

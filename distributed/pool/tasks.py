@@ -1,0 +1,190 @@
+"""What a pool knows of one task, of a kind of tasks, and of a queue of tasks. Data only: `pool.state` decides.
+
+A task's status::
+
+    waiting ──▶ ready ──▶ sent ──▶ done ──▶ released
+       ▲  ▲       │         │  │              │
+       │  └───────┴─────────┘  └─▶ failed     │     (a lost worker, a crash with attempts left, a recall)
+       └──────────────────────────────────────┘     (recomputed from its recipe, because something needs it again)
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from distributed.config import SETTINGS
+
+WAITING: Final = "waiting"  # for inputs
+READY: Final = "ready"  # for a worker
+SENT: Final = "sent"  # a worker has it, queued or running
+DONE: Final = "done"
+FAILED: Final = "failed"
+RELEASED: Final = "released"  # nobody needs the value; the recipe may still be needed
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """How a task is to be run; `pool.options(...)` makes a view of the pool with other ones."""
+
+    timeout_s: float = 0.0
+    priority: float = 0
+    retries: int = 0
+    attempts: int = SETTINGS.attempts_max
+    recompute: bool = True
+    workers: frozenset[str] = frozenset()
+    key: str = ""
+
+
+class Duration:
+    """How long the tasks of one function take, as a moving average; unknown until one has finished."""
+
+    __slots__ = ("mean_s",)
+
+    def __init__(self) -> None:
+        self.mean_s: float | None = None
+
+    def learn(self, total_s: float, count: int) -> None:
+        """Take `count` tasks into account that took `total_s` together."""
+        observed_s = total_s / count
+        weight = 1 - 0.7**count if count < 20 else 1.0
+        self.mean_s = observed_s if self.mean_s is None else self.mean_s + weight * (observed_s - self.mean_s)
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Kind:
+    """What the tasks of one call have in common: the function and the options."""
+
+    function: bytes  # hash of the code
+    code: bytes
+    name: str
+    asynchronous: bool
+    options: Options
+    duration: Duration
+
+
+class Task:
+    """One task of a pool, or a value that was scattered (`kind` is None), or one borrowed from another client."""
+
+    __slots__ = (
+        "args",
+        "attempt",
+        "borrowed",
+        "contains",
+        "dependents",
+        "heirs",
+        "holders",
+        "inputs",
+        "key",
+        "kind",
+        "missing",
+        "nbytes",
+        "outcome",
+        "published",
+        "status",
+        "users",
+        "watchers",
+        "worker",
+    )
+
+    def __init__(self, key: str, kind: Kind | None, args: bytes | None, inputs: tuple[Task, ...] = ()) -> None:
+        self.key = key
+        self.kind = kind
+        self.args = args  # packed arguments; None when there is no recipe (any more)
+        self.inputs = inputs
+        self.status = WAITING
+        self.attempt = 1
+        self.users = 1  # handles, unfinished dependents, containing values: while above 0, the value lives
+        self.heirs = 0  # tasks whose recipe starts from this one: while above 0, the recipe lives
+        self.missing = 0  # inputs that are not there yet
+        self.worker: str | None = None  # where it was sent, or where its result was made
+        self.holders: set[str] | None = None  # where its large result is; None: small, `outcome` is all there is
+        self.outcome: Any = None  # packed value, or packed exception when failed
+        self.nbytes = 0
+        self.dependents: list[Task] | None = None
+        self.contains: tuple[Task, ...] = ()
+        self.watchers: list[Callable[[Task], None]] | None = None
+        self.borrowed = False  # from another client: never deleted, never computed here
+        self.published = False  # it has had an outcome: that one stays, whatever becomes of the value
+
+    def __repr__(self) -> str:
+        return f"<Task {self.key} {self.status}>"
+
+    @property
+    def has_value(self) -> bool:
+        """Whether its value can be had right now, here or from a worker."""
+        return self.status == DONE and (self.outcome is not None or bool(self.holders))
+
+    @property
+    def recipe_bytes(self) -> int:
+        """About how much memory it takes to remember how this task is computed again."""
+        return 250 + len(self.args or b"") + 8 * len(self.inputs)
+
+    def reference(self) -> list[Any]:
+        """What a packed value or another client needs to know of it."""
+        return [self.key, self.attempt, self.nbytes, sorted(self.holders or ([self.worker] if self.worker else []))]
+
+
+class Levels:
+    """A queue of tasks in levels; within one level first in, first out. Lower levels come first.
+
+    >>> queue = Levels()
+    >>> x, y, urgent = (Task(key, None, b'') for key in ('x', 'y', 'urgent'))
+    >>> queue.extend((0, 1), [x, y])
+    >>> queue.extend((0, 0), [urgent])
+    >>> [task.key for task in queue.take(2)], len(queue)
+    (['urgent'], 2)
+    """
+
+    __slots__ = ("_levels", "_order", "_size")
+
+    def __init__(self) -> None:
+        self._levels: dict[tuple[float, int], deque[Any]] = {}
+        self._order: list[tuple[float, int]] = []
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Any]:
+        return (task for level in self._order for task in self._levels[level])
+
+    def extend(self, level: tuple[float, int], tasks: Iterable[Any]) -> None:
+        """Append tasks to a level."""
+        if level not in self._levels:
+            self._levels[level] = deque()
+            bisect.insort(self._order, level)
+        queue = self._levels[level]
+        before = len(queue)
+        queue.extend(tasks)
+        self._size += len(queue) - before
+
+    def first_level(self) -> tuple[float, int]:
+        """The level from which `take` would take; an empty queue is after every other."""
+        return self._order[0] if self._order else (float("inf"), 0)
+
+    def peek(self) -> Any:
+        """The first task."""
+        return self._levels[self._order[0]][0]
+
+    def take(self, count: int) -> list[Any]:
+        """Remove and return up to `count` tasks of the first level that are of one kind."""
+        level = self._order[0]
+        queue = self._levels[level]
+        taken = [queue.popleft()]
+        kind = taken[0].kind
+        while queue and len(taken) < count and queue[0].kind is kind:
+            taken.append(queue.popleft())
+        if not queue:
+            del self._levels[level], self._order[0]
+        self._size -= len(taken)
+        return taken
+
+    def take_all(self) -> list[Any]:
+        """Remove and return everything, in order."""
+        taken = [task for level in self._order for task in self._levels[level]]
+        self._levels, self._order, self._size = {}, [], 0
+        return taken

@@ -1,0 +1,56 @@
+"""What a pool knows of one worker that it is connected to. Data and arithmetic; `pool.state` decides."""
+
+from __future__ import annotations
+
+from distributed.config import Settings
+from distributed.pool.tasks import Duration, Levels, Task
+from distributed.wire.messages import Member
+
+
+class WorkerView:
+    """What a pool knows of one worker that it is connected to."""
+
+    __slots__ = ("assigned", "holds", "known", "load", "member", "recalling", "since", "under_way")
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.under_way: dict[str, Task] = {}
+        self.load: dict[Duration, int] = {}  # tasks under way, by kind of function
+        self.assigned = Levels()  # ready tasks that should run here, because their inputs are here
+        self.holds: dict[str, Task] = {}  # tasks with a large value here
+        self.known: set[bytes] = set()  # functions whose code this worker has been sent
+        self.recalling = False
+        self.since = 0.0  # when it last finished something, or got work after having none
+
+    def busy_s(self, settings: Settings) -> float:
+        """Predicted seconds of work under way, on one core."""
+        floor = settings.task_overhead_s
+        return sum(count * max(duration.mean_s or 0.0, floor) for duration, count in self.load.items())
+
+    def wait_s(self, settings: Settings, now: float) -> float:
+        """How long a task that is sent here now would wait for a core."""
+        surplus = len(self.under_way) + len(self.assigned) - self.member.ncores + 1
+        if surplus <= 0:
+            return 0.0
+        silent_s = now - self.since if self.under_way else 0.0
+        each_s = max(self.busy_s(settings) / (len(self.under_way) or 1), silent_s)
+        return surplus * each_s / self.member.ncores
+
+    def add(self, tasks: list[Task], now: float) -> None:
+        """Note that tasks of one kind were sent here."""
+        if not self.under_way:
+            self.since = now
+        self.under_way.update([(task.key, task) for task in tasks])
+        kind = tasks[0].kind
+        assert kind is not None
+        self.load[kind.duration] = self.load.get(kind.duration, 0) + len(tasks)
+
+    def remove(self, task: Task) -> None:
+        """Note that a task is no longer under way here."""
+        del self.under_way[task.key]
+        assert task.kind is not None
+        left = self.load[task.kind.duration] - 1
+        if left:
+            self.load[task.kind.duration] = left
+        else:
+            del self.load[task.kind.duration]

@@ -1,0 +1,599 @@
+"""The whole vocabulary: one class per message, grouped by who says it to whom, and their form on the wire.
+
+A message travels as one frame (see :mod:`distributed.wire.frames`). The frame's header is a msgpack array
+``[operation, request, field, field, ...]``: the operation is the class name in snake case, `request` is 0 or the number
+under which the sender expects one `Reply` or `Refusal`. A field named `buffers` does not travel in the header: its
+items are the raw buffers of the frame. Byte strings are opaque to the daemons: only clients and executors unpickle.
+
+Batches are columns: parallel lists, one item a task or key, because a list of a hundred integers costs far less than a
+hundred little objects. Sparse columns are dictionaries from position to value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Final, get_args, get_origin, get_type_hints
+
+import msgpack
+
+from distributed.errors import ProtocolError
+
+REGISTRY: dict[str, type[Message]] = {}
+"""Operation name -> message class."""
+
+
+@dataclasses.dataclass(slots=True)
+class Message:
+    """The abstract edge of all messages."""
+
+    operation: ClassVar[str]
+    checks: ClassVar[list[tuple[str, Callable[[Any], bool]]]]
+    has_buffers: ClassVar[bool]
+
+    def __init_subclass__(cls) -> None:
+        super(Message, cls).__init_subclass__()
+        cls.operation = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        REGISTRY[cls.operation] = cls
+
+
+@dataclasses.dataclass(slots=True, frozen=True)
+class Member:
+    """A worker as everybody sees it: an address *and* an incarnation (a new one each time a worker starts)."""
+
+    address: str
+    incarnation: str
+    name: str
+    ncores: int
+    memory_limit: int
+    unix: str = ""  # path of its Unix socket, for processes of the same machine
+    directory: str = ""  # its store; whoever can open the nonce file in it is on the same machine
+    pid: int = 0
+    versions: dict = dataclasses.field(default_factory=dict)
+
+
+# ---------------------------------------------------------------------------------------------- everyone to everyone
+
+
+@dataclasses.dataclass(slots=True)
+class Reply(Message):
+    """Receiver of a request to its sender: it was done, and this is the answer. The request number is the request's."""
+
+    result: Any
+
+
+@dataclasses.dataclass(slots=True)
+class Refusal(Message):
+    """Receiver of a request to its sender: it was not done. `kind` is the name of an error in `distributed.errors`."""
+
+    kind: str
+    reason: str
+
+
+@dataclasses.dataclass(slots=True)
+class Ping(Message):
+    """Anyone, by hand: are you there? Answered by ``'pong'``."""
+
+
+@dataclasses.dataclass(slots=True)
+class Status(Message):
+    """Anyone, to center or worker: everything a person may want to know, as one dictionary."""
+
+
+@dataclasses.dataclass(slots=True)
+class Terminate(Message):
+    """Anyone, to center or worker: end cleanly, as on SIGTERM. Answered before the end."""
+
+
+# -------------------------------------------------------------------------------------------------- anyone to center
+
+
+@dataclasses.dataclass(slots=True)
+class WhoHas(Message):
+    """Which workers hold these keys? Reply: ``{key: {address: [attempt, nbytes]}}``; a key that nobody holds is absent.
+
+    With `wait_s` the reply comes when all keys are known, or their owners are gone, or the time is over.
+    """
+
+    keys: list[str]
+    wait_s: float = 0.0
+
+
+@dataclasses.dataclass(slots=True)
+class HasWhat(Message):
+    """Which keys do these workers (none given: all workers) hold? Reply: ``{address: {key: [attempt, nbytes]}}``."""
+
+    addresses: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(slots=True)
+class Ncores(Message):
+    """How many cores has each worker? Reply: ``{address: ncores}``."""
+
+
+# ------------------------------------------------------------------------------------------------- worker to center
+
+
+@dataclasses.dataclass(slots=True)
+class Register(Message):
+    """Worker to center, first on its connection, also after the center came back: I am here, and this is all I hold.
+
+    A snapshot; `AddKeys` and `RemoveKeys` on the same connection are deltas to it. Reply: the `Members` there are.
+    """
+
+    member: Member
+    keys: list[str]
+    attempts: list[int]
+    nbytes: list[int]
+    names: dict[str, str] = dataclasses.field(default_factory=dict)  # published name -> packed handle's key
+    published: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # name -> every key it keeps alive
+
+
+@dataclasses.dataclass(slots=True)
+class Unregister(Message):
+    """Worker to center: I leave in an orderly way."""
+
+
+@dataclasses.dataclass(slots=True)
+class AddKeys(Message):
+    """Worker to center, in batches: I hold these values now."""
+
+    keys: list[str]
+    attempts: list[int]
+    nbytes: list[int]
+
+
+@dataclasses.dataclass(slots=True)
+class RemoveKeys(Message):
+    """Worker to center, in batches: I no longer hold these values."""
+
+    keys: list[str]
+
+
+@dataclasses.dataclass(slots=True)
+class ReportLoad(Message):
+    """Worker to center, now and then: what runs, for people who look at the status page."""
+
+    running: int
+    queued: int
+    stored_bytes: int
+    spilled_bytes: int
+    running_names: list[str]  # names of the functions that run just now
+
+
+# ------------------------------------------------------------------------------------------------- center to worker
+
+
+@dataclasses.dataclass(slots=True)
+class OwnerLeft(Message):
+    """Center to workers: this client is gone for good. Its tasks stop, its keys go, except published ones."""
+
+    client: str
+
+
+@dataclasses.dataclass(slots=True)
+class Pin(Message):
+    """Center to workers: these keys are published under `name`; keep them whatever their owner does."""
+
+    name: str
+    key: str
+    keys: list[str]
+
+
+@dataclasses.dataclass(slots=True)
+class Unpin(Message):
+    """Center to workers: the name is gone. Keys whose owner has released them, or is gone, go too."""
+
+    name: str
+    owners: list[str]  # the clients that still have a lease: their keys live on
+
+
+# ---------------------------------------------------------------------------------------- center to pools and workers
+
+
+@dataclasses.dataclass(slots=True)
+class Members(Message):
+    """Center to a pool or worker that registered: everyone who is here now. A snapshot; joins and losses follow."""
+
+    members: list[Member]
+
+
+@dataclasses.dataclass(slots=True)
+class WorkerJoined(Message):
+    """Center to pools and workers: a worker registered."""
+
+    member: Member
+
+
+@dataclasses.dataclass(slots=True)
+class WorkerLeft(Message):
+    """Center to pools and workers: a worker left or its connection broke; pools probe it, workers forget its keys."""
+
+    address: str
+    incarnation: str
+    reason: str
+
+
+# --------------------------------------------------------------------------------------------------- pool to center
+
+
+@dataclasses.dataclass(slots=True)
+class RegisterClient(Message):
+    """Pool to center, first on its connection: I am `client`; my keys begin with it. Reply: the `Members` there are."""
+
+    client: str
+    name: str = ""
+
+
+@dataclasses.dataclass(slots=True)
+class UnregisterClient(Message):
+    """Pool to center: I close. My lease ends now."""
+
+
+@dataclasses.dataclass(slots=True)
+class Publish(Message):
+    """Pool to center: keep `key`, and all `keys` that its value refers to, under `name`.
+
+    Reply: None, when every worker has been told. A name that is taken is refused.
+    """
+
+    name: str
+    key: str
+    keys: list[str]
+
+
+@dataclasses.dataclass(slots=True)
+class Unpublish(Message):
+    """Pool to center: forget a name. An unknown name is refused."""
+
+    name: str
+
+
+@dataclasses.dataclass(slots=True)
+class LookUp(Message):
+    """Pool to center: which key has this name? Reply: the key; an unknown name is refused. An empty name: all names."""
+
+    name: str
+
+
+@dataclasses.dataclass(slots=True)
+class Export(Message):
+    """Pool to center: handles of these keys were pickled, others may ask for them."""
+
+    keys: list[str]
+
+
+@dataclasses.dataclass(slots=True)
+class Withdraw(Message):
+    """Pool to center: these exported keys will not come (any more), for this reason; `errors` are packed exceptions."""
+
+    keys: list[str]
+    errors: list[bytes]
+
+
+# ---------------------------------------------------------------------------------------------------- pool to worker
+
+
+@dataclasses.dataclass(slots=True)
+class Attach(Message):
+    """Pool to worker, first on its connection: I am `client`. Tasks and keys of mine from an older connection go.
+
+    Reply: the worker's `Member` as a list, so that a pool notices another incarnation on the same address.
+    """
+
+    client: str
+
+
+@dataclasses.dataclass(slots=True)
+class Compute(Message):
+    """Pool to worker: run one function on many arguments.
+
+    The function is named by the hash of its pickle; `code` comes along the first time on a connection. `inputs` maps a
+    position to the inputs of that task, each ``[key, attempt, nbytes, holders, inline]``, where `inline` is the packed
+    value itself when the owner has it. `args` are packed arguments. Lower `priority` runs sooner.
+    """
+
+    function: bytes
+    code: bytes
+    name: str
+    keys: list[str]
+    attempts: list[int]
+    args: list[bytes]
+    inputs: dict[int, list]
+    priority: float = 0
+    timeout_s: float = 0.0  # 0: none
+    once: bool = False  # at most once: given to an executor alone
+    asynchronous: bool = False  # a coroutine function: awaited beside others, in the asynchronous executor
+
+
+@dataclasses.dataclass(slots=True)
+class DefineFunction(Message):
+    """Pool to worker: the code that was asked for by `NeedFunction`."""
+
+    function: bytes
+    code: bytes
+
+
+@dataclasses.dataclass(slots=True)
+class Cancel(Message):
+    """Pool to worker: these attempts are no longer wanted: queued ones are dropped, a running one is killed."""
+
+    keys: list[str]
+    attempts: list[int]
+
+
+@dataclasses.dataclass(slots=True)
+class Recall(Message):
+    """Pool to worker: give up to `count` queued tasks back, the last ones first. Answered by `Recalled`."""
+
+    count: int
+
+
+@dataclasses.dataclass(slots=True)
+class DeleteData(Message):
+    """Pool (or anyone, by hand) to worker: drop these values. Replicas included; unknown keys are not an error."""
+
+    keys: list[str]
+
+
+# ---------------------------------------------------------------------------------------------------- worker to pool
+
+
+@dataclasses.dataclass(slots=True)
+class Finished(Message):
+    """Worker to pool: these attempts have a result, which is stored here.
+
+    `values` holds the packed result where it is small, None where it is not. `contains` maps a position to the handles
+    inside that result. `held` lists ``[key, attempt]`` of inputs that this worker holds now and did not before.
+    """
+
+    keys: list[str]
+    attempts: list[int]
+    nbytes: list[int]
+    values: list
+    durations_us: list[int]
+    contains: dict[int, list]
+    held: list
+
+
+@dataclasses.dataclass(slots=True)
+class Failed(Message):
+    """Worker to pool: this attempt has no result.
+
+    `kind` is ``raised`` (`error` is the packed exception), ``crashed`` (the executor died), ``timeout``, ``missing``
+    (`detail['keys']`: inputs that no holder gave), ``full`` (no room for an input or the result), or ``requeue``
+    (it never started: no attempt was used up). `detail` tells what is known: exit, peak memory, stderr, stack, worker.
+    """
+
+    key: str
+    attempt: int
+    kind: str
+    error: bytes
+    detail: dict
+    held: list
+
+
+@dataclasses.dataclass(slots=True)
+class Recalled(Message):
+    """Worker to pool: these attempts were queued and will not run here."""
+
+    keys: list[str]
+    attempts: list[int]
+
+
+@dataclasses.dataclass(slots=True)
+class NeedFunction(Message):
+    """Worker to pool: send the code of this function again, it is no longer in the cache."""
+
+    function: bytes
+
+
+@dataclasses.dataclass(slots=True)
+class Output(Message):
+    """Worker to pool: what an executor printed while it ran a task of this pool."""
+
+    worker: str
+    pid: int
+    stream: str  # 'stdout' or 'stderr'
+    text: str
+
+
+# -------------------------------------------------------- bulk connections: pool or worker (or anyone, by hand) to worker
+
+
+@dataclasses.dataclass(slots=True)
+class GetData(Message):
+    """Reader to holder, on a bulk connection: give me these values. Answered by `Values`."""
+
+    keys: list[str]
+    attempts: list[int]  # 0: whichever there is
+    linkable: bool  # the reader would like paths of large values, to link or map them
+
+
+@dataclasses.dataclass(slots=True)
+class Values(Message):
+    """Holder to reader: the values asked for. A size of -1: not here. A path, or else the next raw buffer."""
+
+    nbytes: list[int]
+    paths: list[str]  # '' where the value comes as a buffer
+    attempts: list[int]
+    buffers: list
+
+
+@dataclasses.dataclass(slots=True)
+class NeedRoom(Message):
+    """Executor, or a writer on a bulk connection, to worker: reserve a file for a value of this size."""
+
+    nbytes: int
+
+
+@dataclasses.dataclass(slots=True)
+class Room(Message):
+    """Worker to executor or writer: an allocated file to write into. An empty path: there is no room, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclasses.dataclass(slots=True)
+class UpdateData(Message):
+    """Writer to worker, on a bulk connection: store these values. Answered by a `Reply` when they are stored.
+
+    `owner` is a client, or empty for keys put by hand, which live until `delete_data`. A path names a file that was
+    reserved with `NeedRoom` and written; where it is empty the value is the next raw buffer.
+    """
+
+    owner: str
+    keys: list[str]
+    nbytes: list[int]
+    paths: list[str]
+    contains: dict[int, list]
+    buffers: list
+
+
+# --------------------------------------------------------------------------------------- worker to executor and back
+
+
+@dataclasses.dataclass(slots=True)
+class Run(Message):
+    """Worker to executor: run one function on many arguments, in this order.
+
+    `serial` numbers the first task; the cell in shared memory names the running one. `inputs` maps a position to the
+    task's inputs, each ``[key, packed bytes]`` or ``[key, path of a file]``. An empty `code`: you have the function.
+    """
+
+    function: bytes
+    code: bytes
+    name: str
+    serial: int
+    keys: list[str]
+    args: list[bytes]
+    inputs: dict[int, list]
+
+
+@dataclasses.dataclass(slots=True)
+class Outcomes(Message):
+    """Executor to worker: what became of tasks, in any order; all columns are parallel to `serials`.
+
+    `values` holds packed results; where the result was too large, `paths` maps the position to the file that was
+    reserved and written. `errors` maps a position to the packed exception (its value is empty then).
+    """
+
+    serials: list[int]
+    values: list
+    nbytes: list[int]
+    durations_us: list[int]
+    paths: dict[int, str]
+    errors: dict[int, bytes]
+    contains: dict[int, list]
+
+
+@dataclasses.dataclass(slots=True)
+class CancelRunning(Message):
+    """Worker to the asynchronous executor: cancel the coroutines with these serials; each still gets an outcome."""
+
+    serials: list[int]
+
+
+# ------------------------------------------------------------------------------------------------------------- codec
+
+MAPPING_KEYS: Final = (int, str)
+
+
+def _check_for(annotation: Any) -> Callable[[Any], bool]:
+    """A predicate for one field: its outer type, the items of lists of keys and numbers, keys and items of mappings."""
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if annotation is Any:
+        return lambda value: True
+    if annotation is float:
+        return lambda value: isinstance(value, (int, float))
+    if annotation is int:
+        return lambda value: isinstance(value, int) and not isinstance(value, bool)
+    if origin is list and arguments and arguments[0] in (int, str, bytes):
+        kind = {arguments[0]}
+        return lambda value: isinstance(value, list) and (not value or set(map(type, value)) == kind)
+    if origin is dict and arguments:
+        key_kind, item_kind = {arguments[0]}, {get_origin(arguments[1]) or arguments[1]}
+        return lambda value: isinstance(value, dict) and (
+            not value or (set(map(type, value)) == key_kind and set(map(type, value.values())) == item_kind)
+        )
+    return lambda value: isinstance(value, origin)
+
+
+def _restore_members(annotation: Any) -> Callable[[Any], Any] | None:
+    if annotation is Member:
+        return _restore_member
+    if annotation == list[Member]:
+        return lambda value: [_restore_member(item) for item in value]
+    return None
+
+
+def _restore_member(value: Any) -> Member:
+    member = Member(*value)
+    for name, check in _MEMBER_CHECKS:
+        if not check(getattr(member, name)):
+            raise TypeError(name)
+    return member
+
+
+def _plan(cls: type[Message]) -> tuple[list[tuple[str, Callable[[Any], bool], Callable[[Any], Any] | None]], bool, int]:
+    """How to read a message: (name, check, restore) for each field, whether it has buffers, how many fields must come."""
+    hints = get_type_hints(cls)
+    fields = [field for field in dataclasses.fields(cls) if field.name != "buffers"]
+    required = sum(
+        field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING for field in fields
+    )
+    steps = [(field.name, _check_for(hints[field.name]), _restore_members(hints[field.name])) for field in fields]
+    return steps, len(fields) != len(dataclasses.fields(cls)), required
+
+
+_MEMBER_CHECKS = [(name, _check_for(annotation)) for name, annotation in get_type_hints(Member).items()]
+_PLANS = {operation: _plan(cls) for operation, cls in REGISTRY.items()}
+_NAMES = {cls: tuple(step[0] for step in _PLANS[operation][0]) for operation, cls in REGISTRY.items()}
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, Member):
+        return [getattr(value, field.name) for field in dataclasses.fields(Member)]
+    raise TypeError(f"a {type(value).__name__} cannot travel in a message")
+
+
+def encode_header(message: Message, request: int = 0) -> bytes:
+    """The msgpack header of a message's frame."""
+    cls = type(message)
+    fields = [getattr(message, name) for name in _NAMES[cls]]
+    packed: bytes = msgpack.packb([cls.operation, request, *fields], default=_default)
+    return packed
+
+
+def buffers_of(message: Message) -> list:
+    """The raw buffers of a message's frame."""
+    return getattr(message, "buffers", [])
+
+
+def decode(header: bytes | memoryview, buffers: Iterable[Any] = ()) -> tuple[Message, int]:
+    """The message in a frame and its request number; whatever is wrong with it is a `ProtocolError`.
+
+    >>> decode(encode_header(WhoHas(keys=['x']), request=7))
+    (WhoHas(keys=['x'], wait_s=0.0), 7)
+    """
+    try:
+        parts = msgpack.unpackb(header, strict_map_key=False)
+        operation, request, *values = parts
+        steps, has_buffers, required = _PLANS[operation]
+    except Exception as error:  # msgpack and unpacking raise a dozen kinds; all mean one thing here
+        raise ProtocolError(f"a frame whose header is not a message ({type(error).__name__})") from error
+    if not isinstance(request, int) or request < 0 or not required <= len(values) <= len(steps):
+        raise ProtocolError(f"{operation}: {len(values)} fields, between {required} and {len(steps)} expected")
+    try:
+        for position, (name, check, restore) in enumerate(steps[: len(values)]):
+            if restore:
+                values[position] = restore(values[position])
+            elif not check(values[position]):
+                raise ProtocolError(f"{operation}.{name} has the wrong type")
+    except TypeError as error:
+        raise ProtocolError(f"{operation}.{name} is not a member") from error
+    if has_buffers:
+        return REGISTRY[operation](*values, buffers=list(buffers)), request  # type: ignore[call-arg]
+    return REGISTRY[operation](*values), request
