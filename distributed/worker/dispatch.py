@@ -1,0 +1,375 @@
+"""Executors as the worker's mind sees them: what each was given, what it knows, when to look at it, when to replace it.
+
+An executor::
+
+    spawned ──started──▶ ready ──▶ (given tasks, runs them in order) ──ended──▶ replaced
+       │                             └─ kill: of the running task only; the others are queued again
+       └──ended before it was ready: replaced after a pause that doubles each time
+
+About `batch_s` of predicted work is under way at an executor, and a single task while the duration of its function is
+unknown or when it must be alone. Which task runs is known only to the progress cell: whoever must know asks
+(`AskRunning`) and acts on the answer, so that a kill hits the right task. Owns no socket and no process.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from distributed.config import Settings
+from distributed.wire.messages import CancelRunning, Run
+from distributed.worker.events import AskRunning, ExecutorEnded, ExecutorStarted, Give, Kill, Log, Running, Spawn
+from distributed.worker.queue import FairQueue
+from distributed.worker.store import Entry, Store
+from distributed.worker.tasks import REQUEUES_MAX, Function, Task
+
+LOOK_INTERVAL_S = 0.02  # how soon to look again for a cancelled task that was not running yet
+YIELD_WAIT_S = 1.0  # how long a cancelled coroutine may take to end before its executor is killed
+RESPAWN_PAUSE_S = 0.1
+RESPAWN_PAUSE_MAX_S = 10.0
+
+
+class Alarms:
+    """Times at which something is to be looked at. What rings checks for itself whether it still matters."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, str, Any]] = []
+        self._numbers = itertools.count()
+
+    def set(self, time_s: float, kind: str, about: Any = None) -> None:
+        heapq.heappush(self._heap, (time_s, next(self._numbers), kind, about))
+
+    def due(self, now: float) -> Iterable[tuple[str, Any]]:
+        while self._heap and self._heap[0][0] <= now:
+            _, _, kind, about = heapq.heappop(self._heap)
+            yield kind, about
+
+    @property
+    def next_s(self) -> float:
+        return self._heap[0][0] if self._heap else math.inf
+
+
+class Executor:
+    """One child process that runs tasks."""
+
+    def __init__(self, number: int, asynchronous: bool) -> None:
+        self.number, self.asynchronous = number, asynchronous
+        self.ready = False
+        self.pid = 0
+        self.given: dict[int, Task] = {}  # by serial, in the order in which they run
+        self.under_way_s = 0.0  # predicted duration of what is given
+        self.alone = False  # what it has must not be joined by more
+        self.killing = False
+        self.started_s = 0.0
+        self.look_at_s = math.inf
+        self.client = ""  # whose task it was given last: what it prints is for them
+        self.functions: OrderedDict[bytes, int] = OrderedDict()
+        self.functions_bytes = 0
+
+    def learn(self, function: Function, settings: Settings) -> bytes:
+        """The code to send along: none when the executor surely has it.
+
+        It keeps the functions used last within the bounds of the settings; half of that is what we rely on.
+        """
+        if function.identity in self.functions:
+            self.functions.move_to_end(function.identity)
+            return b""
+        code = function.code
+        assert code is not None
+        self.functions[function.identity] = len(code)
+        self.functions_bytes += len(code)
+        while len(self.functions) > 1 and (
+            len(self.functions) > settings.functions_cached_max // 2
+            or self.functions_bytes > settings.functions_cached_bytes_max // 2
+        ):
+            self.functions_bytes -= self.functions.popitem(last=False)[1]
+        return code
+
+
+class Dispatch:
+    """All executors and the queues that feed them: `queue` for plain functions, `coroutines` for asynchronous ones."""
+
+    def __init__(
+        self, ncores: int, settings: Settings, alarms: Alarms, store: Store, failed: Callable[[Task, str, dict], None]
+    ) -> None:
+        self.ncores, self.settings, self.alarms, self.store, self.failed = ncores, settings, alarms, store, failed
+        self.out = store.out
+        self.queue: FairQueue[Task] = FairQueue(settings.client_share_horizon_s, ncores)
+        self.coroutines: FairQueue[Task] = FairQueue(settings.client_share_horizon_s, 1)
+        self.executors: dict[int, Executor] = {}
+        self.bad_starts = 0  # in a row
+        self.pauses = 0  # replacements that wait for their time
+        self.started = 0
+        self._numbers = itertools.count(1)
+        self._serials = 1
+
+    # ------------------------------------------------------------------------------------------ start and replace
+
+    def spawn(self, asynchronous: bool = False) -> None:
+        executor = Executor(next(self._numbers), asynchronous)
+        self.executors[executor.number] = executor
+        self.out.append(Spawn(executor.number, asynchronous))
+
+    def on_started(self, event: ExecutorStarted, now: float) -> None:
+        executor = self.executors[event.executor]
+        executor.ready, executor.pid, executor.started_s = True, event.pid, now
+        self.started += 1
+
+    def on_ended(self, event: ExecutorEnded, now: float) -> None:
+        """Sort out what it had, and replace it."""
+        executor = self.executors.pop(event.executor)
+        self._bury(executor, event)
+        if executor.ready and (event.serial or executor.killing or now - executor.started_s > 1.0):
+            self.bad_starts = 0
+            if not executor.asynchronous:
+                self.spawn()
+            return
+        self.bad_starts += 1
+        pause_s = min(RESPAWN_PAUSE_S * 2.0**self.bad_starts, RESPAWN_PAUSE_MAX_S)
+        self.out.append(
+            Log(
+                f"executor {executor.number} ended before it ran anything ({_death(event)}), "
+                f"{self.bad_starts} in a row; next try in {pause_s:.1f} s\n{event.stderr_tail}".rstrip()
+            )
+        )
+        self.pauses += 1
+        self.alarms.set(now + pause_s, "respawn", executor.asynchronous)
+
+    def on_respawn(self, asynchronous: bool) -> None:
+        """The pause after a bad start is over. The asynchronous executor comes back only if it is wanted."""
+        self.pauses -= 1
+        if not asynchronous:
+            self.spawn()
+
+    def _bury(self, executor: Executor, event: ExecutorEnded) -> None:
+        detail = {
+            "signal": event.signal,
+            "exit_code": event.exit_code,
+            "peak_bytes": event.peak_bytes,
+            "stderr_tail": event.stderr_tail,
+            "stack": event.stack,
+        }
+        again: list[Task] = []
+        for task in self.take_back(executor, list(executor.given)):
+            guilty = task.serial == event.serial and not executor.killing
+            lost = guilty or task.function.once or task.requeues >= REQUEUES_MAX
+            if task.verdict == "cancelled":
+                self.failed(task, "", {})
+            elif task.verdict == "timeout":
+                self.failed(task, "timeout", {**detail, "timeout_s": task.order.timeout_s})
+            elif lost:
+                self.failed(task, "crashed", detail)
+            else:
+                again.append(task)
+        for task in reversed(again):
+            self._requeue(task)
+
+    def _requeue(self, task: Task) -> None:
+        task.requeues += 1
+        task.serial = task.executor = 0
+        for entry in task.entries:
+            if isinstance(entry, Entry):
+                self.store.put_down(entry)
+        self.enqueue([task], first=True)
+
+    def take_back(self, executor: Executor, serials: list[int]) -> list[Task]:
+        """Given tasks that end without an outcome; their clients are not charged."""
+        tasks = [executor.given.pop(serial) for serial in serials]
+        queue = self.coroutines if executor.asynchronous else self.queue
+        for task in tasks:
+            queue.settle(task.order.client, 1, 0.0)
+        return tasks
+
+    # ------------------------------------------------------------------------------------------------ give
+
+    def enqueue(self, tasks: list[Task], first: bool = False) -> None:
+        """Queue tasks of one order that are ready to run."""
+        order = tasks[0].order
+        queue = self.coroutines if order.asynchronous else self.queue
+        queue.put(order.client, tasks, order.priority, not tasks[0].inputs, first)
+
+    def fill(self, now: float) -> None:
+        """Give queued tasks to executors that have room; spread what there is over all of them."""
+        while self.queue.live:
+            free = [executor for executor in self.executors.values() if self._has_room(executor)]
+            share = math.ceil(self.queue.live / len(free)) if free else 0
+            if not sum(self._give_next(executor, share, now) for executor in free):
+                break
+        if self.coroutines.live:
+            self._fill_asynchronous(now)
+
+    def _has_room(self, executor: Executor) -> bool:
+        if not executor.ready or executor.killing or executor.alone or executor.asynchronous:
+            return False
+        return not executor.given or executor.under_way_s < self.settings.batch_s
+
+    def _give_next(self, executor: Executor, share: int, now: float) -> bool:
+        """Give one batch of the client whose turn it is; False when its next task does not fit beside what is there."""
+        client = self.queue.turn()
+        tasks = client.first_class() if client else None
+        if client is None or tasks is None:
+            return False
+        function = tasks[0].function
+        alone = function.once or function.mean_s is None
+        if alone and executor.given:
+            return False
+        predicted_s, count = 0.0, 1
+        if not alone:
+            predicted_s = max(function.mean_s or 0.0, self.settings.task_overhead_s)
+            room = max(int((self.settings.batch_s - executor.under_way_s) / predicted_s), 0 if executor.given else 1)
+            count = min(room, share, self.settings.batch_tasks_max - len(executor.given))
+        if count < 1:
+            return False
+        executor.alone = alone
+        executor.under_way_s += predicted_s * count
+        self._give(executor, function, self.queue.take(client, count, predicted_s), now)
+        return True
+
+    def _fill_asynchronous(self, now: float) -> None:
+        executor = next((e for e in self.executors.values() if e.asynchronous), None)
+        if executor is None:
+            if not self.pauses:
+                self.spawn(asynchronous=True)
+            return
+        while executor.ready and not executor.killing:
+            count = self.settings.asynchronous_tasks_max - len(executor.given)
+            client = self.coroutines.turn()
+            if client is None or count < 1:
+                return
+            tasks = self.coroutines.take(client, count, 0.0)
+            for task in tasks:
+                task.given_s = now
+            self._give(executor, tasks[0].function, tasks, now)
+
+    def _give(self, executor: Executor, function: Function, tasks: list[Task], now: float) -> None:
+        serial = first = self._serials
+        given, number = executor.given, executor.number
+        inputs: dict[int, list] = {}
+        for task in tasks:
+            task.serial, task.executor = serial, number
+            given[serial] = task
+            if task.inputs:
+                inputs[serial - first] = _inputs_of(task)
+            if task.order.timeout_s:
+                self.look(executor, now + task.order.timeout_s)
+            serial += 1
+        self._serials = serial
+        executor.client = tasks[0].order.client
+        code = executor.learn(function, self.settings)
+        keys, args = [task.key for task in tasks], [task.args for task in tasks]
+        self.out.append(Give(number, Run(function.identity, code, function.name, first, keys, args, inputs)))
+
+    # -------------------------------------------------------------------------------- cancel and time out
+
+    def look(self, executor: Executor, time_s: float) -> None:
+        """See what this executor runs, at this time."""
+        if time_s < executor.look_at_s:
+            executor.look_at_s = time_s
+            self.alarms.set(time_s, "look", executor.number)
+
+    def on_look(self, number: int, now: float) -> None:
+        executor = self.executors.get(number)
+        if executor is None or now < executor.look_at_s:
+            return
+        executor.look_at_s = math.inf
+        if executor.asynchronous:
+            self._look_asynchronous(executor, now)
+        elif executor.given and not executor.killing:
+            self.out.append(AskRunning(number))
+
+    def cancel(self, task: Task, now: float) -> None:
+        """A given task is no longer wanted: its outcome will not count, and it is ended if it runs."""
+        executor = self.executors[task.executor]
+        task.verdict = "cancelled"
+        if executor.asynchronous:
+            self._cancel_running(executor, [task], now)
+        elif not executor.killing:
+            self.out.append(AskRunning(executor.number))
+
+    def on_running(self, event: Running, now: float) -> None:
+        """What runs is known: kill it if it was cancelled or is over its time; else decide when to look again."""
+        executor = self.executors.get(event.executor)
+        if executor is None or executor.killing:
+            return
+        task = executor.given.get(event.serial)
+        if task is not None:
+            timeout_s = task.order.timeout_s
+            if not task.verdict and timeout_s and now >= event.started_s + timeout_s:
+                task.verdict = "timeout"
+            if task.verdict:
+                self._kill(executor)
+                return
+        for other in executor.given.values():
+            if other.verdict:
+                self.look(executor, now + LOOK_INTERVAL_S)
+            elif other.order.timeout_s:
+                since_s = event.started_s if other is task else now
+                self.look(executor, max(since_s + other.order.timeout_s, now + 0.001))
+
+    def _look_asynchronous(self, executor: Executor, now: float) -> None:
+        late: list[Task] = []
+        for task in executor.given.values():
+            if task.verdict or not task.order.timeout_s:
+                continue
+            if now >= task.given_s + task.order.timeout_s:
+                task.verdict = "timeout"
+                late.append(task)
+            else:
+                self.look(executor, task.given_s + task.order.timeout_s)
+        if late:
+            self._cancel_running(executor, late, now)
+
+    def _cancel_running(self, executor: Executor, tasks: list[Task], now: float) -> None:
+        self.out.append(Give(executor.number, CancelRunning([task.serial for task in tasks])))
+        self.alarms.set(now + YIELD_WAIT_S, "yield", (executor.number, [task.serial for task in tasks]))
+
+    def on_yield(self, number: int, serials: list[int]) -> None:
+        """Coroutines that were cancelled should have ended by now."""
+        executor = self.executors.get(number)
+        if executor is not None and not executor.killing and any(serial in executor.given for serial in serials):
+            self._kill(executor)
+
+    def _kill(self, executor: Executor) -> None:
+        executor.killing = True
+        self.out.append(Kill(executor.number))
+
+    # ------------------------------------------------------------------------------------------------ invariants
+
+    def check(self) -> None:
+        """Executors hold what they may hold, and queues count right."""
+        self.queue.check()
+        self.coroutines.check()
+        given: dict[str, int] = {}
+        for executor in self.executors.values():
+            limit = self.settings.asynchronous_tasks_max if executor.asynchronous else self.settings.batch_tasks_max
+            assert len(executor.given) <= limit
+            assert not executor.alone or len(executor.given) <= 1 or executor.asynchronous, "one task alone"
+            assert list(executor.given) == sorted(executor.given), "they run in order"
+            assert executor.ready or not executor.given
+            for serial, task in executor.given.items():
+                assert (task.serial, task.executor, task.queued) == (serial, executor.number, False)
+                if not executor.asynchronous:
+                    given[task.order.client] = given.get(task.order.client, 0) + 1
+        assert given == {name: c.given for name, c in self.queue.clients.items() if c.given}
+        plain = sum(not e.asynchronous for e in self.executors.values())
+        assert plain <= self.ncores <= plain + self.pauses
+
+
+def _inputs_of(task: Task) -> list[list[Any]]:
+    """The inputs as an executor wants them; their files must not move from here on."""
+    columns: list[list[Any]] = []
+    for (key, *_), entry in zip(task.inputs, task.entries, strict=True):
+        if isinstance(entry, Entry):
+            entry.given += 1
+            columns.append([key, entry.path or entry.data])
+        else:
+            columns.append([key, entry])
+    return columns
+
+
+def _death(event: ExecutorEnded) -> str:
+    return f"signal {event.signal}" if event.signal else f"exit code {event.exit_code}"

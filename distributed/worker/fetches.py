@@ -1,0 +1,191 @@
+"""What to fetch from whom: wants, the holders left to ask for each, and requests under way. Opens no connection.
+
+::
+
+    wanted ──▶ pending at one holder ──room, a free request──▶ under way ──▶ here
+                   ▲                                              │
+                   └──── next holder ◀──── not there, no answer ──┘  (none left: missing)
+
+A value that several tasks want is fetched once. Several values travel in one request, up to `fetch_bytes_max`; at most
+`fetches_per_peer_max` requests are under way at a peer. A large value takes its room in the store before it travels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distributed.config import Settings
+from distributed.worker.events import Fetch, Remove
+from distributed.worker.store import Entry, Store
+
+
+class Want:
+    """One value that tasks wait for."""
+
+    __slots__ = ("attempt", "holders", "key", "nbytes", "peer", "reserved", "tasks", "under_way")
+
+    def __init__(self, key: str, attempt: int, nbytes: int) -> None:
+        self.key, self.attempt, self.nbytes = key, attempt, nbytes
+        self.holders: list[str] = []  # still to be asked
+        self.tasks: dict[Any, None] = {}
+        self.peer = ""
+        self.under_way = False
+        self.reserved = 0
+
+
+class Fetches:
+    """All wants and requests. Methods that find out that values cannot be had return the wants concerned."""
+
+    def __init__(self, settings: Settings, store: Store, own_address: str, out: list[Any]) -> None:
+        self.settings, self.store, self.own_address, self.out = settings, store, own_address, out
+        self.wants: dict[tuple[str, int], Want] = {}
+        self.pending: dict[str, dict[Want, None]] = {}  # peer -> wants to ask it for
+        self.under_way: dict[int, list[Want]] = {}
+        self.requests: dict[str, int] = {}  # peer -> requests under way
+        self.fetched_bytes = 0
+        self._fetches = 0
+
+    def want(self, task: Any, key: str, attempt: int, nbytes: int, holders: list[str]) -> Want | None:
+        """A task wants a value. The want is returned when nobody is left to ask for it."""
+        want = self.wants.get((key, attempt))
+        if want is not None:
+            want.tasks[task] = None
+            want.holders += [h for h in holders if h not in want.holders and h != want.peer and h != self.own_address]
+            return None
+        want = self.wants[key, attempt] = Want(key, attempt, nbytes)
+        want.tasks[task] = None
+        want.holders = [holder for holder in dict.fromkeys(holders) if holder != self.own_address]
+        return None if self._ask_next(want) else want
+
+    def _ask_next(self, want: Want) -> bool:
+        """Line up at the holder with the fewest before us; False when all were asked."""
+        want.under_way = False
+        if not want.holders:
+            want.peer = ""
+            return False
+        want.peer = min(want.holders, key=lambda peer: (self._load_of(peer), peer))
+        want.holders.remove(want.peer)
+        self.pending.setdefault(want.peer, {})[want] = None
+        return True
+
+    def _load_of(self, peer: str) -> int:
+        return len(self.pending.get(peer, ())) + self.requests.get(peer, 0)
+
+    def forget_task(self, task: Any) -> None:
+        """A task is gone; what only it wanted is not fetched, or not kept when it comes."""
+        for want in [want for want in self.wants.values() if task in want.tasks]:
+            del want.tasks[task]
+            if not want.tasks and not want.under_way:
+                self.drop(want)
+
+    def drop(self, want: Want) -> None:
+        """Nobody wants this any more."""
+        if self.wants.get((want.key, want.attempt)) is want:
+            del self.wants[want.key, want.attempt]
+        waiting = self.pending.get(want.peer)
+        if waiting is not None and waiting.pop(want, 0) is None and not waiting:
+            del self.pending[want.peer]
+
+    def pump(self) -> list[Want]:
+        """Send the requests that can go now; returns wants for which there is no room."""
+        homeless: list[Want] = []
+        for peer in list(self.pending):
+            while peer in self.pending and self.requests.get(peer, 0) < self.settings.fetches_per_peer_max:
+                if not self._request(peer, homeless):
+                    break
+        return homeless
+
+    def _request(self, peer: str, homeless: list[Want]) -> bool:
+        wants: list[Want] = []
+        nbytes = 0
+        waiting = self.pending[peer]
+        for want in list(waiting):
+            if wants and nbytes + want.nbytes > self.settings.fetch_bytes_max:
+                break
+            large = want.nbytes if want.nbytes > self.settings.inline_bytes_max else 0
+            if large > self.store.memory_limit or (large and not self.store.make_room(large)):
+                if self.store.spilling_bytes and large <= self.store.memory_limit:
+                    break  # the end of spilling pumps again
+                homeless.append(want)
+                del waiting[want]
+                continue
+            want.reserved, want.under_way = large, True
+            self.store.reserved_bytes += large
+            nbytes += want.nbytes
+            del waiting[want]
+            wants.append(want)
+        if not waiting:
+            del self.pending[peer]
+        if wants:
+            self._send(peer, wants)
+        return bool(wants)
+
+    def _send(self, peer: str, wants: list[Want]) -> None:
+        self._fetches += 1
+        self.under_way[self._fetches] = wants
+        self.requests[peer] = self.requests.get(peer, 0) + 1
+        self.out.append(
+            Fetch(self._fetches, peer, [w.key for w in wants], [w.attempt for w in wants], [w.nbytes for w in wants])
+        )
+
+    def fetched(
+        self, fetch: int, nbytes: list[int], values: list[bytes | None], paths: list[str]
+    ) -> tuple[list[tuple[Want, Entry]], list[Want]]:
+        """A peer answered: the wants that are satisfied, with their entries, and those that nobody can satisfy."""
+        here: list[tuple[Want, Entry]] = []
+        missing: list[Want] = []
+        for want, size, value, path in zip(self._ended(fetch), nbytes, values, paths, strict=True):
+            if size < 0:
+                missing += self._failed(want)
+                continue
+            self.fetched_bytes += size
+            if not want.tasks:
+                self.drop(want)
+                if path:
+                    self.out.append(Remove(path))
+                continue
+            here.append((want, self.store.add_replica(want.key, want.attempt, size, None if path else value, path)))
+            del self.wants[want.key, want.attempt]
+        return here, missing
+
+    def failed(self, fetch: int) -> list[Want]:
+        """A peer did not answer: ask others. Returns the wants for which nobody is left."""
+        return [want for asked in self._ended(fetch) for want in self._failed(asked)]
+
+    def _ended(self, fetch: int) -> list[Want]:
+        wants = self.under_way.pop(fetch)
+        peer = wants[0].peer
+        self.requests[peer] -= 1
+        if not self.requests[peer]:
+            del self.requests[peer]
+        for want in wants:
+            self.store.reserved_bytes -= want.reserved
+            want.reserved = 0
+        return wants
+
+    def _failed(self, want: Want) -> list[Want]:
+        if not want.tasks:
+            want.under_way = False
+            self.drop(want)
+            return []
+        return [] if self._ask_next(want) else [want]
+
+    def peer_left(self, peer: str) -> list[Want]:
+        """A worker is gone: nobody asks it any more; what is under way there fails by itself."""
+        for want in self.wants.values():
+            if peer in want.holders:
+                want.holders.remove(peer)
+        return [want for want in self.pending.pop(peer, ()) if not self._ask_next(want)]
+
+    def reserved_bytes(self) -> int:
+        """Room held for values under way."""
+        return sum(want.reserved for wants in self.under_way.values() for want in wants)
+
+    def check(self) -> None:
+        """Every want is in exactly one place; limits hold."""
+        pending = [want for wants in self.pending.values() for want in wants]
+        under_way = [want for wants in self.under_way.values() for want in wants]
+        assert sorted(map(id, (*pending, *under_way))) == sorted(map(id, self.wants.values())), "a lost want"
+        assert all(want.tasks for want in pending)
+        assert all(count <= self.settings.fetches_per_peer_max for count in self.requests.values())
+        assert sum(self.requests.values()) == len(self.under_way)

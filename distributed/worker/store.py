@@ -1,0 +1,313 @@
+"""Which values this worker holds, under which limits, and what goes when there are too many. No disk, no bytes read.
+
+A value is named (key, attempt); a key has at most one entry in the table, and the newest attempt wins. An entry::
+
+    added ──▶ in the table ──delete, newer attempt, owner left──▶ detached ──last user gone──▶ its file is removed
+                 │    ▲
+                 │    └─ a pin (published name) keeps it here, whatever its owner does
+                 └─ memory limit passed ─▶ spilling ─▶ on disk (readable in place, never comes back)
+
+Users of an entry are counted twice: `uses` by tasks that need it (their file must not vanish), `given` by tasks that an
+executor has already (their file must not even move). Replicas of what other workers hold are a cache: under pressure
+the ones used longest ago go first, then the values used longest ago are copied to disk.
+
+Changes of the table collect in `added` and `removed` until they are reported; what came and went in between is nobody's
+business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from distributed.worker.events import Remove, Spill
+
+
+def owner_of(key: str) -> str:
+    """The client that a key belongs to; keys put by hand belong to nobody.
+
+    >>> owner_of('a11ce0000000/7'), owner_of('x')
+    ('a11ce0000000', '')
+    """
+    return key.partition("/")[0] if "/" in key else ""
+
+
+class Entry:
+    """One stored value. What most entries never need is a default of the class: one is made for every task."""
+
+    path = ""  # '': the value is `data`
+    in_table = True
+    replica = False
+    announced = True  # a replica: its owner was told that it is here
+    released = False  # its owner does not want it any more, but it is pinned
+    uses = 0
+    given = 0
+    resident = True  # counts as memory, as opposed to: on disk
+    spilling = False
+    old_path = ""  # still read by a given task although the value was spilled
+
+    def __init__(self, key: str, attempt: int, nbytes: int, data: bytes | None) -> None:
+        self.key, self.attempt, self.nbytes, self.data = key, attempt, nbytes, data
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.key}@{self.attempt} {self.nbytes} bytes>"
+
+
+class Store:
+    """The table of values, its accounts, and the decisions about eviction. Instructions are appended to `out`."""
+
+    def __init__(self, memory_limit: int, out: list[Any]) -> None:
+        self.memory_limit = memory_limit
+        self.out = out
+        self.entries: dict[str, Entry] = {}
+        self.owners: dict[str, dict[str, None]] = {}  # owner -> its keys here
+        self.names: dict[str, str] = {}  # published name -> the key it stands for
+        self.published: dict[str, list[str]] = {}  # published name -> every key it keeps alive
+        self.pins: dict[str, int] = {}  # key -> how many names keep it
+        self.memory_bytes = 0
+        self.disk_bytes = 0
+        self.spilling_bytes = 0
+        self.reserved_bytes = 0
+        self.spill_refused = ""  # why spilling did not work last time
+        self.added: dict[str, Entry] = {}
+        self.removed: dict[str, None] = {}
+        self._files: dict[Entry, None] = {}  # values in memory files, the one used longest ago first
+        self._replicas: dict[Entry, None] = {}
+        self._spills: dict[int, Entry] = {}
+        self._detached: dict[Entry, None] = {}  # out of the table, still used or being spilled
+        self._spill_tickets = 0
+
+    # -------------------------------------------------------------------------------------------------- the table
+
+    def get(self, key: str, attempt: int) -> Entry | None:
+        """The entry of exactly this attempt (0: of any)."""
+        entry = self.entries.get(key)
+        return entry if entry is not None and (entry.attempt == attempt or not attempt) else None
+
+    def add(
+        self, key: str, attempt: int, nbytes: int, data: bytes | None, path: str = "", replace: bool = False
+    ) -> Entry:
+        """Store a value. An older attempt than the one here is kept aside, only for whoever uses it."""
+        old = self.entries.get(key)
+        entry = Entry(key, attempt, nbytes, data)
+        if path:
+            entry.path = path
+        if old is not None:
+            if old.attempt == attempt and not replace:
+                if path:
+                    self.out.append(Remove(path))
+                return old
+            if old.attempt > attempt:
+                self.memory_bytes += nbytes
+                entry.in_table = False
+                self._detached[entry] = None
+                return entry
+            self._detach(old)
+        self.memory_bytes += nbytes
+        self.entries[key] = self.added[key] = entry
+        owner = owner_of(key)
+        try:
+            self.owners[owner][key] = None
+        except KeyError:
+            self.owners[owner] = {key: None}
+        if path:
+            self._files[entry] = None
+        return entry
+
+    def add_replica(self, key: str, attempt: int, nbytes: int, data: bytes | None, path: str) -> Entry:
+        """Store what was fetched from a peer: others hold it too, its owner does not know yet that we do."""
+        known = self.entries.get(key)
+        entry = self.add(key, attempt, nbytes, data, path)
+        if entry is not known and entry.in_table:
+            entry.replica, entry.announced = True, False
+            self._files.pop(entry, None)
+            self._replicas[entry] = None
+        return entry
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Drop these keys; pinned ones go when their last name does."""
+        for key in keys:
+            entry = self.entries.get(key)
+            if entry is None:
+                continue
+            if key in self.pins:
+                entry.released = True
+            else:
+                self._detach(entry)
+
+    def forget_owner(self, owner: str) -> None:
+        """Drop every key of a client that is gone for good, or starts afresh."""
+        if owner:
+            self.delete(list(self.owners.get(owner, ())))
+
+    def pin(self, name: str, key: str, keys: Iterable[str]) -> None:
+        """Keep these keys while they are published under `name`."""
+        if name in self.names:
+            self.unpin(name, {owner_of(known) for known in self.published[name]})
+        self.names[name] = key
+        self.published[name] = kept = list(dict.fromkeys([key, *keys]))
+        for kept_key in kept:
+            self.pins[kept_key] = self.pins.get(kept_key, 0) + 1
+
+    def unpin(self, name: str, living: Iterable[str]) -> None:
+        """A name is gone. Keys that their owner released, or whose owner is not among the `living`, go too."""
+        alive = set(living) | {""}
+        self.names.pop(name, None)
+        for key in self.published.pop(name, ()):
+            self.pins[key] -= 1
+            if self.pins[key]:
+                continue
+            del self.pins[key]
+            entry = self.entries.get(key)
+            if entry is not None and (entry.released or owner_of(key) not in alive):
+                self._detach(entry)
+
+    def snapshot(self) -> tuple[list[str], list[int], list[int]]:
+        """Everything in the table as columns; what was waiting to be reported is part of it."""
+        self.added, self.removed = {}, {}
+        entries = list(self.entries.values())
+        return [e.key for e in entries], [e.attempt for e in entries], [e.nbytes for e in entries]
+
+    # ------------------------------------------------------------------------------------------------------ users
+
+    def use(self, entry: Entry) -> None:
+        """A task needs this entry: its value stays until `let_go`."""
+        entry.uses += 1
+        for order in (self._files, self._replicas):
+            if entry in order:
+                del order[entry]
+                order[entry] = None
+
+    def let_go(self, entry: Entry) -> None:
+        """A task needs this entry no longer."""
+        entry.uses -= 1
+        if not entry.uses:
+            self._unused(entry)
+
+    def put_down(self, entry: Entry) -> None:
+        """An executor has this entry no longer (`given` was counted up by who gave it)."""
+        entry.given -= 1
+        if not entry.given and entry.old_path:
+            self.out.append(Remove(entry.old_path))
+            entry.old_path = ""
+
+    def _unused(self, entry: Entry) -> None:
+        if not entry.in_table:
+            self._vacate(entry)
+        elif entry.replica and not entry.announced and entry.key not in self.pins:
+            self._detach(entry)  # nobody who could release it knows that it is here
+
+    def _detach(self, entry: Entry) -> None:
+        """Take an entry out of the table, and out of the store unless somebody still needs it."""
+        key = entry.key
+        del self.entries[key]
+        if self.added.pop(key, None) is None:
+            self.removed[key] = None
+        owner = owner_of(key)
+        keys = self.owners[owner]
+        del keys[key]
+        if not keys:
+            del self.owners[owner]
+        entry.in_table = False
+        if entry.path or entry.replica:
+            self._files.pop(entry, None)
+            self._replicas.pop(entry, None)
+        if entry.uses:
+            self._detached[entry] = None
+        else:
+            self._vacate(entry)
+
+    def _vacate(self, entry: Entry) -> None:
+        """Nobody needs this entry: give back its bytes. A copy to disk that is under way is dropped when it comes."""
+        self._detached.pop(entry, None)
+        if entry.resident:
+            self.memory_bytes -= entry.nbytes
+        else:
+            self.disk_bytes -= entry.nbytes
+        if entry.spilling:
+            self._stop_spilling(entry)
+        if entry.path:
+            self.out.append(Remove(entry.path))
+
+    # ----------------------------------------------------------------------------------------------------- memory
+
+    def fits(self, nbytes: int) -> bool:
+        """Whether that much can be added now."""
+        return self.memory_bytes + self.reserved_bytes + nbytes <= self.memory_limit
+
+    def make_room(self, nbytes: int) -> bool:
+        """Drop replicas and start spilling until `nbytes` fit; whether they do already."""
+        if self.fits(nbytes):
+            return True
+        for entry in [entry for entry in self._replicas if not entry.uses and entry.key not in self.pins]:
+            self._detach(entry)
+            if self.fits(nbytes):
+                return True
+        if not self.spill_refused:
+            self._start_spilling(self.memory_bytes + self.reserved_bytes + nbytes - self.memory_limit)
+        return False
+
+    def _start_spilling(self, excess: int) -> None:
+        for entry in self._files:
+            if self.spilling_bytes >= excess:
+                return
+            if not entry.spilling and not entry.given:
+                self._spill_tickets += 1
+                self._spills[self._spill_tickets] = entry
+                entry.spilling = True
+                self.spilling_bytes += entry.nbytes
+                self.out.append(Spill(self._spill_tickets, entry.path))
+
+    def _stop_spilling(self, entry: Entry) -> None:
+        entry.spilling = False
+        self.spilling_bytes -= entry.nbytes
+
+    def spilled(self, ticket: int, path: str) -> None:
+        """The copy on disk is the value now; the file in memory stays as long as a given task reads it."""
+        entry = self._spills.pop(ticket)
+        if not entry.spilling:  # it was dropped meanwhile
+            self.out.append(Remove(path))
+            return
+        self._stop_spilling(entry)
+        self.memory_bytes -= entry.nbytes
+        self.disk_bytes += entry.nbytes
+        self._files.pop(entry, None)
+        entry.resident, old, entry.path = False, entry.path, path
+        if entry.given:
+            entry.old_path = old
+        else:
+            self.out.append(Remove(old))
+
+    def spill_failed(self, ticket: int, reason: str) -> None:
+        """Disk full, or there is none: nothing more is spilled until somebody resets `spill_refused`."""
+        entry = self._spills.pop(ticket)
+        if entry.spilling:
+            self._stop_spilling(entry)
+            self.spill_refused = reason
+
+    # -------------------------------------------------------------------------------------------------- invariants
+
+    def all_entries(self) -> Iterator[Entry]:
+        """Everything that takes up room, in the table or not."""
+        yield from self.entries.values()
+        yield from self._detached
+
+    def check(self) -> None:
+        """Byte accounts equal content; every index agrees with the table."""
+        everything = list(self.all_entries())
+        assert self.memory_bytes == sum(e.nbytes for e in everything if e.resident), "memory account"
+        assert self.disk_bytes == sum(e.nbytes for e in everything if not e.resident), "disk account"
+        assert self.spilling_bytes == sum(e.nbytes for e in everything if e.spilling), "spilling account"
+        assert self.reserved_bytes >= 0
+        assert {key for keys in self.owners.values() for key in keys} == set(self.entries)
+        assert all(owner_of(key) == owner for owner, keys in self.owners.items() for key in keys)
+        assert all(e.in_table and e.key == key for key, e in self.entries.items())
+        assert all(not e.in_table and e.uses for e in self._detached), "a detached entry that nobody uses"
+        assert all(e.in_table for e in (*self._files, *self._replicas))
+        assert all(0 <= e.given <= e.uses for e in everything)
+        assert all(self.entries[key] is entry for key, entry in self.added.items())
+        counted: dict[str, int] = {}
+        for keys in self.published.values():
+            for key in keys:
+                counted[key] = counted.get(key, 0) + 1
+        assert (counted, set(self.names)) == (self.pins, set(self.published))

@@ -1,0 +1,867 @@
+"""The worker's mind: events in, instructions out."""
+
+import dataclasses
+import random
+
+import pytest
+
+from distributed.config import Settings
+from distributed.errors import ProtocolError
+from distributed.wire import messages
+from distributed.wire.messages import (
+    AddKeys,
+    Attach,
+    Cancel,
+    CancelRunning,
+    Compute,
+    DefineFunction,
+    DeleteData,
+    Failed,
+    Finished,
+    Member,
+    NeedFunction,
+    NeedRoom,
+    Outcomes,
+    OwnerLeft,
+    Pin,
+    Recall,
+    Recalled,
+    Register,
+    RemoveKeys,
+    Room,
+    Run,
+    Unpin,
+    WorkerLeft,
+)
+from distributed.worker.events import (
+    Allocate,
+    Allocated,
+    AskRunning,
+    CenterConnected,
+    ClientDisconnected,
+    ExecutorEnded,
+    ExecutorStarted,
+    Fetch,
+    Fetched,
+    FetchFailed,
+    FromCenter,
+    FromClient,
+    FromExecutor,
+    Give,
+    Kill,
+    Log,
+    Put,
+    Remove,
+    Running,
+    Send,
+    Spawn,
+    Spill,
+    SpillFailed,
+    Tick,
+    ToCenter,
+    WakeAt,
+)
+from distributed.worker.state import WorkerState
+
+ALICE, BOB = "a11ce0000000", "b0b000000000"
+SETTINGS = Settings()
+F, G = b"f" * 16, b"g" * 16
+
+
+def through_the_codec(message):
+    decoded, _ = messages.decode(messages.encode_header(message), messages.buffers_of(message))
+    return decoded
+
+
+class Bench:
+    """A worker's state; every message passes through the codec, every step ends with the invariants."""
+
+    def __init__(self, ncores=1, memory_limit=1 << 30, settings=SETTINGS, start=True):
+        self.member = Member("127.0.0.1:1", "i1", "w", ncores, memory_limit)
+        self.state = WorkerState(self.member, settings)
+        self.now = 100.0
+        self.wake_at = None
+        assert self.state.start() == [Spawn(n + 1) for n in range(ncores)]
+        if start:
+            for n in range(ncores):
+                assert self.on(ExecutorStarted(n + 1, 1000 + n)) == []
+
+    def on(self, event):
+        if hasattr(event, "message"):
+            event.message = through_the_codec(event.message)
+        out = self.state.handle(event, self.now)
+        self.state.check()
+        for instruction in out:
+            if hasattr(instruction, "message"):
+                instruction.message = through_the_codec(instruction.message)
+        self.wake_at = next((i.time_s for i in reversed(out) if isinstance(i, WakeAt)), self.wake_at)
+        return [instruction for instruction in out if not isinstance(instruction, WakeAt)]
+
+    def wait(self, seconds):
+        """Let time pass, with a tick at each time that was asked for."""
+        end, out = self.now + seconds, []
+        while self.wake_at is not None and self.wake_at <= end:
+            self.now, self.wake_at = self.wake_at, None
+            out += self.on(Tick())
+        self.now = end
+        return out
+
+    def client(self, message, client=ALICE):
+        return self.on(FromClient(client, message))
+
+    def center(self, message):
+        return self.on(FromCenter(message))
+
+    def done(self, serials, values=None, executor=1, durations_us=None, **columns):
+        values = values or [b"v"] * len(serials)
+        durations_us = durations_us or [10] * len(serials)
+        sizes = columns.pop("nbytes", [len(value) for value in values])
+        columns = {"paths": {}, "errors": {}, "contains": {}} | columns
+        return self.on(FromExecutor(executor, Outcomes(serials, values, sizes, durations_us, **columns)))
+
+    def know(self, function=F, mean_us=10, code=b"code"):
+        """Measure a function, so that its tasks are given in batches."""
+        (give,) = self.client(compute(["warm"], function=function, code=code))
+        self.done([give.message.serial], durations_us=[mean_us])
+        self.client(DeleteData([f"{ALICE}/warm"]))
+
+
+def compute(names, client=ALICE, function=F, code=b"", attempt=1, inputs=None, **options):
+    keys = [f"{client}/{name}" for name in names]
+    args = [f"args of {name}".encode() for name in names]
+    return Compute(function, code, "f", keys, [attempt] * len(keys), args, inputs or {}, **options)
+
+
+def key(name, client=ALICE):
+    return f"{client}/{name}"
+
+
+def run(names, serial, executor=1, function=F, code=b"", inputs=None, client=ALICE):
+    args = [f"args of {name}".encode() for name in names]
+    keys = [key(name, client) for name in names]
+    return Give(executor, Run(function, code, "f", serial, keys, args, inputs or {}))
+
+
+def finished(names, client=ALICE, attempt=1, value=b"v", durations_us=None, held=()):
+    n = len(names)
+    keys = [key(name, client) for name in names]
+    columns = [keys, [attempt] * n, [len(value)] * n, [value] * n, durations_us or [10] * n, {}, list(held)]
+    return Send(client, Finished(*columns))
+
+
+@pytest.fixture
+def bench():
+    return Bench()
+
+
+# ------------------------------------------------------------------------------------------------------- plain tasks
+
+
+def test_a_task_is_given_and_its_result_is_reported_and_stored(bench):
+    assert bench.client(compute("a", code=b"code")) == [run("a", 1, code=b"code")]
+    assert bench.done([1]) == [finished("a")]
+    assert bench.state.store.get(key("a"), 1).data == b"v"
+    assert bench.state.tasks == {}
+
+
+def test_code_goes_to_each_executor_once():
+    bench = Bench(ncores=2)
+    out = bench.client(compute("abc", code=b"code"))
+    assert out == [run("a", 1, 1, code=b"code"), run("b", 2, 2, code=b"code")]
+    assert bench.done([2], executor=2, durations_us=[5000]) == [finished("b", durations_us=[5000]), run("c", 3, 2)]
+
+
+def test_code_that_is_not_known_is_asked_for_once_and_tasks_wait_for_it(bench):
+    assert bench.client(compute("a")) == [Send(ALICE, NeedFunction(F))]
+    assert bench.client(compute("b")) == []
+    assert bench.client(compute("c", client=BOB), BOB) == [Send(BOB, NeedFunction(F))]
+    assert bench.client(Cancel([key("b")], [1])) == []
+    assert bench.client(DefineFunction(F, b"code")) == [run("a", 1, code=b"code")]
+    assert bench.done([1]) == [finished("a"), run("c", 2, client=BOB)]
+
+
+def test_code_is_cached_within_bounds():
+    bench = Bench(settings=dataclasses.replace(SETTINGS, functions_cached_max=2))
+    for function in (b"1", b"2", b"3"):
+        bench.client(compute([function.decode()], function=function * 16, code=b"code"))
+        bench.done([int(function)])
+    assert bench.client(compute("a", function=b"1" * 16)) == [Send(ALICE, NeedFunction(b"1" * 16))]
+
+
+def test_while_its_duration_is_unknown_one_task_of_a_function_is_under_way(bench):
+    bench.client(compute("abc", code=b"code"))
+    assert bench.done([1]) == [finished("a"), run("bc", 2)]
+
+
+def test_about_two_milliseconds_are_under_way(bench):
+    bench.know(mean_us=500)
+    names = list("abcdefgh")
+    assert bench.client(compute(names)) == [run("abcd", 2)]
+    assert bench.done([2, 3], durations_us=[500, 500]) == [
+        finished("ab", durations_us=[500, 500]),
+        run("ef", 6),
+    ]
+
+
+def test_what_there_is_is_spread_over_the_executors():
+    bench = Bench(ncores=2)
+    bench.know(mean_us=10)
+    assert bench.client(compute("abcd")) == [run("ab", 2, 1), run("cd", 4, 2, code=b"code")]
+
+
+def test_at_most_once_means_alone():
+    bench = Bench()
+    bench.know(mean_us=1)
+    assert bench.client(compute("abc", once=True)) == [run("a", 2)]
+    assert bench.done([2]) == [finished("a"), run("b", 3)]
+    bench.client(compute("d"))
+    assert bench.done([3]) == [finished("b"), run("c", 4)]
+
+
+def test_lower_priority_runs_sooner(bench):
+    bench.client(compute("a", code=b"code"))
+    bench.client(compute("b", priority=1))
+    bench.client(compute("c", priority=0))
+    bench.client(compute("d", priority=-1))
+    assert bench.done([1], durations_us=[3000]) == [finished("a", durations_us=[3000]), run("d", 2)]
+
+
+def test_large_values_are_not_sent_back_and_handles_inside_are(bench):
+    bench.know()
+    bench.client(compute("abc"))
+    large = b"l" * 5000
+    contains = {1: [["other/1", 1, 5, []]]}
+    out = bench.done([2, 3, 4], [b"a", b"b", large], contains=contains)
+    message = out[0].message
+    assert message.keys == [key("a"), key("b"), key("c")]
+    assert message.values == [b"a", b"b", None]
+    assert message.contains == {1: [["other/1", 1, 5, []]]}
+    assert bench.state.store.memory_bytes == 5002
+
+
+def test_an_exception_is_passed_on_unread(bench):
+    bench.client(compute("a", code=b"code"))
+    (send,) = bench.done([1], errors={0: b"packed"})
+    assert send == Send(ALICE, Failed(key("a"), 1, "raised", b"packed", send.message.detail, []))
+    assert send.message.detail["worker"] == "127.0.0.1:1"
+    assert bench.state.store.entries == {}
+
+
+def test_one_message_for_each_client(bench):
+    bench.know(mean_us=1)
+    bench.client(compute("ab"))
+    bench.client(compute("c", client=BOB), BOB)
+    bench.client(compute("d"))
+    out = bench.done([2, 3, 4, 5])
+    assert out == [finished("abd"), finished("c", BOB)]
+
+
+def test_a_newer_attempt_replaces_an_older_one_and_old_messages_are_ignored(bench):
+    bench.know(mean_us=3000)
+    bench.client(compute("ab"))
+    assert bench.client(compute("b", attempt=2)) == []
+    assert bench.client(compute("b", attempt=1)) == []
+    assert bench.client(Cancel([key("b")], [1])) == []
+    bench.done([2], durations_us=[3000])
+    assert bench.done([3], durations_us=[3000]) == [finished("b", attempt=2, durations_us=[3000])]
+
+
+def test_an_attempt_that_runs_is_killed_when_a_newer_one_comes(bench):
+    bench.client(compute("a", code=b"code"))
+    assert bench.client(compute("a", attempt=2)) == [AskRunning(1)]
+    assert bench.on(Running(1, 1, 99.0)) == [Kill(1)]
+    assert bench.on(ExecutorEnded(1, serial=1, signal=9)) == [Spawn(2)]
+    assert bench.on(ExecutorStarted(2, 7)) == [run("a", 2, 2, code=b"code")]
+    assert bench.done([2], executor=2) == [finished("a", attempt=2)]
+
+
+def test_the_last_queued_tasks_are_given_back(bench):
+    bench.client(compute("abcd", code=b"code"))
+    assert bench.client(Recall(2)) == [Send(ALICE, Recalled([key("d"), key("c")], [1, 1]))]
+    assert bench.client(Recall(9)) == [Send(ALICE, Recalled([key("b")], [1]))]
+    assert bench.done([1]) == [finished("a")]
+
+
+# ------------------------------------------------------------------------------------------------------------ inputs
+
+HOLDER, OTHER = "127.0.0.1:2", "127.0.0.1:3"
+
+
+def needs(name, holders=(HOLDER,), nbytes=5, attempt=1, inline=None, client=ALICE):
+    return [key(name, client), attempt, nbytes, list(holders), inline]
+
+
+def test_inputs_inline_and_here_are_passed_on_at_once(bench):
+    bench.on(Put(ALICE, [key("y")], [5], [b"why"], [""]))
+    inputs = {0: [needs("x", inline=b"ex"), needs("y")]}
+    out = bench.client(compute("a", code=b"code", inputs=inputs))
+    assert out == [run("a", 1, code=b"code", inputs={0: [[key("x"), b"ex"], [key("y"), b"why"]]})]
+    assert bench.done([1]) == [finished("a")]
+
+
+def test_missing_inputs_are_fetched_once_and_listed_as_held_once(bench):
+    inputs = {0: [needs("x")], 1: [needs("x"), needs("y", [OTHER])]}
+    out = bench.client(compute("ab", code=b"code", inputs=inputs))
+    assert out == [Fetch(1, HOLDER, [key("x")], [1], [5]), Fetch(2, OTHER, [key("y")], [1], [5])]
+    given = {0: [[key("x"), b"ex"]]}
+    assert bench.on(Fetched(1, [2], [b"ex"], [""])) == [run("a", 1, code=b"code", inputs=given)]
+    assert bench.done([1], durations_us=[9]) == [finished("a", held=[[key("x"), 1]], durations_us=[9])]
+    given = {0: [[key("x"), b"ex"], [key("y"), b"why"]]}
+    assert bench.on(Fetched(2, [3], [b"why"], [""])) == [run("b", 2, inputs=given)]
+    assert bench.done([2]) == [finished("b", held=[[key("y"), 1]])]
+    assert bench.state.store.get(key("x"), 1).replica
+
+
+def test_many_small_inputs_travel_in_few_requests():
+    bench = Bench(settings=dataclasses.replace(SETTINGS, fetch_bytes_max=20))
+    inputs = {0: [needs(str(n), nbytes=8) for n in range(7)]}
+    out = bench.client(compute("a", code=b"code", inputs=inputs))
+    assert [len(fetch.keys) for fetch in out] == [2, 2]
+    (third,) = bench.on(Fetched(1, [1, 1], [b"1", b"1"], ["", ""]))
+    assert third.keys == [key("4"), key("5")]
+
+
+def test_the_next_holder_is_asked_when_one_fails(bench):
+    inputs = {0: [needs("x", [HOLDER, OTHER])]}
+    assert bench.client(compute("a", code=b"code", inputs=inputs)) == [Fetch(1, HOLDER, [key("x")], [1], [5])]
+    assert bench.on(Fetched(1, [-1], [None], [""])) == [Fetch(2, OTHER, [key("x")], [1], [5])]
+    (failed,) = bench.on(FetchFailed(2, "refused"))
+    assert (failed.message.kind, failed.message.detail["keys"]) == ("missing", [key("x")])
+    assert bench.state.tasks == {}
+
+
+def test_inputs_without_a_holder_are_missing_at_once_and_the_others_are_not_fetched(bench):
+    inputs = {0: [needs("x"), needs("y", [bench.member.address])]}
+    out = bench.client(compute("a", code=b"code", inputs=inputs))
+    assert [type(i) for i in out] == [Send]
+    assert out[0].message.detail["keys"] == [key("y")]
+
+
+def test_a_message_whose_columns_do_not_fit_changes_nothing(bench):
+    message = compute("ab", code=b"code")
+    for broken in ({"args": [b""]}, {"attempts": []}, {"inputs": {2: []}}, {"inputs": {0: [["x"]]}}):
+        with pytest.raises(ProtocolError):
+            bench.state.handle(FromClient(ALICE, dataclasses.replace(message, **broken)), 0.0)
+    bench.state.check()
+    assert bench.state.tasks == {}
+
+
+def test_a_worker_that_left_is_not_asked(bench):
+    inputs = {0: [needs(str(n), [HOLDER], nbytes=SETTINGS.fetch_bytes_max) for n in range(3)]}
+    bench.client(compute("a", code=b"code", inputs=inputs))
+    out = bench.center(WorkerLeft(HOLDER, "i2", "gone"))
+    assert [send.message.detail["keys"] for send in out] == [[key("2")]]
+    assert bench.on(FetchFailed(1, "gone")) == []
+    assert bench.on(FetchFailed(2, "gone")) == []
+
+
+def test_a_cancelled_fetch_is_dropped_when_it_comes(bench):
+    inputs = {0: [needs("x", nbytes=100_000)]}
+    bench.client(compute("a", code=b"code", inputs=inputs))
+    assert bench.client(Cancel([key("a")], [1])) == []
+    assert bench.on(Fetched(1, [100_000], [None], ["/m/v1"])) == [Remove("/m/v1")]
+    assert bench.state.store.entries == {}
+
+
+def test_an_input_released_while_it_is_used_is_kept_until_the_end(bench):
+    bench.state.rooms.reserved["/m/x"] = (("writer", 1), 0)
+    bench.on(Put(ALICE, [key("x")], [100_000], [None], ["/m/x"]))
+    out = bench.client(compute("a", code=b"code", inputs={0: [needs("x")]}))
+    assert out == [run("a", 1, code=b"code", inputs={0: [[key("x"), "/m/x"]]})]
+    assert bench.client(DeleteData([key("x")])) == []
+    assert bench.done([1]) == [Remove("/m/x"), finished("a")]
+
+
+def test_a_replica_of_another_client_goes_when_its_last_task_has_ended(bench):
+    inputs = {0: [needs("z", client=BOB)]}
+    bench.client(compute("a", code=b"code", inputs=inputs))
+    bench.on(Fetched(1, [3], [b"zet"], [""]))
+    assert bench.done([1]) == [finished("a")]
+    assert list(bench.state.store.entries) == [key("a")]
+
+
+def test_an_input_that_does_not_fit_fails_with_the_sizes():
+    bench = Bench(memory_limit=200_000)
+    (failed,) = bench.client(compute("a", code=b"code", inputs={0: [needs("x", nbytes=300_000)]}))
+    assert failed.message.kind == "full"
+    assert "300,000" in failed.message.detail["reason"]
+
+
+# ---------------------------------------------------------------------------------------------------- large results
+
+
+def test_a_large_result_asks_for_room_first(bench):
+    bench.client(compute("a", code=b"code"))
+    assert bench.on(FromExecutor(1, NeedRoom(100_000))) == [Allocate(1, 100_000)]
+    assert bench.on(Allocated(1, "/m/v1")) == [Give(1, Room("/m/v1", ""))]
+    (send,) = bench.done([1], [b""], nbytes=[100_000], paths={0: "/m/v1"})
+    assert (send.message.values, send.message.nbytes) == ([None], [100_000])
+    assert bench.state.store.get(key("a"), 1).path == "/m/v1"
+    assert bench.client(DeleteData([key("a")])) == [Remove("/m/v1")]
+
+
+def test_a_file_that_was_never_reserved_is_not_stored(bench):
+    bench.client(compute("a", code=b"code"))
+    (send,) = bench.done([1], [b""], nbytes=[100_000], paths={0: "/etc/passwd"})
+    assert send.message.kind == "full"
+    assert bench.state.store.entries == {}
+
+
+def test_room_is_made_by_spilling_and_refused_when_that_fails():
+    bench = Bench(memory_limit=150_000)
+    bench.client(compute("ab", code=b"code"))
+    bench.on(FromExecutor(1, NeedRoom(100_000)))
+    bench.on(Allocated(1, "/m/v1"))
+    bench.done([1], [b""], nbytes=[100_000], paths={0: "/m/v1"})
+    assert bench.on(FromExecutor(1, NeedRoom(100_001))) == [Spill(1, "/m/v1")]
+    (give,) = bench.on(SpillFailed(1, "disk full"))
+    assert give.message.path == ""
+    assert "disk full" in give.message.reason
+    bench.wait(1.5)
+    assert bench.on(FromExecutor(1, NeedRoom(100_001))) == [Spill(2, "/m/v1")]
+
+
+def test_an_executor_that_dies_leaves_no_reservation(bench):
+    bench.client(compute("a", code=b"code"))
+    bench.on(FromExecutor(1, NeedRoom(100_000)))
+    bench.on(Allocated(1, "/m/v1"))
+    out = bench.on(ExecutorEnded(1, serial=1, signal=11))
+    assert out[0] == Remove("/m/v1")
+    assert bench.state.store.reserved_bytes == 0
+
+
+# ------------------------------------------------------------------------------------------------- crash and cancel
+
+
+def test_only_the_task_that_was_running_failed_when_its_executor_died(bench):
+    bench.know()
+    bench.client(compute("abcd"))
+    bench.done([2])
+    out = bench.on(ExecutorEnded(1, serial=3, signal=11, peak_bytes=7, stderr_tail="oh", stack="where"))
+    detail = {"signal": 11, "exit_code": 0, "peak_bytes": 7, "stderr_tail": "oh", "stack": "where"}
+    detail |= {"worker": "127.0.0.1:1", "memory_limit": 1 << 30}
+    assert out == [Send(ALICE, Failed(key("b"), 1, "crashed", b"", detail, [])), Spawn(2)]
+    assert bench.on(ExecutorStarted(2, 5)) == [run("cd", 6, 2, code=b"code")]
+
+
+def test_inputs_survive_the_executor_that_had_them(bench):
+    bench.know()
+    bench.on(Put(ALICE, [key("x")], [2], [b"ex"], [""]))
+    bench.client(compute("ab", inputs={0: [needs("x")], 1: [needs("x")]}))
+    out = bench.on(ExecutorEnded(1, serial=2, exit_code=1))
+    assert out[0].message.key == key("a")
+    assert bench.on(ExecutorStarted(2, 5)) == [run("b", 4, 2, code=b"code", inputs={0: [[key("x"), b"ex"]]})]
+
+
+def test_what_an_executor_says_after_its_end_is_ignored(bench):
+    bench.client(compute("a", code=b"code"))
+    bench.on(ExecutorEnded(1, serial=1, signal=9))
+    assert bench.done([1]) == []
+
+
+def test_an_at_most_once_task_is_never_queued_again(bench):
+    bench.client(compute("a", code=b"code", once=True))
+    out = bench.on(ExecutorEnded(1, serial=0, signal=9))
+    assert out[0].message.kind == "crashed"
+
+
+def test_a_task_whose_executors_always_die_unseen_fails_in_the_end(bench):
+    bench.client(compute("a", code=b"code"))
+    kinds = []
+    for executor in range(1, 10):
+        out = bench.on(ExecutorEnded(executor, serial=0, exit_code=3)) + bench.wait(20)
+        kinds += [i.message.kind for i in out if isinstance(i, Send)]
+        bench.on(ExecutorStarted(executor + 1, 5))
+    assert kinds == ["crashed"]
+
+
+def test_executors_that_do_not_start_are_tried_again_less_and_less_often():
+    bench = Bench(start=False)
+    pauses = []
+    for executor in range(1, 12):
+        (line,) = bench.on(ExecutorEnded(executor, exit_code=1, stderr_tail="no numpy"))
+        assert isinstance(line, Log)
+        assert "no numpy" in line.text
+        before, out = bench.now, []
+        while not out:
+            out = bench.wait(0.1)
+        assert out == [Spawn(executor + 1)]
+        pauses.append(bench.now - before)
+    assert pauses == sorted(pauses)
+    assert pauses[0] < 0.5
+    assert pauses[-1] == pytest.approx(10, abs=0.2)
+
+
+def test_a_queued_task_is_dropped_without_a_word(bench):
+    bench.client(compute("abc", code=b"code"))
+    assert bench.client(Cancel([key("b"), "unknown"], [1, 1])) == []
+    assert bench.done([1]) == [finished("a"), run("c", 2)]
+
+
+def test_a_running_task_is_killed_when_it_is_cancelled_and_its_batch_mates_go_on(bench):
+    bench.know()
+    bench.client(compute("abc"))
+    assert bench.client(Cancel([key("b")], [1])) == [AskRunning(1)]
+    assert bench.on(Running(1, 2, 99.0)) == []
+    assert bench.done([2]) == [finished("a")]
+    assert bench.wait(0.03) == [AskRunning(1)]
+    assert bench.on(Running(1, 3, 99.0)) == [Kill(1)]
+    assert bench.client(compute("d")) == []
+    assert bench.on(ExecutorEnded(1, serial=3, signal=9)) == [Spawn(2)]
+    assert bench.on(ExecutorStarted(2, 5)) == [run("cd", 5, 2, code=b"code")]
+
+
+def test_the_outcome_of_a_cancelled_task_is_dropped(bench):
+    bench.know()
+    bench.client(compute("ab"))
+    bench.client(Cancel([key("a")], [1]))
+    bench.on(Running(1, 0, 0.0))
+    assert bench.done([2, 3]) == [finished("b")]
+    assert key("a") not in bench.state.store.entries
+
+
+def test_a_task_that_runs_too_long_is_killed(bench):
+    bench.client(compute("a", code=b"code", timeout_s=2.0))
+    assert bench.wait(1.9) == []
+    assert bench.wait(0.2) == [AskRunning(1)]
+    assert bench.on(Running(1, 1, 100.5)) == []
+    assert bench.wait(0.3) == []
+    assert bench.wait(0.3) == [AskRunning(1)]
+    assert bench.on(Running(1, 1, 100.5)) == [Kill(1)]
+    out = bench.on(ExecutorEnded(1, serial=1, signal=9, stack="in loop()"))
+    assert (out[0].message.kind, out[0].message.detail["stack"]) == ("timeout", "in loop()")
+
+
+def test_one_that_was_killed_by_mistake_runs_again(bench):
+    bench.know()
+    bench.client(compute("ab"))
+    bench.client(Cancel([key("a")], [1]))
+    bench.on(Running(1, 2, 99.0))
+    bench.done([2])
+    assert bench.on(ExecutorEnded(1, serial=3, signal=9)) == [Spawn(2)]
+    assert bench.on(ExecutorStarted(2, 5)) == [run("b", 4, 2, code=b"code")]
+
+
+# --------------------------------------------------------------------------------------------------------- coroutines
+
+
+def coroutines(names, **options):
+    return compute(names, asynchronous=True, **options)
+
+
+def test_coroutines_run_many_at_a_time_in_an_executor_of_their_own():
+    bench = Bench(settings=dataclasses.replace(SETTINGS, asynchronous_tasks_max=2))
+    assert bench.client(coroutines("abc", code=b"code")) == [Spawn(2, asynchronous=True)]
+    assert bench.on(ExecutorStarted(2, 9)) == [run("ab", 1, 2, code=b"code")]
+    assert bench.done([2], executor=2) == [finished("b"), run("c", 3, 2)]
+
+
+def test_a_cancelled_coroutine_is_asked_to_end_and_killed_when_it_does_not(bench):
+    bench.client(coroutines("ab", code=b"code"))
+    bench.on(ExecutorStarted(2, 9))
+    assert bench.client(Cancel([key("a")], [1])) == [Give(2, CancelRunning([1]))]
+    assert bench.wait(0.9) == []
+    assert bench.wait(0.2) == [Kill(2)]
+    assert bench.on(ExecutorEnded(2, signal=9)) == [Spawn(3, asynchronous=True)]
+    assert bench.on(ExecutorStarted(3, 9)) == [run("b", 3, 3, code=b"code")]
+
+
+def test_a_coroutine_that_ends_when_asked_to_harms_nobody(bench):
+    bench.client(coroutines("ab", code=b"code", timeout_s=1.0))
+    bench.on(ExecutorStarted(2, 9))
+    assert bench.wait(1.1) == [Give(2, CancelRunning([1, 2]))]
+    out = bench.done([1], errors={0: b"cancelled"}, executor=2)
+    assert out[0].message.kind == "timeout"
+    bench.done([2], errors={0: b"cancelled"}, executor=2)
+    assert bench.wait(2) == []
+
+
+# ------------------------------------------------------------------------------------------------ clients and center
+
+
+def test_attach_starts_afresh(bench):
+    bench.on(Put(ALICE, [key("x")], [2], [b"ex"], [""]))
+    bench.on(Put("", ["mine"], [2], [b"ex"], [""]))
+    bench.client(compute("ab", code=b"code"))
+    assert bench.client(Attach(ALICE)) == [AskRunning(1)]
+    assert list(bench.state.store.entries) == ["mine"]
+    assert bench.state.tasks == {}
+
+
+def test_a_client_that_went_away_has_time_to_come_back(bench):
+    bench.on(Put(ALICE, [key("x")], [2], [b"ex"], [""]))
+    bench.client(compute("ab", code=b"code"))
+    assert bench.on(ClientDisconnected(ALICE)) == []
+    assert bench.wait(29) == []
+    assert bench.wait(2) == [AskRunning(1)]
+    assert bench.on(Running(1, 1, 99.0)) == [Kill(1)]
+    assert bench.state.tasks == {}
+    assert list(bench.state.store.entries) == [key("x")]
+    bench.center(OwnerLeft(ALICE))
+    assert bench.state.store.entries == {}
+    bench.on(ExecutorEnded(1, serial=1, signal=9))
+    assert bench.state.dispatch.queue.clients == {}
+
+
+def test_published_keys_outlive_their_owner(bench):
+    bench.on(Put(ALICE, [key("x"), key("y")], [2, 2], [b"ex", b"wy"], ["", ""]))
+    bench.center(Pin("result", key("x"), []))
+    bench.center(OwnerLeft(ALICE))
+    assert list(bench.state.store.entries) == [key("x")]
+    bench.center(Unpin("result", []))
+    assert bench.state.store.entries == {}
+
+
+def test_the_center_gets_a_snapshot_then_deltas(bench):
+    bench.on(Put("", ["a", "b"], [1, 1], [b"1", b"2"], ["", ""]))
+    bench.center(Pin("n", "a", []))
+    snapshot = Register(bench.member, ["a", "b"], [1, 1], [1, 1], {"n": "a"}, {"n": ["a"]})
+    assert bench.on(CenterConnected()) == [ToCenter(snapshot)]
+    bench.on(Put("", ["c", "d"], [1, 1], [b"1", b"2"], ["", ""]))
+    bench.client(DeleteData(["b", "d"]), "")
+    assert bench.wait(0.049) == []
+    assert bench.wait(0.002) == [ToCenter(RemoveKeys(["b"])), ToCenter(AddKeys(["c"], [1], [1]))]
+    assert bench.wait(0.5) == []
+    (load,) = bench.wait(0.6)
+    assert load.message.stored_bytes == 2
+
+
+def test_clients_share_executor_seconds():
+    bench = Bench()
+    bench.know(mean_us=1000)
+    bench.client(compute("m", client=BOB, function=G, code=b"code"), BOB)
+    bench.done([2], durations_us=[100_000])
+    used = {ALICE: 0.0, BOB: 0.0}
+    executor = bench.state.dispatch.executors[1]
+    bench.client(compute([str(n) for n in range(3000)]))
+    bench.client(compute([str(n) for n in range(30)], client=BOB, function=G), BOB)
+    for _ in range(1000):
+        serial, task = next(iter(executor.given.items()))
+        duration_us = 1000 if task.function.identity == F else 100_000
+        used[task.order.client] += duration_us / 1e6
+        bench.now += duration_us / 1e6
+        bench.state.handle(
+            FromExecutor(1, Outcomes([serial], [b"v"], [1], [duration_us], {}, {}, {})),
+            bench.now,
+        )
+    bench.state.check()
+    assert used[ALICE] / sum(used.values()) == pytest.approx(0.5, abs=0.1)
+
+
+# ------------------------------------------------------------------------------------------------- anything, at random
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_invariants_hold_whatever_happens(seed):
+    """A shell that does what it is told, in any order, with failures; in the end nothing is left."""
+    Chaos(seed).play()
+
+
+class Chaos:
+    def __init__(self, seed):
+        self.dice = random.Random(seed)
+        settings = dataclasses.replace(SETTINGS, asynchronous_tasks_max=3, fetch_bytes_max=100_000)
+        self.bench = Bench(ncores=2, memory_limit=400_000, settings=settings)
+        self.alive = {1: True, 2: True}
+        self.owed = []  # instructions that must end in an event
+        self.given = {1: [], 2: []}
+        self.rooms = {}
+        self.files = set()
+        self.outcomes = {}  # key@attempt -> how often it ended
+        self.submitted = {}
+        self.paths = 0
+        self.names = 0
+
+    def play(self):
+        for _ in range(300):
+            self.step()
+            self.bench.now += self.dice.choice([0.0, 0.001, 0.1])
+        self.settle()
+
+    def perform(self, out):
+        for what in out:
+            if isinstance(what, (Fetch, Spill, Allocate, AskRunning, Kill, Spawn)):
+                self.owed.append(what)
+            elif isinstance(what, Remove):
+                self.files.remove(what.path)
+            elif isinstance(what, Give):
+                self.receive(what)
+            elif isinstance(what, Send) and isinstance(what.message, (Finished, Failed, Recalled)):
+                self.count(what.message)
+
+    def count(self, message):
+        pairs = [(message.key, message.attempt)] if isinstance(message, Failed) else None
+        for pair in pairs or zip(message.keys, message.attempts, strict=True):
+            self.outcomes[pair] = self.outcomes.get(pair, 0) + 1
+
+    def receive(self, what):
+        if what.executor not in self.given:
+            return
+        if isinstance(what.message, Run):
+            message = what.message
+            for inputs in message.inputs.values():
+                assert all(value in self.files for _, value in inputs if isinstance(value, str))
+            self.given[what.executor] += range(message.serial, message.serial + len(message.keys))
+        elif isinstance(what.message, Room) and what.message.path:
+            self.rooms.setdefault(what.executor, []).append(what.message.path)
+
+    def on(self, event):
+        self.perform(self.bench.on(event))
+
+    def new_file(self):
+        self.paths += 1
+        self.files.add(f"/m/v{self.paths}")
+        return f"/m/v{self.paths}"
+
+    def step(self):
+        choices = [
+            self.submit,
+            self.finish,
+            self.finish,
+            self.pay,
+            self.pay,
+            self.cancel,
+            self.crash,
+            self.delete,
+            self.tick,
+        ]
+        choices += [self.recall, self.need_room]
+        self.dice.choice(choices)()
+
+    def submit(self):
+        client = self.dice.choice([ALICE, BOB])
+        names, inputs = [], {}
+        for position in range(self.dice.randrange(1, 5)):
+            self.names += 1
+            names.append(str(self.names))
+            if self.dice.random() < 0.4:
+                inputs[position] = [
+                    needs(
+                        str(self.dice.randrange(self.names)),
+                        self.dice.sample([HOLDER, OTHER], self.dice.randrange(3)),
+                        self.dice.choice([5, 90_000]),
+                        inline=self.dice.choice([None, None, b"in"]),
+                        client=self.dice.choice([ALICE, BOB]),
+                    )
+                    for _ in range(self.dice.randrange(1, 3))
+                ]
+        options = {"once": self.dice.random() < 0.1, "asynchronous": self.dice.random() < 0.1}
+        options |= {"timeout_s": self.dice.choice([0.0, 0.0, 0.3]), "priority": self.dice.choice([0, 1])}
+        function = self.dice.choice([F, G])
+        message = compute(names, client, function, b"code", inputs=inputs, **options)
+        self.submitted |= {(k, 1): True for k in message.keys}
+        self.on(FromClient(client, message))
+
+    def finish(self):
+        executor = self.dice.choice(list(self.given) or [0])
+        serials = self.given.get(executor, [])[: self.dice.randrange(1, 4)]
+        if not serials:
+            return
+        del self.given[executor][: len(serials)]
+        paths, errors, nbytes = {}, {}, [1] * len(serials)
+        if self.rooms.get(executor):
+            paths[0] = self.rooms[executor].pop()
+            nbytes[0] = 90_000
+        elif self.dice.random() < 0.2:
+            errors[0] = b"error"
+        message = Outcomes(serials, [b"v"] * len(serials), nbytes, [300] * len(serials), paths, errors, {})
+        self.on(FromExecutor(executor, message))
+
+    def need_room(self):
+        executor = self.dice.choice(list(self.given) or [0])
+        if self.given.get(executor) and len(self.rooms.get(executor, ())) < 1:
+            self.on(FromExecutor(executor, NeedRoom(90_000)))
+
+    def pay(self):
+        if self.owed:
+            self.pay_for(self.owed.pop(self.dice.randrange(len(self.owed))))
+
+    def pay_for(self, what):
+        well = self.dice.random() < 0.8
+        if isinstance(what, Spawn):
+            if well:
+                self.given[what.executor] = []
+                self.on(ExecutorStarted(what.executor, 1))
+            else:
+                self.on(ExecutorEnded(what.executor, exit_code=1))
+        elif isinstance(what, Kill):
+            self.end(what.executor, signal=9)
+        elif isinstance(what, AskRunning):
+            given = self.given.get(what.executor)
+            self.on(Running(what.executor, given[0] if given else 0, self.bench.now - self.dice.choice([0, 1])))
+        elif isinstance(what, Allocate):
+            self.on(Allocated(what.ticket, self.new_file()))
+        elif isinstance(what, Spill):
+            from distributed.worker.events import Spilled
+
+            self.on(Spilled(what.ticket, self.new_file()) if well else SpillFailed(what.ticket, "disk full"))
+        elif not well:
+            self.on(FetchFailed(what.fetch, "refused"))
+        else:
+            self.answer(what)
+
+    def answer(self, what):
+        sizes = [size if self.dice.random() < 0.8 else -1 for size in what.nbytes]
+        paths = [self.new_file() if size > 65536 else "" for size in sizes]
+        self.on(Fetched(what.fetch, sizes, [None if path else b"v" for path in paths], paths))
+
+    def end(self, executor, **how):
+        if executor in self.given:
+            serials = self.given.pop(executor)
+            self.rooms.pop(executor, None)
+            running = serials[0] if serials and self.dice.random() < 0.8 else 0
+            self.on(ExecutorEnded(executor, serial=running, **how))
+
+    def crash(self):
+        if self.dice.random() < 0.3:
+            self.end(self.dice.choice(list(self.given) or [0]), signal=11)
+        if not self.given:
+            self.pay()
+
+    def cancel(self):
+        if self.submitted:
+            name, attempt = self.dice.choice(list(self.submitted))
+            self.outcomes.setdefault((name, attempt), 0)
+            self.submitted.pop((name, attempt))
+            self.on(FromClient(name.partition("/")[0], Cancel([name], [attempt])))
+
+    def delete(self):
+        if self.bench.state.store.entries:
+            name = self.dice.choice(list(self.bench.state.store.entries))
+            self.on(FromClient(name.partition("/")[0], DeleteData([name])))
+
+    def recall(self):
+        self.on(FromClient(ALICE, Recall(1)))
+
+    def tick(self):
+        self.perform(self.bench.wait(self.dice.choice([0.01, 0.2, 2.0])))
+
+    def settle(self):
+        """No more faults: everything that was submitted ends exactly once, and then nothing is left."""
+        self.dice.random = lambda: 0.5
+        for _ in range(1000):
+            while self.owed:
+                self.pay()
+            for executor in list(self.given):
+                while self.given.get(executor):
+                    serials, self.given[executor] = self.given[executor], []
+                    nothing = Outcomes(
+                        serials, [b"v"] * len(serials), [1] * len(serials), [9] * len(serials), {}, {}, {}
+                    )
+                    self.on(FromExecutor(executor, nothing))
+            self.perform(self.bench.wait(20.0))
+            if not self.bench.state.tasks and not self.owed:
+                break
+        assert self.bench.state.tasks == {}
+        assert all(self.outcomes.get(pair) == 1 for pair in self.submitted)
+        assert all(count <= 1 for count in self.outcomes.values())
+        for executor in list(self.given):
+            for path in self.rooms.pop(executor, []):
+                self.bench.state.rooms.abandon(path)
+                self.files.discard(path)
+                self.bench.state.out.clear()
+        for client in (ALICE, BOB):
+            self.on(FromCenter(OwnerLeft(client)))
+        assert self.bench.state.store.entries == {}
+        assert self.bench.state.store.memory_bytes == self.bench.state.store.disk_bytes == 0
+        assert self.files == set()

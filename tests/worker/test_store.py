@@ -1,0 +1,237 @@
+"""The store: attempts, pins, users, memory."""
+
+import pytest
+
+from distributed.worker.events import Allocate, GrantRoom, RefuseRoom, Remove, Spill
+from distributed.worker.rooms import Rooms
+from distributed.worker.store import Store, owner_of
+
+ALICE, BOB = "a11ce0000000", "b0b000000000"
+X, Y, Z = f"{ALICE}/x", f"{ALICE}/y", f"{BOB}/z"
+
+
+class Bench:
+    """A store whose instructions are read after each step, and whose invariants hold then."""
+
+    def __init__(self, memory_limit=1000):
+        self.out = []
+        self.store = Store(memory_limit, self.out)
+        self.rooms = Rooms(self.store, self.out)
+
+    def said(self):
+        self.store.check()
+        self.rooms.check(0)
+        out = self.out[:]
+        self.out.clear()
+        return out
+
+    def file(self, key, nbytes, attempt=1):
+        return self.store.add(key, attempt, nbytes, None, f"/m/{key}@{attempt}")
+
+
+@pytest.fixture
+def bench():
+    return Bench()
+
+
+def test_the_newest_attempt_wins_and_the_file_of_the_older_goes(bench):
+    bench.file(X, 10)
+    bench.file(X, 20, attempt=2)
+    assert bench.said() == [Remove(f"/m/{X}@1")]
+    assert (bench.store.get(X, 1), bench.store.get(X, 2).nbytes) == (None, 20)
+    assert bench.store.get(X, 0).attempt == 2
+
+
+def test_an_older_attempt_is_kept_only_for_who_uses_it(bench):
+    bench.file(X, 20, attempt=2)
+    old = bench.file(X, 10, attempt=1)
+    bench.store.use(old)
+    assert bench.said() == []
+    assert bench.store.get(X, 0).attempt == 2
+    bench.store.let_go(old)
+    assert bench.said() == [Remove(f"/m/{X}@1")]
+    assert bench.store.memory_bytes == 20
+
+
+def test_the_same_attempt_twice_is_kept_once(bench):
+    first = bench.file(X, 10)
+    assert bench.store.add(X, 1, 10, None, "/m/again") is first
+    assert bench.said() == [Remove("/m/again")]
+
+
+def test_a_value_put_again_by_hand_replaces_the_first(bench):
+    bench.store.add("x", 1, 3, b"one")
+    bench.store.add("x", 1, 3, b"two", replace=True)
+    assert bench.store.get("x", 0).data == b"two"
+    assert bench.said() == []
+
+
+def test_a_file_outlives_its_key_while_a_task_uses_it(bench):
+    entry = bench.file(X, 10)
+    bench.store.use(entry)
+    bench.store.delete([X, "never heard of"])
+    assert bench.said() == []
+    assert bench.store.entries == {}
+    bench.store.let_go(entry)
+    assert bench.said() == [Remove(f"/m/{X}@1")]
+    assert bench.store.memory_bytes == 0
+
+
+def test_what_came_and_went_between_two_reports_is_not_reported(bench):
+    bench.file(X, 10)
+    bench.store.delete([X])
+    assert (bench.store.added, bench.store.removed) == ({}, {})
+    bench.file(Y, 10)
+    bench.store.snapshot()
+    bench.store.delete([Y])
+    assert list(bench.store.removed) == [Y]
+
+
+def test_a_key_that_was_replaced_and_deleted_is_reported_as_removed(bench):
+    bench.file(X, 10)
+    bench.store.snapshot()
+    bench.file(X, 10, attempt=2)
+    bench.store.delete([X])
+    assert (bench.store.added, list(bench.store.removed)) == ({}, [X])
+
+
+def test_an_owner_that_left_takes_its_keys_along_except_published_ones(bench):
+    for key in (X, Y, Z):
+        bench.file(key, 10)
+    bench.store.pin("result", Y, [])
+    bench.store.forget_owner(ALICE)
+    assert bench.said() == [Remove(f"/m/{X}@1")]
+    bench.store.unpin("result", [BOB])
+    assert bench.said() == [Remove(f"/m/{Y}@1")]
+    assert list(bench.store.entries) == [Z]
+
+
+def test_an_unpublished_key_lives_on_while_its_owner_lives_and_wants_it(bench):
+    bench.file(X, 10)
+    bench.file(Y, 10)
+    bench.store.pin("a", X, [Y])
+    bench.store.pin("b", Y, [])
+    bench.store.delete([Y])
+    bench.store.unpin("a", [ALICE])
+    assert list(bench.store.entries) == [X, Y]
+    bench.store.unpin("b", [ALICE])
+    assert list(bench.store.entries) == [X]
+    bench.said()
+
+
+def test_keys_put_by_hand_belong_to_nobody(bench):
+    bench.store.add("x", 1, 1, b"1")
+    bench.store.forget_owner("")
+    assert list(bench.store.entries) == ["x"]
+    assert owner_of("x") == ""
+
+
+def test_replicas_go_before_values_are_spilled_and_the_one_used_longest_ago_first(bench):
+    values = [bench.file(f"{ALICE}/{n}", 300) for n in range(2)]
+    replica = bench.store.add_replica(X, 1, 300, None, "/m/replica")
+    replica.announced = True
+    bench.store.use(values[0])
+    bench.store.let_go(values[0])
+    assert bench.store.make_room(300)
+    assert bench.said() == [Remove("/m/replica")]
+    assert not bench.store.make_room(600)
+    assert bench.said() == [Spill(1, f"/m/{ALICE}/1@1")]
+    bench.store.spilled(1, "/d/1")
+    assert bench.said() == [Remove(f"/m/{ALICE}/1@1")]
+    assert (bench.store.memory_bytes, bench.store.disk_bytes) == (300, 300)
+    assert bench.store.get(f"{ALICE}/1", 1).path == "/d/1"
+
+
+def test_a_value_that_an_executor_has_does_not_move(bench):
+    entry = bench.file(X, 900)
+    bench.store.use(entry)
+    entry.given = 1
+    assert not bench.store.make_room(500)
+    assert bench.said() == []
+
+
+def test_a_file_that_was_given_while_it_was_spilled_stays_until_it_is_put_down(bench):
+    entry = bench.file(X, 900)
+    bench.store.make_room(500)
+    bench.store.use(entry)
+    entry.given = 1
+    bench.said()
+    bench.store.spilled(1, "/d/x")
+    assert bench.said() == []
+    bench.store.put_down(entry)
+    assert bench.said() == [Remove(f"/m/{X}@1")]
+    bench.store.let_go(entry)
+    assert entry.path == "/d/x"
+
+
+def test_a_value_deleted_while_it_is_spilled_leaves_nothing(bench):
+    bench.file(X, 900)
+    bench.store.make_room(500)
+    bench.store.delete([X])
+    bench.said()
+    bench.store.spilled(1, "/d/x")
+    assert bench.said() == [Remove("/d/x")]
+    assert (bench.store.memory_bytes, bench.store.disk_bytes, bench.store.spilling_bytes) == (0, 0, 0)
+
+
+def test_a_replica_that_nobody_was_told_of_goes_with_its_last_user(bench):
+    replica = bench.store.add_replica(X, 1, 5, b"value", "")
+    bench.store.use(replica)
+    bench.store.let_go(replica)
+    assert bench.store.entries == {}
+    bench.said()
+
+
+# ------------------------------------------------------------------------------------------------------------- rooms
+
+
+def test_room_is_accounted_for_then_allocated_then_granted_then_filled(bench):
+    bench.rooms.ask(("writer", 7), 600)
+    assert bench.said() == [Allocate(1, 600)]
+    bench.rooms.allocated(1, "/m/v1")
+    assert bench.said() == [GrantRoom(7, "/m/v1")]
+    assert bench.store.reserved_bytes == 600
+    assert bench.rooms.filled("/m/v1")
+    assert bench.store.reserved_bytes == 0
+    assert not bench.rooms.filled("/m/v1")
+
+
+def test_room_waits_for_spilling_and_is_refused_with_the_sizes_when_that_does_not_help(bench):
+    bench.file(X, 700)
+    bench.rooms.ask(("writer", 7), 600)
+    assert bench.said() == [Spill(1, f"/m/{X}@1")]
+    bench.store.spill_failed(1, "no spill directory")
+    bench.rooms.pump()
+    (refusal,) = bench.said()
+    assert isinstance(refusal, RefuseRoom)
+    for word in ("600", "700", "1,000", "no spill directory"):
+        assert word in refusal.reason
+
+
+def test_waiting_requests_are_answered_in_order_once_spilling_is_done(bench):
+    bench.file(X, 700)
+    bench.rooms.ask(("writer", 7), 600)
+    bench.rooms.ask(("writer", 8), 100)
+    bench.said()
+    bench.store.spilled(1, "/d/x")
+    bench.rooms.pump()
+    assert bench.said() == [Remove(f"/m/{X}@1"), Allocate(1, 600), Allocate(2, 100)]
+
+
+def test_more_than_there_is_at_all_is_refused_at_once(bench):
+    bench.file(X, 700)
+    bench.rooms.ask(("writer", 7), 1001)
+    (refusal,) = bench.said()
+    assert isinstance(refusal, RefuseRoom)
+
+
+def test_who_goes_away_leaves_no_reservation(bench):
+    bench.rooms.ask(("executor", 1), 100)
+    bench.rooms.ask(("executor", 1), 100)
+    bench.rooms.allocated(1, "/m/v1")
+    bench.said()
+    bench.rooms.requester_gone(("executor", 1))
+    assert bench.said() == [Remove("/m/v1")]
+    bench.rooms.allocated(2, "/m/v2")
+    assert bench.said() == [Remove("/m/v2")]
+    assert bench.store.reserved_bytes == 0
