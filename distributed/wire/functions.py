@@ -19,7 +19,7 @@ from typing import Any, Final
 from cloudpickle import cloudpickle as cloud
 
 from distributed.config import SETTINGS
-from distributed.wire.pickles import Reference, dump
+from distributed.wire.pickles import dump
 from distributed.wire.unpicklable import explain, names_in
 
 _ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None), complex, range, type(Ellipsis)})
@@ -33,7 +33,7 @@ class PackedFunction:
     id: bytes
     code: bytes
     name: str
-    handles: list[Reference]
+    handles: list[Any]
     asynchronous: bool
 
 

@@ -399,7 +399,7 @@ class Output(Message):
     text: str
 
 
-# -------------------------------------------------------- bulk connections: pool or worker (or anyone, by hand) to worker
+# ------------------------------------------------------ bulk connections: pool or worker (or anyone, by hand) to worker
 
 
 @dataclasses.dataclass(slots=True)
@@ -515,8 +515,9 @@ def _check_for(annotation: Any) -> Callable[[Any], bool]:
         return lambda value: isinstance(value, list) and (not value or set(map(type, value)) == kind)
     if origin is dict and arguments:
         key_kind, item_kind = {arguments[0]}, {get_origin(arguments[1]) or arguments[1]}
-        return lambda value: isinstance(value, dict) and (
-            not value or (set(map(type, value)) == key_kind and set(map(type, value.values())) == item_kind)
+        return lambda value: (
+            isinstance(value, dict)
+            and (not value or (set(map(type, value)) == key_kind and set(map(type, value.values())) == item_kind))
         )
     return lambda value: isinstance(value, origin)
 
@@ -538,7 +539,7 @@ def _restore_member(value: Any) -> Member:
 
 
 def _plan(cls: type[Message]) -> tuple[list[tuple[str, Callable[[Any], bool], Callable[[Any], Any] | None]], bool, int]:
-    """How to read a message: (name, check, restore) for each field, whether it has buffers, how many fields must come."""
+    """How to read a message: (name, check, restore) of each field, whether it has buffers, how many fields must come."""
     hints = get_type_hints(cls)
     fields = [field for field in dataclasses.fields(cls) if field.name != "buffers"]
     required = sum(

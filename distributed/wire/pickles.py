@@ -33,7 +33,7 @@ Reference = list[Any]  # [key, attempt, nbytes, holders]
 class _Context(threading.local):
     """What this thread is pickling or unpickling just now; None: nothing of ours."""
 
-    collected: dict[tuple[str, int], tuple[int, Reference]] | None = None
+    collected: dict[str, tuple[int, Any]] | None = None  # key -> index, handle
     resolve: Callable[[int], object] | None = None
 
 
@@ -45,11 +45,9 @@ def reduce_handle(handle: Any) -> Any:
     collected = CONTEXT.collected
     if collected is None:
         return handle.reduce_outside()
-    reference = handle.reference()
-    name = reference[0], reference[1]
-    entry = collected.get(name)
+    entry = collected.get(handle.key)
     if entry is None:
-        entry = collected[name] = (len(collected), reference)
+        entry = collected[handle.key] = (len(collected), handle)
     return restore_mark, (entry[0],)
 
 
@@ -72,8 +70,8 @@ def load(data: Any, buffers: Any, resolve: Callable[[int], object] | None) -> An
 # ----------------------------------------------------------------------------------------------------------- pickling
 
 
-def dump(value: object, out_of_band: bool = True) -> tuple[bytes, list[memoryview], list[Reference]]:
-    """Pickle, buffers out of band, and references of the handles found; raises whatever cloudpickle raises."""
+def dump(value: object, out_of_band: bool = True) -> tuple[bytes, list[memoryview], list[Any]]:
+    """Pickle, buffers out of band, and the handles found, each once; raises whatever cloudpickle raises."""
     outer = CONTEXT.collected
     buffers: list[memoryview] = []
     keep = _keeper(buffers) if out_of_band else bool  # bool(buffer) is true: leave it in the pickle
@@ -82,14 +80,14 @@ def dump(value: object, out_of_band: bool = True) -> tuple[bytes, list[memoryvie
         try:
             data = _dump_plain(value, keep)
             if not _must_go_by_value(data):
-                return data, buffers, [reference for _, reference in CONTEXT.collected.values()]
+                return data, buffers, [handle for _, handle in CONTEXT.collected.values()]
         except Exception:  # noqa: BLE001 - foreign code: whatever plain pickle stumbles over, cloudpickle may manage
             pass
         CONTEXT.collected = {}
         buffers.clear()
         file = io.BytesIO()
         ByValuePickler(file, keep).dump(value)
-        return file.getvalue(), buffers, [reference for _, reference in CONTEXT.collected.values()]
+        return file.getvalue(), buffers, [handle for _, handle in CONTEXT.collected.values()]
     finally:
         CONTEXT.collected = outer
 

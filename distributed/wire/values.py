@@ -90,12 +90,12 @@ def pack(value: object, what: str = "the result") -> Packed:
     if kind is bytearray:
         return Packed(1 + len(value), [], [b"\x02", value])  # type: ignore[arg-type]
     try:
-        data, buffers, contains = dump(value)
+        data, buffers, handles = dump(value)
     except Exception as error:
         raise explain(what, [(what.removeprefix("the "), value)], error) from error
-    if not buffers and not contains:
+    if not buffers and not handles:
         return Packed(len(data), [], [data])
-    return _lay_out(data, buffers, contains)
+    return _lay_out(data, buffers, [handle.reference() for handle in handles])
 
 
 def _lay_out(data: bytes, buffers: list[memoryview], contains: list[Reference]) -> Packed:
@@ -191,8 +191,8 @@ def contains_of(data: Any) -> list[Reference]:
 # -------------------------------------------------------------------------------------------------------------- calls
 
 
-def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> tuple[bytes, list[Reference]]:
-    """The arguments of one call, and references of the handles in them: its inputs, each once.
+def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> tuple[bytes, list[Any]]:
+    """The arguments of one call, and the handles in them: its inputs, each once.
 
     With `function` the call carries that along; for functions that have handles in them.
 

@@ -156,6 +156,8 @@ def test_coroutine_functions_are_known():
 
 
 class Handle:
+    key = "c/1"
+
     def reference(self):
         return ["c/1", 1, 8, ["a:1"]]
 
@@ -168,8 +170,8 @@ class Handle:
 
 def test_handles_in_closure_and_default_are_found():
     handle = Handle()
-    assert [reference[0] for reference in pack_function(lambda: handle).handles] == ["c/1"]
-    assert [reference[0] for reference in pack_function(lambda x=handle: x).handles] == ["c/1"]
+    assert pack_function(lambda: handle).handles == [handle]
+    assert pack_function(lambda x=handle: x).handles == [handle]
     assert pack_function(lambda: 1).handles == []
 
 
