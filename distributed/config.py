@@ -73,16 +73,16 @@ class Settings:
     @classmethod
     def from_environment(cls) -> Settings:
         """The defaults, overridden by DISTRIBUTED_* variables; a value of the wrong type is an error that names it."""
-        changed = {}
+        changed: dict[str, object] = {}
         for field in dataclasses.fields(cls):
             name = f"DISTRIBUTED_{field.name.upper()}"
             if name in os.environ:
-                kind = type(field.default)
+                kind: type = type(field.default)
                 try:
                     changed[field.name] = kind(os.environ[name])
                 except ValueError:
                     raise ValueError(f"{name}={os.environ[name]!r} is not a number ({kind.__name__})") from None
-        return cls(**changed)
+        return cls(**changed)  # type: ignore[arg-type]
 
 
 SETTINGS = Settings.from_environment()

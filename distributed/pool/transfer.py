@@ -12,37 +12,30 @@ from typing import Any
 
 from distributed.bulk import BulkClient
 from distributed.wire.messages import Member
+from distributed.wire.security import Secret
 from distributed.wire.values import Packed
 
 
 class Transfer:
     """Bulk connections of one pool: kept when idle, one request at a time on each."""
 
-    def __init__(self, client: str, secret: Any) -> None:
+    def __init__(self, client: str, secret: Secret) -> None:
         self.client, self.secret = client, secret
-        self._idle: dict[str, list[BulkClient]] = {}
+        self.bytes_sent = self.bytes_received = 0  # of values, over sockets
+        self._idle: dict[str, list[BulkClient]] = {}  # by incarnation
         self._lock = threading.Lock()
-        self._remote: set[str] = set()  # incarnations whose files this process can't open
-        self.bytes_moved = 0
 
     def fetch(self, member: Member, keys: list[str], attempts: list[int]) -> list[Any]:
         """The packed values as bytes or maps, in order; None where the worker does not have one."""
         client = self._borrow(member)
         try:
-            linkable = member.incarnation not in self._remote
-            values = [
-                self._open(found) for found in client.fetch(keys, attempts, linkable=linkable, receive_into=_anonymous)
-            ]
-            lost = [position for position, value in enumerate(values) if value is _UNREACHABLE]
-            if lost:  # not the same machine after all, or spilled just now
-                again = client.fetch(
-                    [keys[position] for position in lost],
-                    [attempts[position] for position in lost],
-                    linkable=False,
-                    receive_into=_anonymous,
-                )
-                for position, found in zip(lost, again, strict=True):
-                    values[position] = self._open(found)
+            linkable = _is_reachable(member)
+            values = self._receive(client, keys, attempts, linkable)
+            gone = [position for position, value in enumerate(values) if value is None]
+            if gone and linkable:  # moved to another file just now, or in a directory that is not for us
+                again = self._receive(client, [keys[at] for at in gone], [attempts[at] for at in gone], False)
+                for position, value in zip(gone, again, strict=True):
+                    values[position] = value
         except BaseException:
             client.close()  # an interrupt or an error leaves the connection in the middle of something
             raise
@@ -52,11 +45,13 @@ class Transfer:
     def put(self, member: Member, packed: dict[str, Packed]) -> None:
         """Store values on a worker; returns when they are stored there."""
         client = self._borrow(member)
+        is_local = _is_reachable(member)
         try:
-            client.put(self.client, packed, member.directory)
+            client.put(self.client, packed, member.directory if is_local else "")
         except BaseException:
             client.close()
             raise
+        self.bytes_sent += 0 if is_local else sum(value.nbytes for value in packed.values())
         self._give_back(member, client)
 
     def close(self) -> None:
@@ -67,12 +62,17 @@ class Transfer:
             for client in clients:
                 client.close()
 
-    def _open(self, found: Any) -> Any:
-        if found is None or found.nbytes < 0:
-            return None
-        if found.path:
-            return map_copy_on_write(found.path)
-        return found.data
+    def _receive(self, client: BulkClient, keys: list[str], attempts: list[int], linkable: bool) -> list[Any]:
+        values: list[Any] = []
+        for found in client.fetch(keys, attempts, linkable=linkable, receive_into=_anonymous):
+            if found.nbytes < 0:
+                values.append(None)
+            elif found.path:
+                values.append(map_copy_on_write(found.path))
+            else:
+                self.bytes_received += found.nbytes
+                values.append(found.data)
+        return values
 
     def _borrow(self, member: Member) -> BulkClient:
         with self._lock:
@@ -86,19 +86,17 @@ class Transfer:
             self._idle.setdefault(member.incarnation, []).append(client)
 
 
-class _Unreachable:
-    """Marks a file that this process cannot open."""
+def _is_reachable(member: Member) -> bool:
+    """Whether this process can open the files of a worker: they are on one machine, and of one user."""
+    return bool(member.directory) and os.access(member.directory, os.R_OK | os.W_OK | os.X_OK)
 
 
-_UNREACHABLE = _Unreachable()
-
-
-def map_copy_on_write(path: str) -> Any:
-    """A worker's file as memory of our own: what is written there stays here."""
+def map_copy_on_write(path: str) -> mmap.mmap | None:
+    """A worker's file as memory of our own: what is written there stays here. None if it can't be opened."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        return _UNREACHABLE
+        return None
     try:
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
     finally:
@@ -107,4 +105,4 @@ def map_copy_on_write(path: str) -> Any:
 
 def _anonymous(nbytes: int) -> memoryview:
     """Memory for a value that comes over a socket."""
-    return memoryview(mmap.mmap(-1, max(nbytes, 1)))[:nbytes]
+    return memoryview(mmap.mmap(-1, nbytes))

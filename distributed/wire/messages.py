@@ -539,7 +539,7 @@ def _restore_member(value: Any) -> Member:
 
 
 def _plan(cls: type[Message]) -> tuple[list[tuple[str, Callable[[Any], bool], Callable[[Any], Any] | None]], bool, int]:
-    """How to read a message: (name, check, restore) of each field, whether it has buffers, how many fields must come."""
+    """How to read a message: (name, check, restore) of each field, has it buffers, how many fields must come."""
     hints = get_type_hints(cls)
     fields = [field for field in dataclasses.fields(cls) if field.name != "buffers"]
     required = sum(
