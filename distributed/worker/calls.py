@@ -7,13 +7,10 @@ import os
 from collections import OrderedDict
 from typing import Any
 
-from distributed.config import MIB, SETTINGS
-from distributed.errors import DistributedError
+from distributed.config import SETTINGS
+from distributed.errors import DistributedError, ProtocolError
 from distributed.wire.functions import unpack_function
 from distributed.wire.values import reduce_handle, unpack
-
-POPULATE_BYTES_MIN = 1 * MIB  # below, a page fault or two cost less than a system call
-_POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14: map all pages at once instead of one fault each
 
 
 class Functions:
@@ -29,17 +26,43 @@ class Functions:
         return name in self._entries
 
     def get(self, name: bytes, code: bytes) -> Any:
-        """The function of this hash: the one that is here, or else what `code` makes."""
+        """The function of this hash: the one that is here, or else what `code` makes.
+
+        Where it cannot be made (a module is missing) there is one in its place that raises the reason; since `code`
+        comes once, it is kept, and tried again the next time.
+        """
         if name in self._entries:
             self._entries.move_to_end(name)
-            return self._entries[name][0]
-        function = unpack_function(code)
-        self._entries[name] = function, len(code)
-        self.nbytes += len(code)
-        while len(self._entries) > 1 and (len(self._entries) > self.count_max or self.nbytes > self.bytes_max):
-            _, (_, nbytes) = self._entries.popitem(last=False)
-            self.nbytes -= nbytes
+            function = self._entries[name][0]
+            if not isinstance(function, Unloadable):
+                return function
+            code = function.code
+        elif not code:
+            return Unloadable(code, ProtocolError("an executor was told to run a function whose code it does not have"))
+        try:
+            function = unpack_function(code)
+        except BaseException as error:  # noqa: BLE001  modules that are imported here may raise anything
+            function = Unloadable(code, error)
+        self._put(name, function, len(code))
         return function
+
+    def _put(self, name: bytes, function: Any, nbytes: int) -> None:
+        if name not in self._entries:
+            self.nbytes += nbytes
+        self._entries[name] = function, nbytes
+        while len(self._entries) > 1 and (len(self._entries) > self.count_max or self.nbytes > self.bytes_max):
+            _, (_, oldest_nbytes) = self._entries.popitem(last=False)
+            self.nbytes -= oldest_nbytes
+
+
+class Unloadable:
+    """Stands for a function that could not be unpickled here."""
+
+    def __init__(self, code: bytes, error: BaseException) -> None:
+        self.code, self.error = code, error
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        raise self.error
 
 
 class Inputs:
@@ -56,21 +79,18 @@ class Inputs:
 
 
 def map_file(path: str) -> mmap.mmap | bytes:
-    """A value's file as memory: changes stay in this mapping, and its pages are shared until then."""
+    """A value's file as memory: changes stay in this mapping, and its pages are shared until then.
+
+    Pages are mapped as they are touched: to populate all at once takes as long, also for a task that needs few.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         nbytes = os.fstat(descriptor).st_size
         if not nbytes:
             return b""
-        memory = mmap.mmap(descriptor, nbytes, access=mmap.ACCESS_COPY)
+        return mmap.mmap(descriptor, nbytes, access=mmap.ACCESS_COPY)
     finally:
         os.close(descriptor)
-    if nbytes >= POPULATE_BYTES_MIN:
-        try:
-            memory.madvise(_POPULATE_READ)
-        except (OSError, ValueError):  # an older kernel: pages come one by one
-            pass
-    return memory
 
 
 class Handle:

@@ -21,7 +21,7 @@ from distributed.config import SETTINGS
 from distributed.errors import StoreFull
 from distributed.wire import messages
 from distributed.wire.frames import Decoder, encode
-from distributed.wire.messages import DefineFunction, Message, NeedFunction, NeedRoom, Room, Run
+from distributed.wire.messages import Message, NeedRoom, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
 from distributed.worker.outcomes import Report, failure, write_file
@@ -99,7 +99,7 @@ class Executor:
 
     def run(self, batch: Run) -> None:
         """The hot loop, about two microseconds a task: one reading of the clock ends a task and begins the next."""
-        function = self._function(batch)
+        function = self.functions.get(batch.function, batch.code) if batch.function else None  # None: in the calls
         if len(batch.args) > 1:
             self.report.watch()
         inputs, memory, name, append = batch.inputs, self.cell.memory, batch.name, self.report.finished.append
@@ -145,30 +145,6 @@ class Executor:
             raise StoreFull(room.reason)
         write_file(packed, room.path)
         return room.path
-
-    def _function(self, batch: Run) -> Any:
-        """The function of a batch; what happens while it is unpickled is each of its tasks' failure."""
-        if not batch.function:
-            return None  # it comes in the calls
-        code = batch.code
-        if not code and batch.function not in self.functions:
-            self.report.flush()
-            self.link.send(NeedFunction(batch.function))
-            code = self.link.wait_for(DefineFunction).code
-        try:
-            return self.functions.get(batch.function, code)
-        except BaseException as error:  # noqa: BLE001  modules that are imported here may raise anything
-            return Unloadable(error)
-
-
-class Unloadable:
-    """Stands for a function that could not be unpickled here."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        raise self.error
 
 
 def run_executor(task_descriptor: int, cell_descriptor: int, asynchronous: bool) -> int:

@@ -17,10 +17,10 @@ from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.errors import StoreFull
-from distributed.wire.messages import CancelRunning, DefineFunction, Message, NeedFunction, NeedRoom, Room, Run
+from distributed.wire.messages import CancelRunning, Message, NeedRoom, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
-from distributed.worker.executor import Link, Unloadable
+from distributed.worker.executor import Link
 from distributed.worker.outcomes import Report, failure, write_file
 from distributed.worker.progress import Cell
 
@@ -60,7 +60,6 @@ class AsyncExecutor:
         self.functions, self.report = Functions(), Report(self.link.send)
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.rooms: deque[asyncio.Future[Room]] = deque()
-        self.waiting: dict[bytes, list[Run]] = {}  # for their function
         self._is_flush_due = False
 
     async def serve(self) -> None:
@@ -85,21 +84,9 @@ class AsyncExecutor:
                     self.tasks[serial].cancel()
         elif isinstance(message, Room):
             self.rooms.popleft().set_result(message)
-        elif isinstance(message, DefineFunction):
-            for batch in self.waiting.pop(message.function, []):
-                batch.code = message.code
-                self._run(batch)
 
     def _run(self, batch: Run) -> None:
-        if batch.function and not batch.code and batch.function not in self.functions:
-            if batch.function not in self.waiting:
-                self.link.send(NeedFunction(batch.function))
-            self.waiting.setdefault(batch.function, []).append(batch)
-            return
-        try:
-            function = self.functions.get(batch.function, batch.code) if batch.function else None
-        except BaseException as error:  # noqa: BLE001  modules that are imported here may raise anything
-            function = Unloadable(error)
+        function = self.functions.get(batch.function, batch.code) if batch.function else None  # None: in the calls
         for position, payload in enumerate(batch.args):
             serial = batch.serial + position
             steps = self._run_one(serial, function, payload, batch.inputs.get(position, []), batch.name)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import pickle
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,7 +20,7 @@ from distributed.errors import CannotPickle, StoreFull
 from distributed.wire import messages
 from distributed.wire.frames import encode
 from distributed.wire.functions import pack_function
-from distributed.wire.messages import CancelRunning, DefineFunction, NeedFunction, NeedRoom, Outcomes, Room, Run
+from distributed.wire.messages import CancelRunning, NeedRoom, Outcomes, Room, Run
 from distributed.wire.values import pack, pack_call, reduce_handle, unpack, unpack_exception
 from distributed.worker import outcomes
 from distributed.worker.calls import Functions, Handle, map_file
@@ -164,16 +166,25 @@ class ImportedNowhere:
     pass
 
 
-def test_code_comes_once_and_is_asked_for_when_it_is_gone(agent):
+def test_code_comes_once(agent):
     packed = agent.run(lambda x: x + 1, (1,))
     assert agent.outcomes(1) == {1: 2}
     agent.send(Run(packed.id, b"", packed.name, 2, ["x"], [pack_call((5,), {})[0]], {}))
     assert agent.outcomes(1) == {2: 6}
-    other = agent.run(lambda x: x + 2, (1,), serial=3, with_code=False)
-    assert agent.link.wait_for(NeedFunction).function == other.id
-    agent.run(lambda x: x + 3, (1,), serial=4)
-    agent.send(DefineFunction(other.id, other.code))
-    assert agent.outcomes(2) == {3: 3, 4: 4}
+    agent.run(lambda x: x + 2, (1,), serial=3, with_code=False)
+    assert "whose code it does not have" in str(agent.outcomes(1)[3])
+
+
+def test_a_function_that_could_not_be_loaded_is_tried_again(agent, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    code, payload = b"\x80\x05clate_module\nanswer\n.", pack_call((), {})[0]
+    agent.send(Run(b"f" * 16, code, "answer", 1, ["x"], [payload], {}))
+    assert isinstance(agent.outcomes(1)[1], ModuleNotFoundError)
+    (tmp_path / "late_module.py").write_text("def answer(): return 42")
+    importlib.invalidate_caches()
+    agent.send(Run(b"f" * 16, b"", "answer", 2, ["x"], [payload], {}))
+    assert agent.outcomes(1) == {2: 42}
+    del sys.modules["late_module"]
 
 
 LARGE = os.urandom(2000)
@@ -217,7 +228,7 @@ def test_inputs_are_values_and_each_task_has_its_own(agent, tmp_path):
         return total, large.flags.writeable
 
     payload, handles = pack_call((RemoteHandle("x"), RemoteHandle("y")), {})
-    assert [handle[0] for handle in handles] == ["x", "y"]
+    assert [handle.key for handle in handles] == ["x", "y"]
     inputs = [["x", path], ["y", pack({"y": 0.5}).tobytes()]]
     agent.run(spoil, payload, payload, inputs={0: inputs, 1: inputs})
     expected = (float(array.sum()) + 0.5, True)
