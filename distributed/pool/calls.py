@@ -15,12 +15,12 @@ from distributed.pool.core import Core
 from distributed.pool.events import Submitted
 from distributed.pool.remote import RemoteData, TaskFailed
 from distributed.pool.tasks import Duration, Kind, Options, Task
-from distributed.wire.functions import FunctionCache, PackedFunction, pack_function
+from distributed.wire.functions import FunctionCache, PackedFunction, call_carried, pack_function
 from distributed.wire.values import pack, pack_call
 
 BATCH_TASKS = 1000  # the first tasks of a large map are on their way while the others are being packed
 KINDS_MAX = 4096
-IN_CALL = b""  # the id of a function that travels inside of each call
+CALL_CARRIED = pack_function(call_carried).code  # for functions that are large, or have handles in them
 
 
 class Calls:
@@ -44,7 +44,7 @@ class Calls:
                 return known
         packed = self._functions.pack(_callable(function))
         kind = self._kind(packed, options)
-        carried = function if packed.handles or not kind.function else None
+        carried = function if kind.code is CALL_CARRIED else None
         task = self._task(kind, carried, args, kwargs, {})
         handle = RemoteData(self._core, task)
         if options.key:
@@ -61,7 +61,7 @@ class Calls:
             raise ValueError("key= names one result; it goes with submit and apply, not with a map")
         packed = pack_function(_callable(function))
         kind = self._kind(packed, options)
-        carried = function if packed.handles or not kind.function else None
+        carried = function if kind.code is CALL_CARRIED else None
         handles: list[RemoteData] = []
         stored: dict[int, tuple[Any, RemoteData]] = {}
         core = self._core
@@ -92,10 +92,10 @@ class Calls:
         kind = self._kinds.get(name)
         if kind is None:
             duration = self._durations.setdefault(packed.id, Duration())
-            in_call = bool(packed.handles) or len(packed.code) > SETTINGS.spread_bytes_min
+            is_carried = bool(packed.handles) or len(packed.code) > SETTINGS.spread_bytes_min
             kind = Kind(
-                function=IN_CALL if in_call else packed.id,
-                code=b"" if in_call else packed.code,
+                function=packed.id,
+                code=CALL_CARRIED if is_carried else packed.code,
                 name=packed.name,
                 asynchronous=packed.asynchronous,
                 options=options,
@@ -117,15 +117,15 @@ class Calls:
         stored: dict[int, tuple[Any, RemoteData]],
     ) -> Task:
         """Pack one call. `stored` remembers what was put on workers for this call, by identity."""
-        if carried is not None and not isinstance(carried, RemoteData):
-            carried = self._spread(carried, stored) or carried
         if any(map(_is_large, args)) or (kwargs and any(map(_is_large, kwargs.values()))):
             args = tuple(self._spread(value, stored) or value if _is_large(value) else value for value in args)
             kwargs = {
                 name: self._spread(value, stored) or value if _is_large(value) else value
                 for name, value in kwargs.items()
             }
-        payload, handles = pack_call(args, kwargs, carried)
+        if carried is not None:
+            args, kwargs = (self._spread(carried, stored) or carried, args, kwargs), {}
+        payload, handles = pack_call(args, kwargs)
         key = self._core.new_key(kind.options.key)
         return Task(key, kind, payload, tuple([handle._task for handle in handles]))
 

@@ -75,5 +75,5 @@ def obituary(address: str, detail: dict[str, Any]) -> str:
     cause = f"signal {detail['signal']}" if detail.get("signal") else f"exit code {detail.get('exit_code')}"
     peak = detail.get("peak_bytes") or 0
     memory = f", peak memory {peak / 2**20:.0f} MiB" if peak else ""
-    last = "".join(f"\n    {line}" for line in detail.get("stderr_tail") or ())
+    last = "".join(f"\n    {line}" for line in (detail.get("stderr_tail") or "").splitlines())
     return f"on {address}: {cause}{memory}{last}"

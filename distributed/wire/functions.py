@@ -28,7 +28,7 @@ _ABSENT: Final = object()  # stands for a name that is not there (yet), or a cel
 
 @dataclasses.dataclass(slots=True, frozen=True)
 class PackedFunction:
-    """A function ready to travel; with `handles` it has to travel inside of each call (``pack_call(function=)``)."""
+    """A function ready to travel; with `handles` it has to travel with each call (`call_carried`)."""
 
     id: bytes
     code: bytes
@@ -52,6 +52,11 @@ def pack_function(function: Any) -> PackedFunction:
     assert not buffers
     identity = hashlib.blake2b(code, digest_size=16).digest()
     return PackedFunction(identity, code, name, handles, is_asynchronous(function))
+
+
+def call_carried(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a function that came with its arguments, because it is large or has handles in it."""
+    return function(*args, **kwargs)
 
 
 def unpack_function(code: bytes) -> Any:
