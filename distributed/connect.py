@@ -131,7 +131,7 @@ def explain(error: OSError, address: str, timeout_s: float) -> str:
     """
     if isinstance(error, socket.gaierror):
         return f"unknown host {addresses.parse(address)[0]!r} ({error.strerror})"
-    if isinstance(error, TimeoutError):
+    if isinstance(error, (TimeoutError, BlockingIOError)):  # the latter from SO_RCVTIMEO and SO_SNDTIMEO
         return f"no answer within {timeout_s:g} s"
     if isinstance(error, ConnectionRefusedError):
         return "nobody listens there (connection refused): is the daemon running?"

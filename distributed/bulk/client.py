@@ -1,0 +1,184 @@
+"""The asking side of bulk connections: fetch values, put values. Blocking, for threads that may wait."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from toolz import partition_all
+
+from distributed.bulk.stream import Stream, write_all
+from distributed.config import SETTINGS
+from distributed.connect import connect_blocking, explain
+from distributed.errors import ConnectionFailed, ProtocolError, StoreFull, by_name
+from distributed.wire.messages import GetData, Message, NeedRoom, Refusal, Reply, Room, UpdateData, Values
+from distributed.wire.security import Secret
+from distributed.wire.values import Packed
+
+KEYS_PER_REQUEST_MAX = 256  # each large one is an open file at the server while it answers
+
+ReceiveInto = Callable[[int], "str | memoryview"]
+
+
+@dataclasses.dataclass(slots=True)
+class Fetched:
+    """One value as it came: in `data`, or in the file at `path`. `nbytes` is -1 when the holder does not have it."""
+
+    key: str
+    attempt: int
+    nbytes: int
+    data: Any = None
+    path: str = ""
+
+
+class BulkClient:
+    """A bulk connection to one worker, opened when it is first needed and used again; one request at a time.
+
+    A connection that was closed while it was idle is opened again. Every failure of the connection is a
+    `ConnectionFailed`; after any exception the next request begins with a new connection, and the worker takes back
+    the room it had reserved for the old one.
+    """
+
+    def __init__(self, address: str, unix: str, secret: Secret, role: str) -> None:
+        self.address, self.unix, self._secret, self._role = address, unix, secret, role
+        self._stream: Stream | None = None
+        self._is_answered = False
+
+    def fetch(
+        self, keys: list[str], attempts: list[int], *, linkable: bool = False, receive_into: ReceiveInto | None = None
+    ) -> list[Fetched]:
+        """The values of these keys, in this order.
+
+        With `linkable` large values come as paths of the holder's files, to map or link. Else
+        `receive_into(nbytes)` says where each goes: a path of an allocated file, or writable memory; without it they
+        come as new bytearrays. Small values come as bytes. What was received into when this raises is the caller's.
+        """
+        fetched: list[Fetched] = []
+        for chunk in partition_all(KEYS_PER_REQUEST_MAX, zip(keys, attempts, strict=True)):
+            request = GetData([key for key, _ in chunk], [attempt for _, attempt in chunk], linkable)
+            fetched += self._run(functools.partial(self._fetch, request, receive_into))
+        return fetched
+
+    def put(self, owner: str, values: dict[str, Packed], directory: str = "") -> None:
+        """Store values; returns when they are stored.
+
+        Large ones are written into files in `directory`, the worker's store, when it can be opened from here.
+        """
+        for chunk in partition_all(KEYS_PER_REQUEST_MAX, values.items()):
+            self._run(functools.partial(self._put, owner, dict(chunk), directory))
+
+    def close(self) -> None:
+        """Close the connection; a request under way in another thread fails."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.sock.shutdown(socket.SHUT_RDWR)
+            stream.sock.close()
+
+    def _run(self, operation: Callable[[], Any]) -> Any:
+        """Run it on the open connection, or on a new one when that turns out to be closed before any answer came."""
+        is_reused, self._is_answered = self._stream is not None, False
+        try:
+            return self._attempt(operation)
+        except ConnectionFailed:
+            if not is_reused or self._is_answered:
+                raise
+        return self._attempt(operation)
+
+    def _attempt(self, operation: Callable[[], Any]) -> Any:
+        try:
+            if self._stream is None:
+                self._stream = Stream(
+                    connect_blocking(self.address, kind="bulk", role=self._role, secret=self._secret, unix=self.unix)
+                )
+            return operation()
+        except OSError as error:
+            self.close()
+            if error.filename is not None:  # not of the connection: the file to receive into
+                raise
+            raise ConnectionFailed(self.address, explain(error, self.address, SETTINGS.client_lease_s)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _connected(self) -> Stream:
+        if self._stream is None:
+            raise ConnectionResetError("closed on this side")
+        return self._stream
+
+    def _receive(self, expected: type[Message]) -> tuple[Any, list[int]]:
+        message, lengths = self._connected().receive()
+        self._is_answered = True
+        if isinstance(message, Refusal):
+            raise by_name(message.kind, message.reason)
+        if not isinstance(message, expected):
+            raise ProtocolError(f"{self.address} answered with {message.operation}")
+        return message, lengths
+
+    def _fetch(self, request: GetData, receive_into: ReceiveInto | None) -> list[Fetched]:
+        self._connected().send(request)
+        values, lengths = self._receive(Values)
+        if not len(values.nbytes) == len(values.paths) == len(values.attempts) == len(request.keys):
+            raise ProtocolError(f"{self.address} answered with another number of values")
+        raw = [nbytes for nbytes, path in zip(values.nbytes, values.paths, strict=True) if nbytes >= 0 and not path]
+        if raw != lengths:
+            raise ProtocolError(f"{self.address} sent buffers of other sizes than it said")
+        rows = zip(request.keys, values.attempts, values.nbytes, values.paths, strict=True)
+        return [
+            self._take(Fetched(key, attempt, nbytes, None, path), receive_into) for key, attempt, nbytes, path in rows
+        ]
+
+    def _take(self, fetched: Fetched, receive_into: ReceiveInto | None) -> Fetched:
+        """Receive one value, if it comes as bytes, to where it belongs."""
+        stream, nbytes = self._connected(), fetched.nbytes
+        if nbytes < 0 or fetched.path:
+            return fetched
+        if nbytes <= SETTINGS.inline_bytes_max:
+            fetched.data = bytes(stream.read_exactly(nbytes))
+        elif receive_into is None:
+            fetched.data = stream.read_exactly(nbytes)
+        else:
+            target = receive_into(nbytes)
+            if isinstance(target, str):
+                stream.receive_into_file(target, nbytes)
+                fetched.path = target
+            else:
+                stream.receive_into(target)
+                fetched.data = target
+        return fetched
+
+    def _put(self, owner: str, values: dict[str, Packed], directory: str) -> None:
+        paths = [self._write(packed, directory) for packed in values.values()]
+        sizes = [packed.nbytes for packed in values.values()]
+        contains = {at: packed.contains for at, packed in enumerate(values.values()) if packed.contains}
+        raw = [packed for packed, path in zip(values.values(), paths, strict=True) if not path]
+        stream = self._connected()
+        message = UpdateData(owner, list(values), sizes, paths, contains, buffers=[])
+        stream.send(message, [packed.nbytes for packed in raw])
+        stream.send_pieces([piece for packed in raw for piece in packed.pieces()])
+        self._receive(Reply)
+
+    def _write(self, packed: Packed, directory: str) -> str:
+        """Write a large value into the worker's directory, and say where; '' if it has to travel instead."""
+        if packed.nbytes <= SETTINGS.inline_bytes_max or not os.access(directory or "/nowhere", os.W_OK | os.X_OK):
+            return ""
+        self._connected().send(NeedRoom(packed.nbytes))
+        room, _ = self._receive(Room)
+        if not room.path:
+            raise StoreFull(room.reason)
+        if os.path.dirname(room.path) != directory:
+            raise ProtocolError(f"{self.address} gave room outside of its directory {directory}")
+        try:
+            descriptor = os.open(room.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:  # another machine with the same directory: the bytes travel, the worker writes them there
+            return ""
+        try:
+            write_all(lambda views, offset: os.pwritev(descriptor, views, offset), packed.pieces())
+        finally:
+            os.close(descriptor)
+        return str(room.path)

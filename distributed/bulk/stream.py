@@ -1,0 +1,103 @@
+"""Frames on a blocking socket, whose buffers come from files and memory and go straight to where they belong."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from distributed.config import SETTINGS
+from distributed.errors import ProtocolError
+from distributed.wire import frames
+from distributed.wire.messages import Message, decode, encode_header
+
+RECEIVE_BYTES = 4 << 20  # in one system call
+SKIP_BYTES = 1 << 20
+PIECES_MAX = 512  # in one system call; the kernel's limit is 1024
+
+
+class Stream:
+    """A blocking socket that frames go through; the buffers of an incoming frame are left to the caller."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        seconds, fraction = divmod(SETTINGS.client_lease_s, 1)  # a peer that neither sends nor reads for so long
+        stalled = struct.pack("ll", int(seconds), int(fraction * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, stalled)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, stalled)
+
+    def send(self, message: Message, lengths: list[int] | None = None, request: int = 0) -> None:
+        """A frame without its buffers: so many bytes of them must follow."""
+        header = encode_header(message, request)
+        lengths = lengths or []
+        table = struct.pack(f"<{len(lengths)}Q", *lengths)
+        self.sock.sendall(frames.PREFIX.pack(len(header), len(lengths)) + table + header)
+
+    def send_pieces(self, pieces: list[Any]) -> None:
+        """Buffers, one after the other, without joining them."""
+        write_all(lambda views, offset: self.sock.sendmsg(views), pieces)
+
+    def send_file(self, descriptor: int, nbytes: int) -> None:
+        """The content of a file, sent by the kernel."""
+        offset = 0
+        while offset < nbytes:
+            sent = os.sendfile(self.sock.fileno(), descriptor, offset, nbytes - offset)
+            if not sent:
+                raise ConnectionResetError("a file was cut short while it was sent")
+            offset += sent
+
+    def receive(self) -> tuple[Message, list[int]]:
+        """The next message without its buffers, and their lengths."""
+        header, lengths = frames.read_prefix(lambda nbytes: bytes(self.read_exactly(nbytes)))
+        return decode(header)[0], lengths
+
+    def read_exactly(self, nbytes: int) -> bytearray:
+        data = bytearray(nbytes)
+        with memoryview(data) as view:
+            self.receive_into(view)
+        return data
+
+    def receive_into(self, view: memoryview) -> None:
+        """Fill the view from the socket."""
+        filled, nbytes = 0, len(view)
+        while filled < nbytes:
+            received = self.sock.recv_into(view[filled : filled + RECEIVE_BYTES], 0, socket.MSG_WAITALL)
+            if not received:
+                raise ConnectionResetError("the peer closed the connection in the middle of a message")
+            filled += received
+
+    def receive_into_file(self, path: str, nbytes: int) -> None:
+        """Fill a file, allocated before, from the socket; its pages are the only memory this takes."""
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_size != nbytes:
+                raise ProtocolError(f"the file reserved for {nbytes} bytes has another size")
+            with mmap.mmap(descriptor, nbytes) as mapped, memoryview(mapped) as view:
+                self.receive_into(view)
+        finally:
+            os.close(descriptor)
+
+    def skip(self, nbytes: int) -> None:
+        """Read bytes that nobody wants."""
+        with memoryview(bytearray(min(nbytes, 1 << 20))) as scratch:
+            while nbytes:
+                part = scratch[: min(nbytes, len(scratch))]
+                self.receive_into(part)
+                nbytes -= len(part)
+
+
+def write_all(write: Callable[[list[memoryview], int], int], pieces: list[Any]) -> None:
+    """Call `write(views, offset)`, which returns how many bytes it took, until it took all of them."""
+    views = [view for view in (memoryview(piece).cast("B") for piece in pieces) if view.nbytes]
+    first = offset = 0
+    while first < len(views):
+        written = write(views[first : first + PIECES_MAX], offset)
+        offset += written
+        while first < len(views) and written >= views[first].nbytes:
+            written -= views[first].nbytes
+            first += 1
+        if written:
+            views[first] = views[first][written:]
