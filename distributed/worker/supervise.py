@@ -91,6 +91,8 @@ class Supervisor:
 
     async def start(self) -> None:
         """Start the fork server; `StartFailed` if it does not come up. Its complaints are on our stderr."""
+        if self.is_stopping:
+            return
         self._start_fork_server()
         waits = [asyncio.ensure_future(event.wait()) for event in (self._ready, self._ended)]
         await asyncio.wait(waits, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
@@ -137,6 +139,8 @@ class Supervisor:
         if self.is_stopping:
             return
         self.is_stopping = True
+        if not self._mark:  # it was never started
+            return
         for child in self.children.values():
             child.close()
         self.children.clear()

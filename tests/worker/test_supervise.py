@@ -417,6 +417,24 @@ async def test_coroutines_run_side_by_side_and_a_crash_names_the_one_that_ran():
         assert (await bench.next("ended")).serial == first + 100
 
 
+@on_bench
+async def test_stop_before_start_starts_nothing():
+    bench = Bench()
+    await bench.supervisor.stop()
+    await bench.supervisor.start()
+    assert not hasattr(bench.supervisor, "process")
+
+
+@on_bench
+async def test_stop_while_it_starts_ends_both():
+    bench = Bench()
+    starting = asyncio.ensure_future(bench.supervisor.start())
+    await asyncio.sleep(0)
+    await bench.supervisor.stop()
+    with pytest.raises(StartFailed):
+        await starting
+
+
 def test_a_failing_start_is_reported(monkeypatch):
     async def test():
         with pytest.raises(StartFailed, match="ended with code 1"):
