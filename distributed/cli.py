@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import re
 import socket
 import sys
@@ -199,6 +198,12 @@ def _memory(text: str) -> int:
     return parse_bytes(text)
 
 
+def _memory_bytes() -> int:
+    from distributed.worker.machine import memory_bytes
+
+    return memory_bytes()
+
+
 def parse_bytes(text: str, whole: int | None = None) -> int:
     """A number of bytes, as people write it; a number up to 1 is a part of `whole` (default: the machine's memory).
 
@@ -210,24 +215,12 @@ def parse_bytes(text: str, whole: int | None = None) -> int:
         raise ValueError(f"{text!r} is not a size: write 4GiB, 500MB, or 0.5 for half of the memory")
     number, prefix, binary = float(match[1]), match[2].lower(), match[3]
     if not prefix and number <= 1:
-        size = number * (whole if whole is not None else memory_bytes())
+        size = number * (whole if whole is not None else _memory_bytes())
     else:
         size = number * (1024 if binary else 1000) ** " kmgt".index(prefix or " ")
     if size < 1:
         raise ValueError(f"{text!r} is not a size: it must be more than nothing")
     return int(size)
-
-
-def memory_bytes() -> int:
-    """The memory that this process may use: the machine's, or its control group's if that is less."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(path) as file:
-                limits.append(int(file.read()))
-        except (OSError, ValueError):  # no such file, or 'max'
-            continue
-    return min(limits)
 
 
 # ------------------------------------------------------------------------------------------------------------- daemons
@@ -249,7 +242,8 @@ def _run_worker(arguments: argparse.Namespace) -> int:
     async def start(ending: Ending) -> Any:
         from distributed.worker.server import Worker
 
-        if arguments.parent_fd is None:  # else the center was there before us
+        may_listen = addresses.is_loopback(arguments.host) or arguments.insecure_plaintext
+        if may_listen and arguments.parent_fd is None:  # else the center was there before us
             await ending.unless_ended(_reach(arguments.center))
         worker = Worker(
             arguments.center,
@@ -313,12 +307,14 @@ async def _reach(center: str) -> None:
 def _center_lines(center: Any) -> list[str]:
     from distributed.wire.security import secret_path
 
+    host, port = addresses.parse(center.address)
+    reachable = addresses.unparse(socket.gethostname(), port) if host in ("0.0.0.0", "::") else center.address
     return [
         f"Center at {center.address}",
         f"  secret   {secret_path()}" + (" (new)" if center.created_secret else ""),
         *([f"  status   {center.status_link}"] if center.status_link else []),
-        f"  workers  join with: dworker {center.address}",
-        f"  Python   from distributed import Pool; pool = Pool({center.address!r})",
+        f"  workers  join with: dworker {reachable}",
+        f"  Python   from distributed import Pool; pool = Pool({reachable!r})",
     ]
 
 

@@ -21,6 +21,7 @@ from typing import IO, Any
 from distributed import address as addresses
 from distributed.config import SETTINGS
 from distributed.errors import StartFailed
+from distributed.worker.machine import cores
 
 START_TIMEOUT_S = 30.0
 LAST_WORDS_BYTES_MAX = 4000
@@ -246,10 +247,10 @@ class Cluster:
 def _worker_options(
     n_workers: int, ncores: int | None, memory_limit: int | str | None, spill_directory: str | None
 ) -> list[str]:
-    cores = ncores or max(1, len(os.sched_getaffinity(0)) // max(1, n_workers))
+    each = ncores or max(1, cores() // max(1, n_workers))
     limit = memory_limit or f"{SETTINGS.memory_fraction / max(1, n_workers):.4f}"
     spill = ["--spill-directory", spill_directory] if spill_directory else []
-    return ["--ncores", str(cores), "--memory-limit", str(limit), *spill]
+    return ["--ncores", str(each), "--memory-limit", str(limit), *spill]
 
 
 class Embedded:
