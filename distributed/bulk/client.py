@@ -45,8 +45,8 @@ class BulkClient:
     """
 
     def __init__(self, address: str, unix: str, secret: Secret, role: str) -> None:
-        self.address, self.unix, self._secret, self._role = address, unix, secret, role
         self._stream: Stream | None = None
+        self.address, self.unix, self._secret, self._role = address, unix, secret, role
         self._is_answered = False
 
     def fetch(
@@ -79,6 +79,10 @@ class BulkClient:
             with contextlib.suppress(OSError):
                 stream.sock.shutdown(socket.SHUT_RDWR)
             stream.sock.close()
+
+    def __del__(self) -> None:
+        if self._stream is not None:  # not shut down: a forked child may have a copy of the descriptor
+            self._stream.sock.close()
 
     def _run(self, operation: Callable[[], Any]) -> Any:
         """Run it on the open connection, or on a new one when that turns out to be closed before any answer came."""
