@@ -1,0 +1,469 @@
+"""The worker as a daemon: it carries events to its mind (:class:`~distributed.worker.state.WorkerState`) and does as told.
+
+It owns the arms (files, listener, bulk server, fetcher, supervisor of executors, connection to the center) and
+starts and ends them in the right order. It decides nothing, and never unpickles a value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import secrets
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from distributed import address as addresses
+from distributed.bulk import BulkServer
+from distributed.comm import Connection, Listener, connect
+from distributed.config import MIB, SETTINGS
+from distributed.connect import UNIX_PATH_BYTES_MAX
+from distributed.errors import BadAddress, DistributedError, ProtocolError
+from distributed.version import __version__
+from distributed.wire import messages as m
+from distributed.wire.security import find_secret
+from distributed.worker import events, machine
+from distributed.worker.doorway import Doorway
+from distributed.worker.fetch import Fetcher
+from distributed.worker.files import Files
+from distributed.worker.state import WorkerState
+from distributed.worker.supervise import End, Supervisor
+
+log = logging.getLogger("distributed.worker")
+
+ALLOCATE_HERE_BYTES_MAX = MIB  # so little is allocated sooner than a thread is woken
+DISK_THREADS_MAX = 4
+FROM_POOLS = (m.Compute, m.DefineFunction, m.Cancel, m.Recall)
+FROM_EXECUTORS = (m.Outcomes, m.NeedRoom)
+FROM_CENTER = (m.OwnerLeft, m.Pin, m.Unpin, m.WorkerLeft)
+
+
+class Worker:
+    """A worker of a cluster, on the running event loop, with its executors in processes of their own.
+
+    Parameters
+    ----------
+    center
+        Address of the center to join.
+    host, port
+        Where to listen; port 0 picks a free one.
+    ncores
+        How many tasks run at a time; default: all cores.
+    memory_limit
+        Bytes of values to keep in memory; default: a part of the machine's (see `Settings.memory_fraction`).
+    name
+        For people; default: the address.
+    directory, spill_directory
+        Where large values are kept (default: in memory), and where they go when there is no room (default: nowhere).
+    insecure_plaintext
+        Listen on other addresses than loopback, although nothing is encrypted.
+
+    Examples
+    --------
+    ::
+
+        worker = Worker('127.0.0.1:8787', ncores=2)
+        await worker.start()
+        print(worker.address)
+        await worker.close()
+    """
+
+    def __init__(
+        self,
+        center: str,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        ncores: int | None = None,
+        memory_limit: int | None = None,
+        name: str | None = None,
+        directory: str | None = None,
+        spill_directory: str | None = None,
+        insecure_plaintext: bool = False,
+    ) -> None:
+        self.center, self.host, self.port = center, host, port
+        self.ncores = ncores or machine.cores()
+        self.memory_limit, self.name = memory_limit, name
+        self.directory, self.spill_directory = directory, spill_directory
+        self.insecure_plaintext = insecure_plaintext
+        self.address = ""
+        self._members: dict[str, m.Member] = {}
+        self._connections: dict[Connection, str] = {}  # to the client that is attached, '' if none
+        self._clients: dict[str, Connection] = {}
+        self._center: Connection | None = None
+        self._events: deque[Any] = deque()
+        self._is_handling = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._disk: ThreadPoolExecutor | None = None
+        self._closers: list[Callable[[], Coroutine[Any, Any, None]]] = []  # of what was started, last one first
+        self._finished, self._center_lost, self._disconnected = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._perform: dict[type, Callable[[Any], None]] = {
+            events.Send: self._send,
+            events.ToCenter: self._to_center,
+            events.Give: lambda what: self._supervisor.send(what.executor, what.message),
+            events.Spawn: lambda what: self._supervisor.spawn(what.executor, what.asynchronous),
+            events.Kill: lambda what: self._supervisor.kill(what.executor),
+            events.AskRunning: self._ask_running,
+            events.Fetch: self._fetch,
+            events.Allocate: self._allocate,
+            events.GrantRoom: lambda what: self._doorway.answer(what.writer, what.path),
+            events.RefuseRoom: lambda what: self._doorway.refuse_room(what.writer, what.reason),
+            events.Spill: self._spill,
+            events.Remove: self._remove,
+            events.WakeAt: self._wake_at,
+            events.Log: lambda what: log.warning("%s", what.text),
+        }
+
+    # ------------------------------------------------------------------------------------------------ start and end
+
+    async def start(self) -> None:
+        """Listen, start executors, and join the cluster; afterwards `address` and `member` are known."""
+        if not addresses.is_loopback(self.host) and not self.insecure_plaintext:
+            raise BadAddress(
+                f"listening on {self.host} lets other machines in, and nothing is encrypted yet: in a network that you "
+                "trust, say so with --insecure-plaintext (insecure_plaintext=True)"
+            )
+        try:
+            await self._start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._secret = find_secret()
+        self._files = Files(self.directory, self.spill_directory)
+        self._closers.append(self._close_files)
+        starting = self._start_supervisor()
+        await self._listen()
+        self.state = WorkerState(self.member, SETTINGS)
+        self._doorway = Doorway(self.state.store, self._on)
+        self._bulk = BulkServer(self._doorway)
+        self._closers.append(self._close_bulk)
+        self._fetcher = Fetcher(self._files, self._secret, self._members)
+        self._closers.append(self._close_fetcher)
+        connection = await self._connect()
+        await starting
+        self._carry_out(self.state.start())
+        await self._register(connection)
+        self._staying = self._loop.create_task(self._stay_registered())
+        self._closers.append(self._stop_staying)
+
+    def _start_supervisor(self) -> asyncio.Task[None]:
+        """The slowest part of a start begins first and goes on beside the rest."""
+        directories = [path for path in (self._files.directory, self._files.spill_directory) if path]
+        environment = {"PYTHONHASHSEED": str(self._secret.hash_seed())}
+        self._supervisor = Supervisor(
+            lambda executor, pid: self._on(events.ExecutorStarted(executor, pid)),
+            self._on_executor,
+            self._on_executor_ended,
+            self._on_output,
+            environment,
+            directories=directories,
+        )
+        starting = self._loop.create_task(self._supervisor.start())
+
+        async def stop() -> None:
+            await asyncio.wait({starting})
+            if starting.exception() is None:
+                await self._supervisor.stop()
+
+        self._closers.append(stop)
+        return starting
+
+    async def _listen(self) -> None:
+        unix = os.path.join(self._files.directory, "socket")
+        unix = unix if len(os.fsencode(unix)) <= UNIX_PATH_BYTES_MAX else ""
+        self._listener = await Listener.start(
+            self.host, self.port, unix, self._secret, "worker", self._connected, lambda *bulk: self._bulk.serve(*bulk)
+        )
+        self._closers.append(self._listener.close)
+        host, port = addresses.parse(self._listener.address)
+        if host in ("0.0.0.0", "::"):
+            host = machine.address_towards(self.center)
+        self.address = addresses.unparse(host, port)
+        limit = self.memory_limit or int(SETTINGS.memory_fraction * machine.memory_bytes())
+        self.member = m.Member(
+            address=self.address,
+            incarnation=secrets.token_hex(8),
+            name=self.name or self.address,
+            ncores=self.ncores,
+            memory_limit=min(limit, self._files.capacity()),
+            unix=self._listener.unix_path,
+            directory=self._files.directory,
+            pid=os.getpid(),
+            versions={"distributed": __version__, "python": platform.python_version()},
+        )
+
+    async def finished(self) -> None:
+        """Wait until somebody asked the worker to end (`Terminate`)."""
+        await self._finished.wait()
+
+    async def close(self) -> None:
+        """Leave the cluster and end all executors; values held here are gone."""
+        self._finished.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._center is not None:
+            self._center.send(m.Unregister())
+        while self._closers:
+            await self._closers.pop()()
+        for connection in list(self._connections):
+            connection.close()
+        while self._connections:  # what was sent is flushed first, within a bound of the connection's
+            await self._disconnected.wait()
+            self._disconnected.clear()
+
+    async def _close_files(self) -> None:
+        if self._disk is not None:
+            self._disk.shutdown(cancel_futures=True)
+        self._files.close()
+
+    async def _close_bulk(self) -> None:
+        self._doorway.close()
+        await self._loop.run_in_executor(self._disk_threads(), self._bulk.close)
+
+    async def _close_fetcher(self) -> None:
+        await self._loop.run_in_executor(self._disk_threads(), self._fetcher.close)
+
+    async def _stop_staying(self) -> None:
+        self._staying.cancel()
+        await asyncio.wait({self._staying})
+
+    # --------------------------------------------------------------------------------------------------- the center
+
+    async def _connect(self) -> Connection:
+        connection = await connect(self.center, role="worker", secret=self._secret)
+        connection.on_message, connection.on_close = self._on_center, self._on_close
+        self._connections[connection] = ""
+        return connection
+
+    async def _register(self, connection: Connection) -> None:
+        """Send a snapshot; from the moment it is sent what changes follows on the same connection."""
+        register: Any = None
+        for instruction in self.state.handle(events.CenterConnected(), self._loop.time()):
+            if isinstance(instruction, events.ToCenter):
+                register = instruction.message
+            else:
+                self._perform[type(instruction)](instruction)
+        self._center = connection
+        answer = await connection.ask(register, SETTINGS.connect_timeout_s)  # sends before it first lets go
+        for values in answer:
+            member = m.Member(*values)
+            self._members[member.address] = member
+
+    async def _stay_registered(self) -> None:
+        """When the center was away it has forgotten us: register again, for ever. Whatever we hold, we keep."""
+        while True:
+            await self._center_lost.wait()
+            self._center_lost.clear()
+            self._center = None
+            self._on(events.CenterLost())
+            while self._center is None:
+                await asyncio.sleep(SETTINGS.reconnect_interval_s)
+                await self._try_to_register()
+
+    async def _try_to_register(self) -> None:
+        try:
+            connection = await self._connect()
+        except (DistributedError, OSError) as error:
+            log.debug("cannot reach the center at %s: %s", self.center, error)
+            return
+        try:
+            await self._register(connection)
+            log.info("registered again with the center at %s", self.center)
+        except DistributedError as error:
+            log.warning("the center at %s does not take this worker: %s", self.center, error)
+            connection.close()
+
+    def _on_center(self, connection: Connection, message: m.Message, request: int) -> None:
+        if isinstance(message, m.WorkerJoined):
+            self._members[message.member.address] = message.member
+        elif isinstance(message, m.Members):
+            self._members.update((member.address, member) for member in message.members)
+        elif isinstance(message, FROM_CENTER):
+            if isinstance(message, m.WorkerLeft) and self._forget_member(message):
+                self._fetcher.forget(message.address)
+            self._on(events.FromCenter(message))
+        else:
+            self._on_hand(connection, message, request)
+            return
+        connection.reply(request)
+
+    def _forget_member(self, message: m.WorkerLeft) -> bool:
+        member = self._members.get(message.address)
+        if member is None or member.incarnation != message.incarnation:
+            return False
+        del self._members[message.address]
+        return True
+
+    # ------------------------------------------------------------------------------------------- pools, and by hand
+
+    def _connected(self, connection: Connection) -> None:
+        self._connections[connection] = ""
+        connection.on_message, connection.on_close = self._on_message, self._on_close
+
+    def _on_message(self, connection: Connection, message: m.Message, request: int) -> None:
+        if isinstance(message, FROM_POOLS):
+            client = self._connections.get(connection)
+            if not client:
+                raise ProtocolError(f"{message.operation} without attach")
+            self._on(events.FromClient(client, message))
+            connection.reply(request)
+        elif isinstance(message, m.Attach):
+            self._attach(connection, message)
+            connection.reply(request, self.member)
+        else:
+            self._on_hand(connection, message, request)
+
+    def _attach(self, connection: Connection, message: m.Attach) -> None:
+        client = message.client
+        if not client or "/" in client or self._connections[connection] not in ("", client):
+            raise ProtocolError(f"attach as {client!r}")
+        older = self._clients.get(client)
+        self._connections[connection], self._clients[client] = client, connection
+        if older is not None and older is not connection:
+            older.close()
+        self._on(events.FromClient(client, message))
+
+    def _on_hand(self, connection: Connection, message: m.Message, request: int) -> None:
+        if isinstance(message, m.DeleteData):
+            self._on(events.FromClient(self._connections.get(connection, ""), message))
+            connection.reply(request)
+        elif isinstance(message, m.Ping):
+            connection.reply(request, "pong")
+        elif isinstance(message, m.Status):
+            connection.reply(request, self.status())
+        elif isinstance(message, m.Terminate):
+            connection.reply(request)
+            self._finished.set()
+        elif request:
+            connection.refuse(request, ProtocolError(f"a worker does not do {message.operation}"))
+        else:
+            raise ProtocolError(f"a worker does not do {message.operation}")
+
+    def status(self) -> dict[str, Any]:
+        """What the `status` command shows."""
+        return self.state.status() | {"role": "worker", "center": self.center, "pid": os.getpid()}
+
+    def _on_close(self, connection: Connection, reason: str) -> None:
+        client = self._connections.pop(connection, "")
+        self._disconnected.set()
+        if connection is self._center:
+            self._center_lost.set()
+        if client and self._clients.get(client) is connection:
+            del self._clients[client]
+            self._on(events.ClientDisconnected(client))
+
+    # ----------------------------------------------------------------------------------------------------- executors
+
+    def _on_executor(self, executor: int, message: m.Message) -> None:
+        """User code runs in that process: what it sends is as trustworthy as that."""
+        try:
+            if not isinstance(message, FROM_EXECUTORS):
+                raise ProtocolError(f"an executor does not do {message.operation}")
+            self._on(events.FromExecutor(executor, message))
+        except ProtocolError as error:
+            log.warning("executor %d: %s", executor, error)
+            self._supervisor.kill(executor)
+
+    def _on_executor_ended(self, executor: int, end: End) -> None:
+        self._on(
+            events.ExecutorEnded(
+                executor, end.serial or 0, end.signal, end.exit_code, end.peak_bytes, end.stderr_tail, end.stack
+            )
+        )
+
+    def _on_output(self, executor: int, stream: str, text: str) -> None:
+        connection = self._clients.get(self.state.client_of(executor))
+        if connection is not None:
+            child = self.state.dispatch.executors.get(executor)
+            connection.send(m.Output(self.address, child.pid if child else 0, stream, text))
+        else:
+            log.info("executor %d, %s: %s", executor, stream, text.rstrip())
+
+    def _ask_running(self, what: events.AskRunning) -> None:
+        serial, started_s = self._supervisor.running(what.executor) or (0, 0.0)
+        self._on(events.Running(what.executor, serial, started_s))
+
+    # ------------------------------------------------------------------------------------- events in, instructions out
+
+    def _on(self, event: Any) -> None:
+        """Handle an event; one that comes up while instructions are carried out waits until they are."""
+        if self._finished.is_set():
+            return
+        self._events.append(event)
+        if self._is_handling:
+            return
+        self._is_handling = True
+        try:
+            while self._events:
+                self._carry_out(self.state.handle(self._events.popleft(), self._loop.time()))
+        finally:
+            self._is_handling = False
+
+    def _carry_out(self, instructions: list[Any]) -> None:
+        for instruction in instructions:
+            self._perform[type(instruction)](instruction)
+
+    def _send(self, what: events.Send) -> None:
+        connection = self._clients.get(what.client)
+        if connection is not None:
+            connection.send(what.message)
+
+    def _to_center(self, what: events.ToCenter) -> None:
+        if self._center is not None:
+            self._center.send(what.message)
+
+    def _wake_at(self, what: events.WakeAt) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(what.time_s, self._on, events.Tick())
+
+    # ------------------------------------------------------------------------------------------ files and other peers
+
+    def _fetch(self, what: events.Fetch) -> None:
+        self._await(self._fetcher.submit(what))
+
+    def _allocate(self, what: events.Allocate) -> None:
+        if what.nbytes <= ALLOCATE_HERE_BYTES_MAX:
+            self._on(self._reserve(what))
+        else:
+            self._await(self._disk_threads().submit(self._reserve, what))
+
+    def _reserve(self, what: events.Allocate) -> events.Allocated | events.AllocationFailed:
+        try:
+            return events.Allocated(what.ticket, self._files.reserve(what.nbytes))
+        except (DistributedError, OSError) as error:
+            return events.AllocationFailed(what.ticket, str(error))
+
+    def _spill(self, what: events.Spill) -> None:
+        def copy() -> events.Spilled | events.SpillFailed:
+            try:
+                return events.Spilled(what.ticket, self._files.spill(what.path))
+            except (DistributedError, OSError) as error:
+                return events.SpillFailed(what.ticket, str(error))
+
+        self._await(self._disk_threads().submit(copy))
+
+    def _remove(self, what: events.Remove) -> None:
+        try:
+            self._files.remove(what.path)
+        except OSError as error:
+            log.warning("cannot remove %s: %s", what.path, error.strerror)
+
+    def _disk_threads(self) -> ThreadPoolExecutor:
+        if self._disk is None:
+            self._disk = ThreadPoolExecutor(DISK_THREADS_MAX, thread_name_prefix="distributed-disk")
+        return self._disk
+
+    def _await(self, future: Future[Any]) -> None:
+        """A thread's result is an event."""
+
+        def deliver(done: Future[Any]) -> None:
+            if not done.cancelled():
+                self._loop.call_soon_threadsafe(self._on, done.result())
+
+        future.add_done_callback(deliver)
