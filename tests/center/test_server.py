@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from distributed.center import Center
+from distributed.center.server import Center
 from distributed.comm import Connection, connect
 from distributed.errors import BadAddress, DistributedError, StartFailed
 from distributed.wire import messages as m
