@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,6 +19,9 @@ from pathlib import Path
 import pytest
 
 from distributed import cli
+from distributed.comm import connect
+from distributed.wire import messages as m
+from distributed.wire.security import find_secret
 
 COMMANDS = {"dcenter": ["center"], "dworker": ["worker"], "status": ["status"], "": []}
 
@@ -158,6 +162,32 @@ def test_a_worker_waits_for_a_center_that_starts_after_it() -> None:
             process.send_signal(signal.SIGTERM)
             process.communicate()
     assert process.returncode == 0
+
+
+def test_a_worker_finds_its_center_again_after_that_was_killed() -> None:
+    async def has_joined(address: str) -> str:
+        joined: asyncio.Queue[m.Message] = asyncio.Queue()
+        connection = await connect(
+            address, role="pool", secret=find_secret(), on_message=lambda _, message, __: joined.put_nowait(message)
+        )
+        connection.send(m.RegisterClient("aaaaaaaaaaaa"))
+        members = await joined.get()
+        assert isinstance(members, m.Members)
+        news = m.WorkerJoined(members.members[0]) if members.members else await joined.get()
+        assert isinstance(news, m.WorkerJoined)
+        closed = asyncio.Event()
+        connection.on_close = lambda *_: closed.set()
+        connection.close()
+        await closed.wait()
+        return news.member.address
+
+    with command("dcenter", "--port", "0") as first:
+        address = start_lines(first, 5)["Center"]
+        with worker(address) as joined:
+            first.kill()
+            first.communicate()
+            with center("--port", address.rpartition(":")[2]):
+                assert asyncio.run(asyncio.wait_for(has_joined(address), 20)) == joined["Worker"]
 
 
 def test_an_unknown_host_is_one_sentence_at_once() -> None:
