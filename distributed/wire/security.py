@@ -104,9 +104,11 @@ def find_secret(path: str | os.PathLike[str] | None = None) -> Secret:
     path = Path(path) if path is not None else secret_path()
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # not blocking: it might be a fifo
-        with open(descriptor, "rb") as file:
+        try:
             _refuse_shared(os.fstat(descriptor), path)
-            content = file.read(2 * _SECRET_DIGITS)
+            content = os.read(descriptor, 2 * _SECRET_DIGITS)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError as error:
         raise SecretUnusable(
             f"there is no secret at {path}: start dcenter here first (it creates one), copy the file from the center's "
@@ -301,4 +303,4 @@ class ServerHandshake(_Handshake):
         ):
             self.wanted = 0
             return _ACCEPTED
-        return self._fail(AuthenticationFailed, _WRONG, _WRONG_SECRET)
+        return self._fail(AuthenticationFailed, _WRONG, _WRONG_SECRET if data[:1] == _ACCEPTED else b"")
