@@ -6,6 +6,7 @@ also those that lost their parents: that is how leftovers are told from whatever
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import os
@@ -53,8 +54,15 @@ def pool(no_leaks: None) -> Iterator[Pool]:
 def no_leaks(secret_file: Path) -> Iterator[None]:
     """Fails a test that leaves a process, a thread, a socket or a store's directory behind.
 
-    What a fixture of the module or the session started before the test may stay.
+    A module whose tests share a pool overrides this by a fixture of the module, which looks at its end.
     """
+    with nothing_left_behind(secret_file):
+        yield
+
+
+@contextlib.contextmanager
+def nothing_left_behind(secret_file: Path) -> Iterator[None]:
+    """Fails the test or module that runs within if something of it is still there afterwards."""
     if sys.platform != "linux":
         yield
         return

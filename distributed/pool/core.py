@@ -163,8 +163,7 @@ class Core:
         for address, values in plan.items():
             self.transfer.put(members[address], values)
         for task, value, where in zip(tasks, packed, holders, strict=True):
-            inner = [self._task_of(reference) for reference in value.contains]
-            self.post(Stored(task, where, value.nbytes, [found for found in inner if found is not None]))
+            self.post(Stored(task, where, value.nbytes, [handle._task for handle in value.handles]))
         return tasks
 
     def wait_for_workers(self) -> None:

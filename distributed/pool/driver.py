@@ -441,7 +441,7 @@ class Driver:
         except DistributedError as error:
             self.post(Disconnected(member, str(error)))
         else:
-            self.post(Dialled(sock, member))
+            self._hand_over(Dialled(sock, member))
 
     def _find_center_again(self) -> None:
         while not self.closed:
@@ -450,8 +450,13 @@ class Driver:
             except DistributedError:
                 time.sleep(SETTINGS.reconnect_interval_s)
             else:
-                self.post(Dialled(sock, None))
+                self._hand_over(Dialled(sock, None))
                 return
+
+    def _hand_over(self, dialled: Dialled) -> None:
+        self.post(dialled)
+        if self.closed:  # nobody will take it
+            dialled.sock.close()
 
     def _adopt(self, event: Dialled) -> None:
         """A connection was made: from now on the selector carries it."""

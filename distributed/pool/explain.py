@@ -76,4 +76,5 @@ def obituary(address: str, detail: dict[str, Any]) -> str:
     peak = detail.get("peak_bytes") or 0
     memory = f", peak memory {peak / 2**20:.0f} MiB" if peak else ""
     last = "".join(f"\n    {line}" for line in (detail.get("stderr_tail") or "").splitlines())
-    return f"on {address}: {cause}{memory}{last}"
+    stack = "".join(f"\n    {line}" for line in (detail.get("stack") or "").splitlines())
+    return f"on {address}: {cause}{memory}{last}{stack}"

@@ -207,6 +207,7 @@ class PoolState:
         task.contains = tuple(event.contains)
         for inner in event.contains:
             inner.users += 1
+            self.shared[inner.key] = inner
         task.holders = set()
         for address in event.holders:
             if address in self.workers:

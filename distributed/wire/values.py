@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgpack
@@ -57,10 +57,12 @@ Buffer = bytes | bytearray | memoryview
 class Packed:
     """A packed value that has not been written anywhere yet; its large pieces are the object's own memory."""
 
-    __slots__ = ("_pieces", "contains", "nbytes")
+    __slots__ = ("_pieces", "contains", "handles", "nbytes")
 
-    def __init__(self, nbytes: int, contains: list[Reference], pieces: list[Any]) -> None:
-        self.nbytes, self.contains, self._pieces = nbytes, contains, pieces
+    def __init__(self, nbytes: int, pieces: list[Any], handles: Sequence[Any] = ()) -> None:
+        self.nbytes, self._pieces = nbytes, pieces
+        self.handles = handles  # found in the value, each once
+        self.contains: list[Reference] = [handle.reference() for handle in handles]
 
     def pieces(self) -> list[Buffer]:
         """Buffers to be written one after the other; together `nbytes`."""
@@ -84,25 +86,25 @@ def pack(value: object, what: str = "the result") -> Packed:
     kind = type(value)
     if kind in _ATOMS:
         data = pickle.dumps(value, PROTOCOL)
-        return Packed(len(data), [], [data])
+        return Packed(len(data), [data])
     if kind is bytes:
-        return Packed(1 + len(value), [], [b"\x01", value])  # type: ignore[arg-type]
+        return Packed(1 + len(value), [b"\x01", value])  # type: ignore[arg-type]
     if kind is bytearray:
-        return Packed(1 + len(value), [], [b"\x02", value])  # type: ignore[arg-type]
+        return Packed(1 + len(value), [b"\x02", value])  # type: ignore[arg-type]
     try:
         data, buffers, handles = dump(value)
     except Exception as error:
         raise explain(what, [(what.removeprefix("the "), value)], error) from error
     if not buffers and not handles:
-        return Packed(len(data), [], [data])
-    return _lay_out(data, buffers, [handle.reference() for handle in handles])
+        return Packed(len(data), [data])
+    return _lay_out(data, buffers, handles)
 
 
-def _lay_out(data: bytes, buffers: list[memoryview], contains: list[Reference]) -> Packed:
+def _lay_out(data: bytes, buffers: list[memoryview], handles: Sequence[Any]) -> Packed:
     """The full form."""
-    handles = msgpack.packb(contains) if contains else b""
+    references = msgpack.packb([handle.reference() for handle in handles]) if handles else b""
     table = b"".join(struct.pack("<QQ", view.nbytes, _READ_ONLY if view.readonly else 0) for view in buffers)
-    front = _HEAD.pack(FULL, len(buffers), len(handles), len(data)) + table + handles
+    front = _HEAD.pack(FULL, len(buffers), len(references), len(data)) + table + references
     pieces: list[Buffer] = [front, data]
     nbytes = len(front) + len(data)
     for view in buffers:
@@ -111,7 +113,7 @@ def _lay_out(data: bytes, buffers: list[memoryview], contains: list[Reference]) 
             pieces.append(_PADDING[:padding])
         pieces.append(view)
         nbytes += padding + view.nbytes
-    return Packed(nbytes, contains, pieces)
+    return Packed(nbytes, pieces, handles)
 
 
 def unpack(data: Any, make_handle: Callable[[Reference], object] | None = None) -> Any:
@@ -191,39 +193,35 @@ def contains_of(data: Any) -> list[Reference]:
 # -------------------------------------------------------------------------------------------------------------- calls
 
 
-def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any = None) -> tuple[bytes, list[Any]]:
+def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[Any]]:
     """The arguments of one call, and the handles in them: its inputs, each once.
-
-    With `function` the call carries that along; for functions that have handles in them.
 
     >>> unpack_call(pack_call((5,), {'y': 'alice'})[0])
     ((5,), {'y': 'alice'})
     """
-    if function is None and not kwargs:
+    if not kwargs:
         for value in args:
             if type(value) not in _CALL_ATOMS:
                 break
         else:
             return pickle.dumps((args, kwargs), PROTOCOL), []
-    call = (args, kwargs) if function is None else (function, args, kwargs)
     try:
-        data, buffers, handles = dump(call)
+        data, buffers, handles = dump((args, kwargs))
     except Exception as error:
-        raise explain("the arguments", _roots(args, kwargs, function), error) from error
+        raise explain("the arguments", _roots(args, kwargs), error) from error
     if buffers:
         return _lay_out(data, buffers, []).tobytes(), handles
     return (b"\x04" + data if handles else data), handles
 
 
-def _roots(args: tuple[Any, ...], kwargs: dict[str, Any], function: Any) -> list[tuple[str, object]]:
+def _roots(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, object]]:
     """Where the search for an unpicklable part of a call begins."""
-    named = [(getattr(function, "__qualname__", "the function"), function)] if function is not None else []
     positional = [(f"args[{position}]", value) for position, value in enumerate(args)]
-    return [*named, *positional, *((f"kwargs[{name!r}]", value) for name, value in kwargs.items())]
+    return [*positional, *((f"kwargs[{name!r}]", value) for name, value in kwargs.items())]
 
 
 def unpack_call(payload: Any, input_values: Callable[[int], object] | None = None) -> tuple[Any, ...]:
-    """``(args, kwargs)`` or ``(function, args, kwargs)``; each handle has become `input_values` of its index."""
+    """``(args, kwargs)``; each handle has become `input_values` of its index."""
     form = payload[0]
     if form == PICKLE:
         return pickle.loads(payload)  # type: ignore[no-any-return]

@@ -99,7 +99,7 @@ class Executor:
 
     def run(self, batch: Run) -> None:
         """The hot loop, about two microseconds a task: one reading of the clock ends a task and begins the next."""
-        function = self.functions.get(batch.function, batch.code) if batch.function else None  # None: in the calls
+        function = self.functions.get(batch.function, batch.code)
         if len(batch.args) > 1:
             self.report.watch()
         inputs, memory, name, append = batch.inputs, self.cell.memory, batch.name, self.report.finished.append
@@ -125,10 +125,7 @@ class Executor:
     def _run_one(self, function: Any, payload: bytes, inputs: list[Any] | None, name: str) -> tuple[bytes, Any]:
         """One task, in a frame of its own: what it held is free when the frame is gone."""
         call = unpack_call(payload) if inputs is None else unpack_call(payload, Inputs(inputs))
-        if len(call) == 2:
-            value = function(*call[0], **call[1])
-        else:
-            value = call[0](*call[1], **call[2])
+        value = function(*call[0], **call[1])
         if type(value) in ATOMS:
             return pickle.dumps(value, 5), None
         del call

@@ -86,7 +86,7 @@ class AsyncExecutor:
             self.rooms.popleft().set_result(message)
 
     def _run(self, batch: Run) -> None:
-        function = self.functions.get(batch.function, batch.code) if batch.function else None  # None: in the calls
+        function = self.functions.get(batch.function, batch.code)
         for position, payload in enumerate(batch.args):
             serial = batch.serial + position
             steps = self._run_one(serial, function, payload, batch.inputs.get(position, []), batch.name)
@@ -113,9 +113,7 @@ class AsyncExecutor:
 
     async def _result(self, function: Any, payload: bytes, inputs: list[Any], name: str) -> tuple[bytes, Any]:
         call = unpack_call(payload, Inputs(inputs))
-        if function is not None:
-            call = (function, *call)
-        value = call[0](*call[1], **call[2])
+        value = function(*call[0], **call[1])
         if inspect.isawaitable(value):
             value = await value
         del call

@@ -304,14 +304,6 @@ def test_a_string_that_equals_a_key_is_a_string():
     assert unpack_call(payload) == (("c/1", "restore_mark", b"\x04"), {})
 
 
-def test_a_call_may_carry_its_function():
-    handle = Handle("c/1")
-    payload, handles = pack_call((2,), {}, lambda x: (handle, x))
-    function, args, kwargs = unpack_call(payload, lambda index: "value")
-    assert len(handles) == 1
-    assert function(*args, **kwargs) == ("value", 2)
-
-
 def test_a_call_with_large_arrays_and_handles():
     payload, handles = pack_call((np.arange(5000), Handle("c/1")), {"y": np.ones(5000)})
     args, kwargs = unpack_call(payload, lambda index: "value")
@@ -659,7 +651,7 @@ while True:
     except Exception:
         break
     try:
-        function, args, kwargs = values.unpack_call(payload)
+        (function, args), kwargs = values.unpack_call(payload)
         reply = b"v" + values.pack(function(*args, **kwargs)).tobytes()
     except BaseException as error:
         reply = b"e" + values.pack_exception(error)
@@ -675,7 +667,7 @@ from distributed.wire import frames, values
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 def run(function, *args):
-    for piece in frames.encode(values.pack_call(args, {}, function)[0]):
+    for piece in frames.encode(values.pack_call((function, args), {})[0]):
         child.stdin.write(piece)
     child.stdin.flush()
     reply, _ = frames.read_prefix(child.stdout.read)

@@ -202,16 +202,6 @@ def test_the_cache_of_functions_is_bounded_in_number_and_bytes():
     assert b"\0" not in functions
 
 
-def test_a_function_may_come_inside_of_the_call(agent):
-    payload, _ = pack_call((4,), {"y": 5}, function=pow_of)
-    agent.send(Run(b"", b"", "pow_of", 1, ["x"], [payload], {}))
-    assert agent.outcomes(1) == {1: 4**5}
-
-
-def pow_of(x, y):
-    return x**y
-
-
 def test_inputs_are_values_and_each_task_has_its_own(agent, tmp_path):
     array = np.arange(100_000.0)
     path = str(tmp_path / "value")

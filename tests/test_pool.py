@@ -1,0 +1,622 @@
+"""A pool with real executors: what users do with it, and what it says when they do it wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import ctypes
+import functools
+import operator
+import os
+import pickle
+import threading
+import time
+import traceback
+
+import numpy as np
+import pytest
+
+from conftest import nothing_left_behind
+from distributed import Pool, as_completed, wait
+from distributed.errors import (
+    BadAddress,
+    CannotPickle,
+    ConnectionFailed,
+    KeyLost,
+    PoolClosed,
+    TaskCancelled,
+    TaskCrashed,
+    TaskTimeout,
+)
+from distributed.pool.remote import FIRST_COMPLETED, FIRST_EXCEPTION, Failure
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_leaks(secret_file):
+    with nothing_left_behind(secret_file):
+        yield
+
+
+@pytest.fixture(scope="module")
+def pool(no_leaks):
+    with Pool(2) as pool:
+        yield pool
+
+
+def make_array(n):
+    return np.full(131_072, n, dtype=float)
+
+
+def add(x, y):
+    return x + y
+
+
+# ------------------------------------------------------------------------------------------------------- calls, results
+
+
+def test_map_gives_one_handle_for_each_item(pool):
+    handles = pool.map(lambda x: x * 10, [1, 2, 3])
+    assert [handle.get() for handle in handles] == [10, 20, 30]
+
+
+def test_map_over_several_iterables_ends_with_the_shortest(pool):
+    assert pool.gather(pool.map(add, [1, 2, 3], [10, 20])) == [11, 22]
+
+
+def test_map_over_nothing_is_nothing(pool):
+    assert pool.map(abs, []) == []
+
+
+def test_a_map_over_a_generator_that_raises_raises_and_the_pool_goes_on(pool):
+    def items():
+        yield 1
+        raise ZeroDivisionError("half-way")
+
+    with pytest.raises(ZeroDivisionError, match="half-way"):
+        pool.map(abs, items())
+    assert pool.submit(abs, -1).get() == 1
+
+
+def test_submit_passes_keywords(pool):
+    assert pool.submit(int, "ff", base=16).get() == 255
+
+
+def test_keywords_of_the_function_never_collide_with_options(pool):
+    def f(timeout, key, priority):
+        return timeout, key, priority
+
+    assert pool.submit(f, timeout=1, key=2, priority=3).get() == (1, 2, 3)
+
+
+def test_apply_waits_and_returns_the_value(pool):
+    assert pool.apply(divmod, (17, 5)) == (3, 2)
+
+
+def test_apply_async_calls_back_with_value_or_error(pool):
+    arrived, event = [], threading.Event()
+
+    def note(value):
+        arrived.append(value)
+        if len(arrived) == 2:
+            event.set()
+
+    pool.apply_async(add, (1, 2), callback=note)
+    pool.apply_async(operator.truediv, (1, 0), callback=note, error_callback=lambda error: note(type(error)))
+    assert event.wait(10)
+    assert sorted(arrived, key=str) == [3, ZeroDivisionError]
+
+
+def test_starmap_unpacks_tuples(pool):
+    assert pool.gather(pool.starmap(pow, [(2, 5), (3, 2)])) == [32, 9]
+
+
+def test_none_is_a_result(pool):
+    handle = pool.submit(lambda: None)
+    assert handle.get() is None
+    assert handle.successful()
+
+
+def test_coroutine_functions_are_awaited_many_at_a_time(pool):
+    async def nap(x):
+        await asyncio.sleep(0.2)
+        return x
+
+    start = time.monotonic()
+    assert pool.gather(pool.map(nap, range(50))) == list(range(50))
+    assert time.monotonic() - start < 5.0  # one after the other: 10 s
+
+
+def test_a_changed_global_is_never_stale(pool):
+    namespace = {"__name__": "__main__", "factor": 1}
+    exec("def scaled(x): return x * factor", namespace)
+    assert pool.submit(namespace["scaled"], 3).get() == 3
+    namespace["factor"] = 2
+    assert pool.submit(namespace["scaled"], 3).get() == 6
+
+
+# -------------------------------------------------------------------------------------------------------------- handles
+
+
+def test_handles_are_found_anywhere_in_the_arguments(pool):
+    one, two = pool.map(abs, [-1, -2])
+
+    class Box:
+        def __init__(self, content):
+            self.content = content
+
+    assert pool.submit(lambda box, x, *, y: (box.content, x["a"][0], y), Box(one), {"a": [two]}, y=one).get() == (
+        1,
+        2,
+        1,
+    )
+
+
+def test_handles_in_closures_and_defaults_are_dependencies(pool):
+    one = pool.submit(abs, -1)
+    assert pool.submit(lambda: one + 1).get() == 2
+    assert pool.gather(pool.map(lambda x, y=one: x + y, [1, 2])) == [2, 3]
+
+
+def test_a_large_closure_travels_once_as_data(pool):
+    table = os.urandom(1_000_000)
+    sent = pool.counters["bytes_sent"]
+    assert pool.gather(pool.map(lambda i: table[i], range(20))) == list(table[:20])
+    assert pool.counters["bytes_sent"] - sent < 100_000
+
+
+def test_a_task_that_returns_its_handle_gives_a_handle(pool):
+    inner = pool.submit(make_array, 5)
+    box = pool.scatter({"box": [inner]})["box"]
+    returned = pool.submit(lambda found: found[0], box)
+    again = returned.get()
+    assert again.key == inner.key
+    del inner, box
+    assert again.get()[0] == 5
+
+
+def test_copies_of_a_handle_are_the_handle(pool):
+    handle = pool.submit(abs, -1)
+    assert copy.copy(handle) is handle
+    assert copy.deepcopy([handle])[0] is handle
+
+
+def test_a_pickled_handle_comes_back_as_a_handle_of_the_same_value(pool):
+    handle = pool.submit(make_array, 3)
+    again = pickle.loads(pickle.dumps(handle))
+    assert again.key == handle.key
+    assert again.get()[0] == 3
+    again.release()
+
+
+def test_repr_tells_the_state_and_never_waits(pool):
+    handle = pool.submit(time.sleep, 0.2)
+    assert "pending" in repr(handle)
+    handle.get()
+    assert "done" in repr(handle)
+
+
+def test_gather_keeps_the_nesting(pool):
+    a, b = pool.map(abs, [-1, -2])
+    assert pool.gather({"x": [a, (b, 5)], "y": None}) == {"x": [1, (2, 5)], "y": None}
+
+
+def test_scatter_of_list_dict_and_single(pool):
+    a, b = pool.scatter([1, 2])
+    assert pool.submit(add, a, b).get() == 3
+    assert pool.scatter({"x": "alice"})["x"].get() == "alice"
+    array = np.arange(100_000)
+    assert (pool.scatter(array).get() == array).all()
+
+
+def test_a_chain_of_a_thousand_tasks(pool):
+    x = pool.submit(abs, 0)
+    for _ in range(1000):
+        x = pool.submit(add, x, 1)
+    assert x.get(60) == 1000
+
+
+def test_large_results_do_not_cross_the_sockets_of_the_client(pool):
+    before = pool.counters
+    arrays = pool.map(make_array, range(10))
+    negative = pool.map(np.negative, arrays)
+    total = pool.apply(lambda blocks: sum(float(block.sum()) for block in blocks), [negative])
+    after = pool.counters
+    assert total == -sum(range(10)) * 131_072
+    crossed = sum(after[name] - before[name] for name in ("bytes_sent", "bytes_received"))
+    assert crossed < 100 * 1024
+
+
+def test_numbers_instead_of_arrays(pool):
+    squares = pool.map(lambda x: x**2, range(10))
+    negative = pool.map(operator.neg, squares)
+    assert pool.apply(sum, [negative]) == -285
+
+
+def test_a_large_argument_used_twice_goes_to_the_store_once(pool):
+    big = np.random.default_rng(0).random(200_000)
+    before = len(pool.has_what()[pool.workers[0]])
+    handles = pool.map(lambda array, i: float(array[i]), [big] * 10, range(10))
+    assert pool.gather(handles) == list(big[:10])
+    assert len(pool.has_what()[pool.workers[0]]) - before <= 11
+
+
+def test_a_task_that_writes_into_its_input_harms_nobody(pool):
+    def overwrite(array):
+        array[:] = -1
+        return float(array.sum())
+
+    original = pool.submit(make_array, 7)
+    assert pool.submit(overwrite, original).get() == -131_072
+    assert pool.gather(pool.map(lambda array, _: float(array[0]), [original] * 4, range(4))) == [7.0] * 4
+    mine = original.get()
+    mine[:] = 0
+    assert original.get()[0] == 7
+
+
+@pytest.mark.parametrize("value", [b"", b"x" * 100_000, bytearray(b"y" * 100_000), "z" * 200_000, [], {}, range(5)])
+def test_values_of_all_kinds_come_back_equal_and_of_their_type(pool, value):
+    for returned in (pool.submit(lambda x: x, value).get(), pool.scatter([value])[0].get()):
+        assert returned == value
+        assert type(returned) is type(value)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(0), np.arange(100_000)[::3], np.asfortranarray(np.ones((300, 300))), np.ones((200, 200)).T, np.array(5)],
+)
+def test_arrays_of_all_layouts(pool, array):
+    returned = pool.submit(lambda x: x, array).get()
+    assert (returned == array).all()
+    assert returned.flags.writeable
+
+
+def test_read_only_arrays_stay_read_only(pool):
+    array = np.arange(100_000)
+    array.flags.writeable = False
+    assert pool.submit(lambda x: x.flags.writeable, array).get() is False
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_an_exception_arrives_as_itself_with_the_remote_traceback(pool):
+    def fail(x):
+        raise LookupError(f"no {x}", 42)
+
+    handle = pool.submit(fail, "alice")
+    with pytest.raises(LookupError) as caught:
+        handle.get()
+    assert caught.value.args == ("no alice", 42)
+    printed = "".join(traceback.format_exception(caught.value))
+    assert "in fail" in printed
+    assert isinstance(handle.exception(), LookupError)
+    assert not handle.successful()
+    failure = handle.get(reraise=False)
+    assert isinstance(failure, Failure)
+    assert isinstance(failure.exception, LookupError)
+
+
+def test_a_failed_input_fails_its_dependents_with_the_original_cause(pool):
+    broken = pool.submit(operator.truediv, 1, 0)
+    after = pool.submit(add, broken, 1)
+    much_after = pool.submit(add, after, 1)
+    with pytest.raises(ZeroDivisionError):
+        much_after.get()
+
+
+def test_system_exit_and_keyboard_interrupt_in_a_task_are_outcomes(pool):
+    def leave(kind):
+        raise kind("bye")
+
+    for kind in (SystemExit, KeyboardInterrupt):
+        with pytest.raises(kind):
+            pool.submit(leave, kind).get()
+    assert pool.submit(abs, -1).get() == 1
+
+
+def test_an_unpicklable_argument_names_the_path(pool):
+    with pytest.raises(CannotPickle, match=r"args\[1\]\['lock'\]"):
+        pool.submit(print, 1, {"lock": threading.Lock()})
+    assert pool.submit(abs, -1).get() == 1
+
+
+def test_an_unpicklable_result_names_the_path(pool):
+    with pytest.raises(CannotPickle, match=r"\[1\]"):
+        pool.submit(lambda: [1, threading.Lock()]).get()
+
+
+def test_an_exception_whose_constructor_takes_other_arguments(pool):
+    class Strange(Exception):
+        def __init__(self, code, *, reason):
+            super().__init__(f"{code}: {reason}")
+            self.code = code
+
+    def fail():
+        raise Strange(7, reason="because")
+
+    with pytest.raises(Strange) as caught:
+        pool.submit(fail).get()
+    assert caught.value.code == 7
+
+
+def test_a_task_that_exits_its_process_fails_alone(pool):
+    neighbours = pool.map(abs, range(-500, 0))
+    dead = pool.options(attempts=2).submit(os._exit, 3)
+    neighbours += pool.map(abs, range(-500, 0))
+    with pytest.raises(TaskCrashed, match="exit code 3") as caught:
+        dead.get(30)
+    assert len(caught.value.attempts) == 2
+    assert pool.gather(neighbours, 30) == [*range(500, 0, -1)] * 2
+
+
+def test_a_segmentation_fault_names_signal_and_place(pool):
+    def crash():
+        ctypes.string_at(0)
+
+    with pytest.raises(TaskCrashed, match=r"signal 11[\s\S]*in crash"):
+        pool.options(attempts=1).submit(crash).get(30)
+
+
+def test_a_timeout_kills_also_a_loop_in_c(pool):
+    start = time.monotonic()
+    with pytest.raises(TaskTimeout, match=r"timeout=0.3 s"):
+        pool.options(timeout=0.3).submit(sum, range(10**12)).get(30)
+    assert time.monotonic() - start < 10
+    assert pool.submit(abs, -1).get(10) == 1
+
+
+def test_retries_repeat_a_task_that_raises(pool, tmp_path):
+    counter = tmp_path / "count"
+
+    def third_time_lucky():
+        with counter.open("a") as file:
+            file.write("x")
+        if len(counter.read_text()) < 3:
+            raise RuntimeError("not yet")
+        return "done"
+
+    assert pool.options(retries=2).submit(third_time_lucky).get() == "done"
+
+
+def test_cancel_ends_a_running_task_and_its_dependents(pool):
+    endless = pool.submit(sum, range(10**12))
+    after = pool.submit(add, endless, 1)
+    assert endless.cancel()
+    assert endless.cancelled()
+    with pytest.raises(TaskCancelled):
+        endless.get()
+    with pytest.raises(TaskCancelled, match="because its input"):
+        after.get(10)
+    assert pool.submit(abs, -1).get(10) == 1
+
+
+def test_cancel_of_a_finished_task_says_no(pool):
+    handle = pool.submit(abs, -1)
+    assert handle.get() == 1
+    assert not handle.cancel()
+    assert handle.get() == 1
+
+
+def test_get_with_a_timeout_raises_and_the_task_goes_on(pool):
+    slow = pool.submit(lambda: time.sleep(0.5) or "late")
+    with pytest.raises(TimeoutError):
+        slow.get(0.05)
+    assert not slow.ready()
+    assert slow.get(10) == "late"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timeout": -1}, "timeout"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"priority": float("inf")}, "priority"),
+        ({"retries": -1}, "retries"),
+        ({"attempts": 0}, "attempts"),
+        ({"key": ""}, "key"),
+        ({"key": "x" * 10_000_000}, "key"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_where_they_are_written(pool, options, message):
+    with pytest.raises(ValueError, match=message):
+        pool.options(**options)
+
+
+def test_what_is_not_callable_is_refused(pool):
+    with pytest.raises(TypeError, match="not callable"):
+        pool.submit(5)
+
+
+def test_key_gives_the_same_result_again(pool):
+    view = pool.options(key="answer")
+    first = view.submit(os.urandom, 8)
+    assert view.submit(os.urandom, 8).get() == first.get()
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", "127.0.0.1:99999", ""])
+def test_an_address_that_is_none(address):
+    with pytest.raises(BadAddress, match="host:port"):
+        Pool(address)
+
+
+def test_nobody_at_the_address():
+    with pytest.raises(ConnectionFailed, match=r"127\.0\.0\.1:1\b"):
+        Pool("127.0.0.1:1")
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, True])
+def test_a_pool_of_no_executors(count):
+    with pytest.raises((ValueError, TypeError)):
+        Pool(count)
+
+
+# ---- waiting, threads
+
+
+def test_as_completed_gives_the_quick_ones_first(pool):
+    slow, quick = pool.map(lambda s: time.sleep(s) or s, [0.5, 0.0])
+    assert [handle.get() for handle in as_completed([slow, quick])] == [0.0, 0.5]
+
+
+def test_as_completed_gives_a_handle_as_often_as_it_was_given(pool):
+    handle = pool.submit(abs, -1)
+    assert list(as_completed([handle, handle])) == [handle, handle]
+
+
+def test_wait_as_concurrent_futures_does(pool):
+    slow, quick = pool.map(lambda s: time.sleep(s) or s, [1.0, 0.0])
+    assert wait([slow, quick], return_when=FIRST_COMPLETED) == ({quick}, {slow})
+    bad = pool.submit(operator.truediv, 1, 0)
+    assert bad in wait([slow, bad], return_when=FIRST_EXCEPTION).done
+    assert wait([slow, quick, bad]) == ({slow, quick, bad}, set())
+    with pytest.raises(ValueError, match="return_when"):
+        wait([slow], return_when="SOMETIMES")
+
+
+def test_await_a_handle_and_iterate_asynchronously(pool):
+    async def main():
+        handles = pool.map(lambda x: time.sleep(0.05) or x, range(4))
+        seen = [await handle async for handle in as_completed(handles)]
+        array = await pool.submit(make_array, 2)
+        with pytest.raises(ZeroDivisionError):
+            await pool.submit(operator.truediv, 1, 0)
+        return sorted(seen), array[0]
+
+    assert asyncio.run(main()) == ([0, 1, 2, 3], 2.0)
+
+
+def test_blocking_calls_work_under_a_running_event_loop(pool):
+    async def main():
+        return pool.submit(abs, -3).get()
+
+    assert asyncio.run(main()) == 3
+
+
+def test_many_threads_use_one_pool(pool):
+    results = {}
+
+    def work(n):
+        results[n] = sum(pool.gather(pool.map(add, range(200), [n] * 200)))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert results == {n: sum(range(200)) + 200 * n for n in range(8)}
+
+
+def test_done_callbacks_get_the_handle_also_when_it_was_done_before(pool):
+    handle = pool.submit(abs, -1)
+    handle.get()
+    seen, event = [], threading.Event()
+    handle.add_done_callback(lambda got: (seen.append(got), event.set()))
+    assert event.wait(10)
+    assert seen == [handle]
+
+
+# ------------------------------------------------------------------------------------------------- publishing, who_has
+
+
+def test_published_data_can_be_read_by_another_pool_and_outlives_its_owner(pool):
+    other = Pool(pool.address)
+    other.publish("block", other.submit(make_array, 9))
+    other.publish("small", other.scatter("alice"))
+    other.close()
+    assert "block" in pool.names
+    assert pool["block"].get(10)[0] == 9
+    assert pool.submit(lambda x: x + "!", pool["small"]).get(10) == "alice!"
+    pool.unpublish("block")
+    pool.unpublish("small")
+    with pytest.raises(Exception, match="block"):
+        pool["block"]
+
+
+def test_a_handle_pickled_to_another_client_is_read_there(pool):
+    from distributed.pool.core import restore_handle
+
+    handle = pool.submit(make_array, 4)
+    _, (center, reference) = handle.__reduce__()
+    with Pool(pool.address) as other:
+        assert restore_handle(center, reference).key == handle.key
+        borrowed = other._core.make_handle(reference)
+        assert borrowed.get(10)[0] == 4
+        assert other.submit(lambda x: float(x[0]), borrowed).get(10) == 4.0
+        handle.release()
+        with pytest.raises(KeyLost):
+            other._core.make_handle(reference).get(20)
+
+
+def test_who_has_and_has_what_know_a_result_at_once(pool):
+    handle = pool.submit(make_array, 1)
+    handle.wait()
+    holder = pool.who_has(handle)[handle.key][0]
+    assert handle.key in pool.has_what()[holder]
+    assert pool.ncores() == {holder: 2}
+
+
+def test_explain_says_where_a_task_is(pool):
+    endless = pool.submit(sum, range(10**12))
+    waiting = pool.submit(add, endless, 1)
+    assert "waits for 1 of its 1 inputs" in waiting.explain()
+    endless.cancel()
+
+
+# ---- the end
+
+
+def test_closing_waits_for_running_work():
+    pool = Pool(1)
+    handle = pool.submit(lambda: time.sleep(0.3) or "done")
+    pool.close()
+    assert handle.get() == "done"
+
+
+def test_a_closed_pool_says_so():
+    pool = Pool(1)
+    handle = pool.submit(make_array, 1)
+    handle.wait()
+    pool.close()
+    pool.close()
+    with pytest.raises(PoolClosed):
+        pool.submit(abs, 1)
+    with pytest.raises(PoolClosed):
+        handle.get()
+    assert "closed" in repr(pool)
+
+
+def test_terminate_does_not_wait():
+    pool = Pool(1)
+    pool.submit(sum, range(10**12))
+    start = time.monotonic()
+    pool.terminate()
+    assert time.monotonic() - start < 3
+
+
+def test_a_forked_child_is_inert(pool):
+    handle = pool.submit(abs, -1)
+    assert handle.get() == 1
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            pool.submit(abs, -1)
+        except PoolClosed as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(pid, 0)
+    assert b"fork" in os.read(reader, 1000)
+    os.close(reader)
+    assert pool.submit(functools.reduce, add, [1, 2, 3]).get(10) == 6
+
+
+def test_what_a_task_prints_is_shown_with_a_label(pool, capfd):
+    pool.submit(print, "hello from afar").get()
+    deadline = time.monotonic() + 10
+    shown = ""
+    while "hello" not in shown and time.monotonic() < deadline:
+        pool.submit(abs, 1).get()
+        shown += capfd.readouterr().out
+    assert "] hello from afar" in shown
