@@ -130,9 +130,9 @@ class _Line:
         self._requests = itertools.count(1)
         self._bulk = BulkClient(address, "", secret, "hand")
 
-    def ask(self, operation: str, **fields: Any) -> Any:
+    def ask(self, operation: str, *args: Any, **fields: Any) -> Any:
         """Send one request and wait for its answer."""
-        message = _build(operation, fields)
+        message = _build(operation, args, fields)
         patience_s = self._timeout_s + getattr(message, "wait_s", 0.0)
         with self._lock:
             try:
@@ -207,9 +207,9 @@ def _was_closed(sock: socket.socket) -> bool:
         return True
 
 
-def _build(operation: str, fields: dict[str, Any]) -> Message:
+def _build(operation: str, args: tuple[Any, ...], fields: dict[str, Any]) -> Message:
     """The message, checked as the peer would check it, so that a mistake in a call is an error of the call."""
-    message = REGISTRY[operation](**fields)
+    message = REGISTRY[operation](*args, **fields)
     try:
         decode(encode_header(message, 1))
     except ProtocolError as error:

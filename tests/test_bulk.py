@@ -22,7 +22,7 @@ from distributed.config import SETTINGS
 from distributed.errors import ConnectionFailed, DistributedError, ProtocolError, StoreFull
 from distributed.wire.messages import GetData, NeedRoom, Ping, Refusal, Room, UpdateData, Values
 from distributed.wire.security import Secret, ServerHandshake
-from distributed.wire.values import Packed, pack, unpack
+from distributed.wire.values import pack, reduce_handle, unpack
 
 LARGE = SETTINGS.inline_bytes_max * 5 + 3
 
@@ -258,8 +258,20 @@ def test_room_that_the_writer_cannot_open_is_used_by_the_worker(store, client, m
     assert unpack(Path(store.values["alice/1"][3]).read_bytes()) == data
 
 
+class Handle:
+    """A reference to a stored value, as `values` sees it."""
+
+    key = "x"
+
+    def reference(self) -> list:
+        return ["x", 1, 5, []]
+
+    def __reduce__(self) -> Any:
+        return reduce_handle(self)
+
+
 def test_contained_handles_are_reported_by_position(store, client):
-    client.put("alice", {"alice/1": pack(1), "alice/2": Packed(1, [["x", 1, 5, []]], [b"\x01"])})
+    client.put("alice", {"alice/1": pack(1), "alice/2": pack([Handle()])})
     assert store.contains == [{1: [["x", 1, 5, []]]}]
 
 
