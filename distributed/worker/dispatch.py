@@ -220,7 +220,7 @@ class Dispatch:
         predicted_s, count = 0.0, 1
         if not alone:
             predicted_s = max(function.mean_s or 0.0, self.settings.task_overhead_s)
-            room = max(int((self.settings.batch_s - executor.under_way_s) / predicted_s), 0 if executor.given else 1)
+            room = math.ceil((self.settings.batch_s - executor.under_way_s) / predicted_s)  # or a long one waits for us
             count = min(room, share, self.settings.batch_tasks_max - len(executor.given))
         if count < 1:
             return False

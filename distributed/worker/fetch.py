@@ -61,7 +61,7 @@ class Fetcher:
         received: list[str] = []
         try:
             values = self._fetch(client, what, member, received)
-        except (DistributedError, OSError) as error:
+        except (DistributedError, OSError, ValueError) as error:
             client.close()
             for path in received:
                 self._files.remove(path)

@@ -1,4 +1,4 @@
-"""The worker as a daemon: it carries events to its mind (:class:`~distributed.worker.state.WorkerState`) and does as told.
+"""The worker as a daemon: carries events to its mind (:class:`~distributed.worker.state.WorkerState`), does as told.
 
 It owns the arms (files, listener, bulk server, fetcher, supervisor of executors, connection to the center) and
 starts and ends them in the right order. It decides nothing, and never unpickles a value.
@@ -13,13 +13,12 @@ import platform
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from distributed import address as addresses
 from distributed.bulk import BulkServer
 from distributed.comm import Connection, Listener, connect
-from distributed.config import MIB, SETTINGS
+from distributed.config import SETTINGS
 from distributed.connect import UNIX_PATH_BYTES_MAX
 from distributed.errors import BadAddress, DistributedError, ProtocolError
 from distributed.version import __version__
@@ -27,6 +26,7 @@ from distributed.wire import messages as m
 from distributed.wire.security import find_secret
 from distributed.worker import events, machine
 from distributed.worker.doorway import Doorway
+from distributed.worker.errands import Errands, in_thread
 from distributed.worker.fetch import Fetcher
 from distributed.worker.files import Files
 from distributed.worker.state import WorkerState
@@ -34,8 +34,6 @@ from distributed.worker.supervise import End, Supervisor
 
 log = logging.getLogger("distributed.worker")
 
-ALLOCATE_HERE_BYTES_MAX = MIB  # so little is allocated sooner than a thread is woken
-DISK_THREADS_MAX = 4
 FROM_POOLS = (m.Compute, m.DefineFunction, m.Cancel, m.Recall)
 FROM_EXECUTORS = (m.Outcomes, m.NeedRoom)
 FROM_CENTER = (m.OwnerLeft, m.Pin, m.Unpin, m.WorkerLeft)
@@ -96,7 +94,6 @@ class Worker:
         self._events: deque[Any] = deque()
         self._is_handling = False
         self._timer: asyncio.TimerHandle | None = None
-        self._disk: ThreadPoolExecutor | None = None
         self._closers: list[Callable[[], Coroutine[Any, Any, None]]] = []  # of what was started, last one first
         self._finished, self._center_lost, self._disconnected = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._perform: dict[type, Callable[[Any], None]] = {
@@ -106,12 +103,12 @@ class Worker:
             events.Spawn: lambda what: self._supervisor.spawn(what.executor, what.asynchronous),
             events.Kill: lambda what: self._supervisor.kill(what.executor),
             events.AskRunning: self._ask_running,
-            events.Fetch: self._fetch,
-            events.Allocate: self._allocate,
+            events.Fetch: lambda what: self._errands.fetch(what),
+            events.Allocate: lambda what: self._errands.allocate(what),
             events.GrantRoom: lambda what: self._doorway.answer(what.writer, what.path),
             events.RefuseRoom: lambda what: self._doorway.refuse_room(what.writer, what.reason),
-            events.Spill: self._spill,
-            events.Remove: self._remove,
+            events.Spill: lambda what: self._errands.spill(what),
+            events.Remove: lambda what: self._errands.remove(what),
             events.WakeAt: self._wake_at,
             events.Log: lambda what: log.warning("%s", what.text),
         }
@@ -142,8 +139,8 @@ class Worker:
         self._doorway = Doorway(self.state.store, self._on)
         self._bulk = BulkServer(self._doorway)
         self._closers.append(self._close_bulk)
-        self._fetcher = Fetcher(self._files, self._secret, self._members)
-        self._closers.append(self._close_fetcher)
+        self._errands = Errands(self._files, Fetcher(self._files, self._secret, self._members), self._on)
+        self._closers.append(self._errands.close)
         connection = await self._connect()
         await starting
         self._carry_out(self.state.start())
@@ -217,16 +214,11 @@ class Worker:
             self._disconnected.clear()
 
     async def _close_files(self) -> None:
-        if self._disk is not None:
-            self._disk.shutdown(cancel_futures=True)
         self._files.close()
 
     async def _close_bulk(self) -> None:
         self._doorway.close()
-        await self._loop.run_in_executor(self._disk_threads(), self._bulk.close)
-
-    async def _close_fetcher(self) -> None:
-        await self._loop.run_in_executor(self._disk_threads(), self._fetcher.close)
+        await in_thread(self._bulk.close)
 
     async def _stop_staying(self) -> None:
         self._staying.cancel()
@@ -285,7 +277,7 @@ class Worker:
             self._members.update((member.address, member) for member in message.members)
         elif isinstance(message, FROM_CENTER):
             if isinstance(message, m.WorkerLeft) and self._forget_member(message):
-                self._fetcher.forget(message.address)
+                self._errands.forget(message.address)
             self._on(events.FromCenter(message))
         else:
             self._on_hand(connection, message, request)
@@ -421,49 +413,3 @@ class Worker:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(what.time_s, self._on, events.Tick())
-
-    # ------------------------------------------------------------------------------------------ files and other peers
-
-    def _fetch(self, what: events.Fetch) -> None:
-        self._await(self._fetcher.submit(what))
-
-    def _allocate(self, what: events.Allocate) -> None:
-        if what.nbytes <= ALLOCATE_HERE_BYTES_MAX:
-            self._on(self._reserve(what))
-        else:
-            self._await(self._disk_threads().submit(self._reserve, what))
-
-    def _reserve(self, what: events.Allocate) -> events.Allocated | events.AllocationFailed:
-        try:
-            return events.Allocated(what.ticket, self._files.reserve(what.nbytes))
-        except (DistributedError, OSError) as error:
-            return events.AllocationFailed(what.ticket, str(error))
-
-    def _spill(self, what: events.Spill) -> None:
-        def copy() -> events.Spilled | events.SpillFailed:
-            try:
-                return events.Spilled(what.ticket, self._files.spill(what.path))
-            except (DistributedError, OSError) as error:
-                return events.SpillFailed(what.ticket, str(error))
-
-        self._await(self._disk_threads().submit(copy))
-
-    def _remove(self, what: events.Remove) -> None:
-        try:
-            self._files.remove(what.path)
-        except OSError as error:
-            log.warning("cannot remove %s: %s", what.path, error.strerror)
-
-    def _disk_threads(self) -> ThreadPoolExecutor:
-        if self._disk is None:
-            self._disk = ThreadPoolExecutor(DISK_THREADS_MAX, thread_name_prefix="distributed-disk")
-        return self._disk
-
-    def _await(self, future: Future[Any]) -> None:
-        """A thread's result is an event."""
-
-        def deliver(done: Future[Any]) -> None:
-            if not done.cancelled():
-                self._loop.call_soon_threadsafe(self._on, done.result())
-
-        future.add_done_callback(deliver)

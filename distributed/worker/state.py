@@ -6,8 +6,9 @@ in :mod:`distributed.worker.events`). A task passes through::
     Compute ─▶ needs code ─▶ fetching ─▶ queued ─▶ given ─▶ Finished / Failed     (drawn in full in `tasks`)
 
 This module keeps the table of tasks and joins the parts: `queue` knows whose turn it is, `dispatch` what the executors
-have, `fetches` what is on its way, `store` and `rooms` what is here and what may come. A message about another attempt
-than the one in the table is ignored; a newer attempt of a key replaces the older one.
+have, `fetches` what is on its way, `store` and `rooms` what is here and what may come, `reports` what the center is
+told. A message about another attempt than the one in the table is ignored; a newer attempt of a key replaces the older
+one.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from distributed.config import Settings
-from distributed.errors import ProtocolError
 from distributed.wire import messages
 from distributed.wire.messages import Failed, Finished, Member, NeedFunction
 from distributed.worker import describe, events
 from distributed.worker.dispatch import Alarms, Dispatch
-from distributed.worker.events import Send, ToCenter, WakeAt
+from distributed.worker.events import Send, WakeAt
 from distributed.worker.fetches import Fetches, Want
+from distributed.worker.reports import Reports
 from distributed.worker.rooms import Rooms, full
 from distributed.worker.store import Entry, Store, owner_of
-from distributed.worker.tasks import Function, Functions, Order, Task
+from distributed.worker.tasks import Function, Functions, Order, Task, check_compute, check_outcomes
 
 SPILL_RETRY_S = 1.0  # after spilling failed
 
@@ -43,21 +44,19 @@ class WorkerState:
         self.rooms = Rooms(self.store, self.out)
         self.fetches = Fetches(settings, self.store, member.address, self.out)
         self.dispatch = Dispatch(member.ncores, settings, self.alarms, self.store, self._fail)
+        self.reports = Reports(member, settings, self.store, self.alarms, lambda: describe.load(self))
         self.tasks: dict[str, Task] = {}
         self.absent: dict[str, float] = {}  # clients whose connection broke, and when
-        self.center = False
         self.finished = 0
         self._now = 0.0
         self._wake_at_s = math.inf
-        self._report_due = False
-        self._registrations = 0
         self._handlers: dict[type, Callable[[Any], None]] = {
             events.FromClient: self._on_client,
             events.FromCenter: self._on_center,
             events.FromExecutor: self._on_executor,
             events.ClientDisconnected: self._on_client_disconnected,
-            events.CenterConnected: self._on_center_connected,
-            events.CenterLost: self._on_center_lost,
+            events.CenterConnected: lambda event: self.reports.connected(self._now),
+            events.CenterLost: lambda event: self.reports.lost(),
             events.ExecutorStarted: lambda event: self.dispatch.on_started(event, self._now),
             events.ExecutorEnded: self._on_executor_ended,
             events.Running: lambda event: self.dispatch.on_running(event, self._now),
@@ -108,9 +107,8 @@ class WorkerState:
             self._homeless(self.fetches.pump())
         if dispatch.queue.live or dispatch.coroutines.live:
             dispatch.fill(now)
-        if (store.added or store.removed) and self.center and not self._report_due:
-            self._report_due = True
-            self.alarms.set(now + self.settings.report_interval_s, "report")
+        if store.added or store.removed:
+            self.reports.plan(now)
         if self.alarms.next_s < self._wake_at_s:
             self._wake_at_s = self.alarms.next_s
             self.out.append(WakeAt(self._wake_at_s))
@@ -132,7 +130,7 @@ class WorkerState:
 
     def _compute(self, event: events.FromClient) -> None:
         message: messages.Compute = event.message  # type: ignore[assignment]
-        _check_columns(message)
+        check_compute(message)
         function = self.functions.get(message.function, message.once, message.name)
         order = Order(event.client, function, message.priority, message.timeout_s, message.asynchronous)
         tasks = self.tasks
@@ -248,6 +246,7 @@ class WorkerState:
     def _outcomes(self, event: events.FromExecutor) -> None:
         """A batch is done. The loop runs once per task: no calls on the way of a small result without inputs."""
         message: messages.Outcomes = event.message  # type: ignore[assignment]
+        check_outcomes(message)
         executor = self.dispatch.executors[event.executor]
         given, tasks, add = executor.given, self.tasks, self.store.add
         inline_bytes_max = self.settings.reply_inline_bytes_max
@@ -410,31 +409,6 @@ class WorkerState:
         message: messages.Pin = event.message  # type: ignore[assignment]
         self.store.pin(message.name, message.key, message.keys)
 
-    def _on_center_connected(self, event: events.CenterConnected) -> None:
-        """A snapshot of everything; what happens from here on follows as deltas."""
-        self.center = True
-        keys, attempts, nbytes = self.store.snapshot()
-        names, published = dict(self.store.names), dict(self.store.published)
-        self.out.append(ToCenter(messages.Register(self.member, keys, attempts, nbytes, names, published)))
-        self._registrations += 1
-        self.alarms.set(self._now + self.settings.load_interval_s, "load", self._registrations)
-
-    def _on_center_lost(self, event: events.CenterLost) -> None:
-        self.center = False
-
-    def _report(self) -> None:
-        self._report_due = False
-        store = self.store
-        if not self.center:
-            return
-        if store.removed:
-            self.out.append(ToCenter(messages.RemoveKeys(list(store.removed))))
-        if store.added:
-            entries = list(store.added.values())
-            columns = [e.key for e in entries], [e.attempt for e in entries], [e.nbytes for e in entries]
-            self.out.append(ToCenter(messages.AddKeys(*columns)))
-        store.added, store.removed = {}, {}
-
     def _on_client_disconnected(self, event: events.ClientDisconnected) -> None:
         self.absent[event.client] = self._now
         self.alarms.set(self._now + self.settings.closed_client_lease_s, "absent", event.client)
@@ -456,11 +430,11 @@ class WorkerState:
         self._wake_at_s = math.inf
         for kind, about in self.alarms.due(self._now):
             if kind == "report":
-                self._report()
+                self.reports.report()
             elif kind == "look":
                 self.dispatch.on_look(about, self._now)
             elif kind == "load":
-                self._report_load(about)
+                self.reports.report_load(about, self._now)
             elif kind == "absent":
                 self._end_absence(about)
             elif kind == "yield":
@@ -474,11 +448,6 @@ class WorkerState:
         left = self.absent.get(client)
         if left is not None and self._now >= left + self.settings.closed_client_lease_s:
             self._stop_tasks(client)
-
-    def _report_load(self, registration: int) -> None:
-        if self.center and registration == self._registrations:
-            self.out.append(ToCenter(describe.load(self)))
-            self.alarms.set(self._now + self.settings.load_interval_s, "load", registration)
 
     # -------------------------------------------------------------------------------------------- for the shell
 
@@ -494,15 +463,3 @@ class WorkerState:
     def check(self) -> None:
         """The invariants of a worker; a failure is a bug here, never in the world."""
         describe.check(self)
-
-
-def _check_columns(message: messages.Compute) -> None:
-    """What the codec cannot see; a peer that sends such a thing loses its connection before anything is changed."""
-    count = len(message.keys)
-    if len(message.attempts) != count or len(message.args) != count:
-        raise ProtocolError("compute: columns of different lengths")
-    for position, inputs in message.inputs.items():
-        if not isinstance(position, int) or not 0 <= position < count:
-            raise ProtocolError("compute.inputs: no such task")
-        if not isinstance(inputs, list) or not all(isinstance(item, list) and len(item) == 5 for item in inputs):
-            raise ProtocolError("compute.inputs: not [key, attempt, nbytes, holders, inline]")

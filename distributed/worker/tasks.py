@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from distributed.config import Settings
+from distributed.errors import ProtocolError
+from distributed.wire.messages import Compute, Outcomes
 from distributed.worker.store import Entry
 
 WEIGHT_OF_PAST = 8  # the mean duration of a function weighs its past as this many tasks at most
@@ -117,3 +119,32 @@ class Task:
 
     def __repr__(self) -> str:
         return f"<Task {self.key}@{self.attempt}>"
+
+
+# What the codec cannot see. A peer that sends such things loses its connection before anything here is changed.
+
+INPUT_TYPES = (str, int, int, list, (bytes, type(None)))  # key, attempt, nbytes, holders, inline
+
+
+def check_compute(message: Compute) -> None:
+    """Whether the columns of a Compute fit together, and its inputs are inputs."""
+    count = len(message.keys)
+    if len(message.attempts) != count or len(message.args) != count:
+        raise ProtocolError("compute: columns of different lengths")
+    for position, inputs in message.inputs.items():
+        if not isinstance(position, int) or not 0 <= position < count or not isinstance(inputs, list):
+            raise ProtocolError("compute.inputs: no such task")
+        for item in inputs:
+            if not isinstance(item, list) or len(item) != 5 or not all(map(_is_a, item, INPUT_TYPES)):
+                raise ProtocolError("compute.inputs: not [key, attempt, nbytes, holders, inline]")
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    return isinstance(value, kind)
+
+
+def check_outcomes(message: Outcomes) -> None:
+    """Whether the columns of Outcomes fit together: the process that sent them runs user code."""
+    count = len(message.serials)
+    if not count == len(message.values) == len(message.nbytes) == len(message.durations_us):
+        raise ProtocolError("outcomes: columns of different lengths")

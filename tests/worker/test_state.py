@@ -1,24 +1,18 @@
 """The worker's mind: events in, instructions out."""
 
 import dataclasses
-import random
 
 import pytest
 
-from distributed.config import Settings
 from distributed.errors import ProtocolError
-from distributed.wire import messages
 from distributed.wire.messages import (
     AddKeys,
     Attach,
     Cancel,
     CancelRunning,
-    Compute,
     DefineFunction,
     DeleteData,
     Failed,
-    Finished,
-    Member,
     NeedFunction,
     NeedRoom,
     Outcomes,
@@ -29,7 +23,6 @@ from distributed.wire.messages import (
     Register,
     RemoveKeys,
     Room,
-    Run,
     Unpin,
     WorkerLeft,
 )
@@ -44,7 +37,6 @@ from distributed.worker.events import (
     Fetch,
     Fetched,
     FetchFailed,
-    FromCenter,
     FromClient,
     FromExecutor,
     Give,
@@ -57,96 +49,9 @@ from distributed.worker.events import (
     Spawn,
     Spill,
     SpillFailed,
-    Tick,
     ToCenter,
-    WakeAt,
 )
-from distributed.worker.state import WorkerState
-
-ALICE, BOB = "a11ce0000000", "b0b000000000"
-SETTINGS = Settings()
-F, G = b"f" * 16, b"g" * 16
-
-
-def through_the_codec(message):
-    decoded, _ = messages.decode(messages.encode_header(message), messages.buffers_of(message))
-    return decoded
-
-
-class Bench:
-    """A worker's state; every message passes through the codec, every step ends with the invariants."""
-
-    def __init__(self, ncores=1, memory_limit=1 << 30, settings=SETTINGS, start=True):
-        self.member = Member("127.0.0.1:1", "i1", "w", ncores, memory_limit)
-        self.state = WorkerState(self.member, settings)
-        self.now = 100.0
-        self.wake_at = None
-        assert self.state.start() == [Spawn(n + 1) for n in range(ncores)]
-        if start:
-            for n in range(ncores):
-                assert self.on(ExecutorStarted(n + 1, 1000 + n)) == []
-
-    def on(self, event):
-        if hasattr(event, "message"):
-            event.message = through_the_codec(event.message)
-        out = self.state.handle(event, self.now)
-        self.state.check()
-        for instruction in out:
-            if hasattr(instruction, "message"):
-                instruction.message = through_the_codec(instruction.message)
-        self.wake_at = next((i.time_s for i in reversed(out) if isinstance(i, WakeAt)), self.wake_at)
-        return [instruction for instruction in out if not isinstance(instruction, WakeAt)]
-
-    def wait(self, seconds):
-        """Let time pass, with a tick at each time that was asked for."""
-        end, out = self.now + seconds, []
-        while self.wake_at is not None and self.wake_at <= end:
-            self.now, self.wake_at = self.wake_at, None
-            out += self.on(Tick())
-        self.now = end
-        return out
-
-    def client(self, message, client=ALICE):
-        return self.on(FromClient(client, message))
-
-    def center(self, message):
-        return self.on(FromCenter(message))
-
-    def done(self, serials, values=None, executor=1, durations_us=None, **columns):
-        values = values or [b"v"] * len(serials)
-        durations_us = durations_us or [10] * len(serials)
-        sizes = columns.pop("nbytes", [len(value) for value in values])
-        columns = {"paths": {}, "errors": {}, "contains": {}} | columns
-        return self.on(FromExecutor(executor, Outcomes(serials, values, sizes, durations_us, **columns)))
-
-    def know(self, function=F, mean_us=10, code=b"code"):
-        """Measure a function, so that its tasks are given in batches."""
-        (give,) = self.client(compute(["warm"], function=function, code=code))
-        self.done([give.message.serial], durations_us=[mean_us])
-        self.client(DeleteData([f"{ALICE}/warm"]))
-
-
-def compute(names, client=ALICE, function=F, code=b"", attempt=1, inputs=None, **options):
-    keys = [f"{client}/{name}" for name in names]
-    args = [f"args of {name}".encode() for name in names]
-    return Compute(function, code, "f", keys, [attempt] * len(keys), args, inputs or {}, **options)
-
-
-def key(name, client=ALICE):
-    return f"{client}/{name}"
-
-
-def run(names, serial, executor=1, function=F, code=b"", inputs=None, client=ALICE):
-    args = [f"args of {name}".encode() for name in names]
-    keys = [key(name, client) for name in names]
-    return Give(executor, Run(function, code, "f", serial, keys, args, inputs or {}))
-
-
-def finished(names, client=ALICE, attempt=1, value=b"v", durations_us=None, held=()):
-    n = len(names)
-    keys = [key(name, client) for name in names]
-    columns = [keys, [attempt] * n, [len(value)] * n, [value] * n, durations_us or [10] * n, {}, list(held)]
-    return Send(client, Finished(*columns))
+from tests.worker.bench import ALICE, BOB, HOLDER, OTHER, SETTINGS, Bench, F, G, compute, finished, key, needs, run
 
 
 @pytest.fixture
@@ -283,12 +188,6 @@ def test_the_last_queued_tasks_are_given_back(bench):
 
 
 # ------------------------------------------------------------------------------------------------------------ inputs
-
-HOLDER, OTHER = "127.0.0.1:2", "127.0.0.1:3"
-
-
-def needs(name, holders=(HOLDER,), nbytes=5, attempt=1, inline=None, client=ALICE):
-    return [key(name, client), attempt, nbytes, list(holders), inline]
 
 
 def test_inputs_inline_and_here_are_passed_on_at_once(bench):
@@ -646,222 +545,3 @@ def test_clients_share_executor_seconds():
         )
     bench.state.check()
     assert used[ALICE] / sum(used.values()) == pytest.approx(0.5, abs=0.1)
-
-
-# ------------------------------------------------------------------------------------------------- anything, at random
-
-
-@pytest.mark.parametrize("seed", range(60))
-def test_invariants_hold_whatever_happens(seed):
-    """A shell that does what it is told, in any order, with failures; in the end nothing is left."""
-    Chaos(seed).play()
-
-
-class Chaos:
-    def __init__(self, seed):
-        self.dice = random.Random(seed)
-        settings = dataclasses.replace(SETTINGS, asynchronous_tasks_max=3, fetch_bytes_max=100_000)
-        self.bench = Bench(ncores=2, memory_limit=400_000, settings=settings)
-        self.alive = {1: True, 2: True}
-        self.owed = []  # instructions that must end in an event
-        self.given = {1: [], 2: []}
-        self.rooms = {}
-        self.files = set()
-        self.outcomes = {}  # key@attempt -> how often it ended
-        self.submitted = {}
-        self.paths = 0
-        self.names = 0
-
-    def play(self):
-        for _ in range(300):
-            self.step()
-            self.bench.now += self.dice.choice([0.0, 0.001, 0.1])
-        self.settle()
-
-    def perform(self, out):
-        for what in out:
-            if isinstance(what, (Fetch, Spill, Allocate, AskRunning, Kill, Spawn)):
-                self.owed.append(what)
-            elif isinstance(what, Remove):
-                self.files.remove(what.path)
-            elif isinstance(what, Give):
-                self.receive(what)
-            elif isinstance(what, Send) and isinstance(what.message, (Finished, Failed, Recalled)):
-                self.count(what.message)
-
-    def count(self, message):
-        pairs = [(message.key, message.attempt)] if isinstance(message, Failed) else None
-        for pair in pairs or zip(message.keys, message.attempts, strict=True):
-            self.outcomes[pair] = self.outcomes.get(pair, 0) + 1
-
-    def receive(self, what):
-        if what.executor not in self.given:
-            return
-        if isinstance(what.message, Run):
-            message = what.message
-            for inputs in message.inputs.values():
-                assert all(value in self.files for _, value in inputs if isinstance(value, str))
-            self.given[what.executor] += range(message.serial, message.serial + len(message.keys))
-        elif isinstance(what.message, Room) and what.message.path:
-            self.rooms.setdefault(what.executor, []).append(what.message.path)
-
-    def on(self, event):
-        self.perform(self.bench.on(event))
-
-    def new_file(self):
-        self.paths += 1
-        self.files.add(f"/m/v{self.paths}")
-        return f"/m/v{self.paths}"
-
-    def step(self):
-        choices = [
-            self.submit,
-            self.finish,
-            self.finish,
-            self.pay,
-            self.pay,
-            self.cancel,
-            self.crash,
-            self.delete,
-            self.tick,
-        ]
-        choices += [self.recall, self.need_room]
-        self.dice.choice(choices)()
-
-    def submit(self):
-        client = self.dice.choice([ALICE, BOB])
-        names, inputs = [], {}
-        for position in range(self.dice.randrange(1, 5)):
-            self.names += 1
-            names.append(str(self.names))
-            if self.dice.random() < 0.4:
-                inputs[position] = [
-                    needs(
-                        str(self.dice.randrange(self.names)),
-                        self.dice.sample([HOLDER, OTHER], self.dice.randrange(3)),
-                        self.dice.choice([5, 90_000]),
-                        inline=self.dice.choice([None, None, b"in"]),
-                        client=self.dice.choice([ALICE, BOB]),
-                    )
-                    for _ in range(self.dice.randrange(1, 3))
-                ]
-        options = {"once": self.dice.random() < 0.1, "asynchronous": self.dice.random() < 0.1}
-        options |= {"timeout_s": self.dice.choice([0.0, 0.0, 0.3]), "priority": self.dice.choice([0, 1])}
-        function = self.dice.choice([F, G])
-        message = compute(names, client, function, b"code", inputs=inputs, **options)
-        self.submitted |= {(k, 1): True for k in message.keys}
-        self.on(FromClient(client, message))
-
-    def finish(self):
-        executor = self.dice.choice(list(self.given) or [0])
-        serials = self.given.get(executor, [])[: self.dice.randrange(1, 4)]
-        if not serials:
-            return
-        del self.given[executor][: len(serials)]
-        paths, errors, nbytes = {}, {}, [1] * len(serials)
-        if self.rooms.get(executor):
-            paths[0] = self.rooms[executor].pop()
-            nbytes[0] = 90_000
-        elif self.dice.random() < 0.2:
-            errors[0] = b"error"
-        message = Outcomes(serials, [b"v"] * len(serials), nbytes, [300] * len(serials), paths, errors, {})
-        self.on(FromExecutor(executor, message))
-
-    def need_room(self):
-        executor = self.dice.choice(list(self.given) or [0])
-        if self.given.get(executor) and len(self.rooms.get(executor, ())) < 1:
-            self.on(FromExecutor(executor, NeedRoom(90_000)))
-
-    def pay(self):
-        if self.owed:
-            self.pay_for(self.owed.pop(self.dice.randrange(len(self.owed))))
-
-    def pay_for(self, what):
-        well = self.dice.random() < 0.8
-        if isinstance(what, Spawn):
-            if well:
-                self.given[what.executor] = []
-                self.on(ExecutorStarted(what.executor, 1))
-            else:
-                self.on(ExecutorEnded(what.executor, exit_code=1))
-        elif isinstance(what, Kill):
-            self.end(what.executor, signal=9)
-        elif isinstance(what, AskRunning):
-            given = self.given.get(what.executor)
-            self.on(Running(what.executor, given[0] if given else 0, self.bench.now - self.dice.choice([0, 1])))
-        elif isinstance(what, Allocate):
-            self.on(Allocated(what.ticket, self.new_file()))
-        elif isinstance(what, Spill):
-            from distributed.worker.events import Spilled
-
-            self.on(Spilled(what.ticket, self.new_file()) if well else SpillFailed(what.ticket, "disk full"))
-        elif not well:
-            self.on(FetchFailed(what.fetch, "refused"))
-        else:
-            self.answer(what)
-
-    def answer(self, what):
-        sizes = [size if self.dice.random() < 0.8 else -1 for size in what.nbytes]
-        paths = [self.new_file() if size > 65536 else "" for size in sizes]
-        self.on(Fetched(what.fetch, sizes, [None if path else b"v" for path in paths], paths))
-
-    def end(self, executor, **how):
-        if executor in self.given:
-            serials = self.given.pop(executor)
-            self.rooms.pop(executor, None)
-            running = serials[0] if serials and self.dice.random() < 0.8 else 0
-            self.on(ExecutorEnded(executor, serial=running, **how))
-
-    def crash(self):
-        if self.dice.random() < 0.3:
-            self.end(self.dice.choice(list(self.given) or [0]), signal=11)
-        if not self.given:
-            self.pay()
-
-    def cancel(self):
-        if self.submitted:
-            name, attempt = self.dice.choice(list(self.submitted))
-            self.outcomes.setdefault((name, attempt), 0)
-            self.submitted.pop((name, attempt))
-            self.on(FromClient(name.partition("/")[0], Cancel([name], [attempt])))
-
-    def delete(self):
-        if self.bench.state.store.entries:
-            name = self.dice.choice(list(self.bench.state.store.entries))
-            self.on(FromClient(name.partition("/")[0], DeleteData([name])))
-
-    def recall(self):
-        self.on(FromClient(ALICE, Recall(1)))
-
-    def tick(self):
-        self.perform(self.bench.wait(self.dice.choice([0.01, 0.2, 2.0])))
-
-    def settle(self):
-        """No more faults: everything that was submitted ends exactly once, and then nothing is left."""
-        self.dice.random = lambda: 0.5
-        for _ in range(1000):
-            while self.owed:
-                self.pay()
-            for executor in list(self.given):
-                while self.given.get(executor):
-                    serials, self.given[executor] = self.given[executor], []
-                    nothing = Outcomes(
-                        serials, [b"v"] * len(serials), [1] * len(serials), [9] * len(serials), {}, {}, {}
-                    )
-                    self.on(FromExecutor(executor, nothing))
-            self.perform(self.bench.wait(20.0))
-            if not self.bench.state.tasks and not self.owed:
-                break
-        assert self.bench.state.tasks == {}
-        assert all(self.outcomes.get(pair) == 1 for pair in self.submitted)
-        assert all(count <= 1 for count in self.outcomes.values())
-        for executor in list(self.given):
-            for path in self.rooms.pop(executor, []):
-                self.bench.state.rooms.abandon(path)
-                self.files.discard(path)
-                self.bench.state.out.clear()
-        for client in (ALICE, BOB):
-            self.on(FromCenter(OwnerLeft(client)))
-        assert self.bench.state.store.entries == {}
-        assert self.bench.state.store.memory_bytes == self.bench.state.store.disk_bytes == 0
-        assert self.files == set()

@@ -1,0 +1,84 @@
+"""Work that may block, done in threads: allocating, spilling, fetching. Each errand ends in one event on the loop.
+
+What is to be done was decided by the worker's state; here it is only done, and an error becomes an event, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from distributed.config import MIB
+from distributed.errors import DistributedError
+from distributed.worker import events
+from distributed.worker.fetch import Fetcher
+from distributed.worker.files import Files
+
+log = logging.getLogger("distributed.worker")
+
+ALLOCATE_HERE_BYTES_MAX = MIB  # so little is allocated sooner than a thread is woken
+THREADS_MAX = 4  # of those that work on files; fetches have their own
+
+
+class Errands:
+    """Carries out the slow instructions of a worker's state; `handle` takes the events they end in."""
+
+    def __init__(self, files: Files, fetcher: Fetcher, handle: Callable[[Any], None]) -> None:
+        self._files, self._fetcher, self._handle = files, fetcher, handle
+        self._loop = asyncio.get_running_loop()
+        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="distributed-disk")
+
+    def allocate(self, what: events.Allocate) -> None:
+        if what.nbytes <= ALLOCATE_HERE_BYTES_MAX:
+            self._handle(self._allocate(what))
+        else:
+            self._deliver(self._threads.submit(self._allocate, what))
+
+    def _allocate(self, what: events.Allocate) -> events.Allocated | events.AllocationFailed:
+        try:
+            return events.Allocated(what.ticket, self._files.reserve(what.nbytes))
+        except (DistributedError, OSError) as error:
+            return events.AllocationFailed(what.ticket, str(error))
+
+    def spill(self, what: events.Spill) -> None:
+        self._deliver(self._threads.submit(self._spill, what))
+
+    def _spill(self, what: events.Spill) -> events.Spilled | events.SpillFailed:
+        try:
+            return events.Spilled(what.ticket, self._files.spill(what.path))
+        except (DistributedError, OSError) as error:
+            return events.SpillFailed(what.ticket, str(error))
+
+    def remove(self, what: events.Remove) -> None:
+        try:
+            self._files.remove(what.path)
+        except OSError as error:
+            log.warning("cannot remove %s: %s", what.path, error.strerror)
+
+    def fetch(self, what: events.Fetch) -> None:
+        self._deliver(self._fetcher.submit(what))
+
+    def forget(self, peer: str) -> None:
+        """A peer is gone."""
+        self._fetcher.forget(peer)
+
+    async def close(self) -> None:
+        """End all threads; what they were doing is given up."""
+        await in_thread(self._fetcher.close)
+        await in_thread(lambda: self._threads.shutdown(cancel_futures=True))
+
+    def _deliver(self, future: Future[Any]) -> None:
+        def deliver(done: Future[Any]) -> None:
+            if not done.cancelled():
+                self._loop.call_soon_threadsafe(self._handle, done.result())
+
+        future.add_done_callback(deliver)
+
+
+async def in_thread(work: Callable[[], None]) -> None:
+    """Do something that blocks, in a thread that ends with it: the loop's own would outlive the worker."""
+    with ThreadPoolExecutor(1, thread_name_prefix="distributed-close") as thread:
+        await asyncio.get_running_loop().run_in_executor(thread, work)

@@ -1,0 +1,69 @@
+"""What the center is told, and when: a snapshot when a connection begins, then changes in batches, and the load.
+
+Reads the store; knows no connection. While there is no center nothing is told, and nothing is lost: the next snapshot
+holds it all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distributed.config import Settings
+from distributed.wire.messages import AddKeys, Member, Register, RemoveKeys, ReportLoad
+from distributed.worker.dispatch import Alarms
+from distributed.worker.events import ToCenter
+from distributed.worker.store import Store
+
+
+class Reports:
+    """The center's share of the instructions."""
+
+    def __init__(
+        self, member: Member, settings: Settings, store: Store, alarms: Alarms, load: Callable[[], ReportLoad]
+    ):
+        self.member, self.settings, self.store, self.alarms, self.load = member, settings, store, alarms, load
+        self.out: list[Any] = store.out
+        self.is_connected = False
+        self._registrations = 0
+        self._is_due = False
+
+    def connected(self, now: float) -> None:
+        """A snapshot of everything; what happens from here on follows as deltas."""
+        self.is_connected = True
+        keys, attempts, nbytes = self.store.snapshot()
+        names, published = dict(self.store.names), dict(self.store.published)
+        self.out.append(ToCenter(Register(self.member, keys, attempts, nbytes, names, published)))
+        self._registrations += 1
+        self.alarms.set(now + self.settings.load_interval_s, "load", self._registrations)
+
+    def lost(self) -> None:
+        """There is nobody to report to."""
+        self.is_connected = False
+
+    def plan(self, now: float) -> None:
+        """Something changed: report it, together with what changes until then."""
+        if self.is_connected and not self._is_due:
+            self._is_due = True
+            self.alarms.set(now + self.settings.report_interval_s, "report")
+
+    def report(self) -> None:
+        """What was removed first: a key may have been replaced."""
+        self._is_due = False
+        if not self.is_connected:
+            return
+        store = self.store
+        if store.removed:
+            self.out.append(ToCenter(RemoveKeys(list(store.removed))))
+        if store.added:
+            entries = list(store.added.values())
+            self.out.append(
+                ToCenter(AddKeys([e.key for e in entries], [e.attempt for e in entries], [e.nbytes for e in entries]))
+            )
+        store.added, store.removed = {}, {}
+
+    def report_load(self, registration: int, now: float) -> None:
+        """Now and then; each registration has one such rhythm."""
+        if self.is_connected and registration == self._registrations:
+            self.out.append(ToCenter(self.load()))
+            self.alarms.set(now + self.settings.load_interval_s, "load", registration)
