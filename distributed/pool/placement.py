@@ -132,11 +132,11 @@ class Placement:
         return [Send(busiest.member.address, Recall((surplus + 1) // 2))]
 
     def _relocate(self, busiest: WorkerView, now: float) -> None:
-        """Queue the first assigned task of a busy worker elsewhere, if that is worth it by now."""
-        task = busiest.assigned.peek()
+        """Queue the last assigned task of a busy worker, which would wait longest, elsewhere if that is worth it."""
+        task = busiest.assigned.peek_last()
         home = self._home(task, self._allowed(task), now)
         if home != busiest.member.address:
-            self._queue_at(home).extend(_level(task), busiest.assigned.take(1))
+            self._queue_at(home).extend(_level(task), (busiest.assigned.take_last(),))
 
 
 def _level(task: Task) -> tuple[float, int]:

@@ -183,6 +183,19 @@ class Levels:
         self._size -= len(taken)
         return taken
 
+    def peek_last(self) -> Any:
+        """The last task."""
+        return self._levels[self._order[-1]][-1]
+
+    def take_last(self) -> Any:
+        """Remove and return the last task."""
+        level = self._order[-1]
+        task = self._levels[level].pop()
+        if not self._levels[level]:
+            del self._levels[level], self._order[-1]
+        self._size -= 1
+        return task
+
     def take_all(self) -> list[Any]:
         """Remove and return everything, in order."""
         taken = [task for level in self._order for task in self._levels[level]]
