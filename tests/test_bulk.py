@@ -19,6 +19,7 @@ from distributed.bulk import BulkClient, BulkServer
 from distributed.bulk import server as server_module
 from distributed.bulk.stream import Stream
 from distributed.config import SETTINGS
+from distributed.connect import tune
 from distributed.errors import ConnectionFailed, DistributedError, ProtocolError, StoreFull
 from distributed.wire.messages import GetData, NeedRoom, Ping, Refusal, Room, UpdateData, Values
 from distributed.wire.security import Secret, ServerHandshake
@@ -92,6 +93,7 @@ class Holder:
                 sock, _ = self.listening.accept()
             except OSError:
                 return
+            tune(sock)
             handshake = ServerHandshake(self.secret, "worker")
             while handshake.wanted:
                 sock.sendall(handshake.receive(sock.recv(handshake.wanted, socket.MSG_WAITALL)))

@@ -161,10 +161,9 @@ class BulkClient:
         sizes = [packed.nbytes for packed in values.values()]
         contains = {at: packed.contains for at, packed in enumerate(values.values()) if packed.contains}
         raw = [packed for packed, path in zip(values.values(), paths, strict=True) if not path]
-        stream = self._connected()
         message = UpdateData(owner, list(values), sizes, paths, contains, buffers=[])
-        stream.send(message, [packed.nbytes for packed in raw])
-        stream.send_pieces([piece for packed in raw for piece in packed.pieces()])
+        pieces = [piece for packed in raw for piece in packed.pieces()]
+        self._connected().send(message, [packed.nbytes for packed in raw], pieces)
         self._receive(Reply)
 
     def _write(self, packed: Packed, directory: str) -> str:

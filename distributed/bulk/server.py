@@ -177,16 +177,14 @@ class _Service:
             ]
             lengths = [value.nbytes for value in found if value.is_sent]
             columns = [value.nbytes for value in found], [v.path for v in found], [v.attempt for v in found]
-            self._stream.send(Values(*columns, buffers=[]), lengths)
-            inline: list[bytes] = []
-            for value in found:
+            answer = Values(*columns, buffers=[])
+            first = next((at for at, value in enumerate(found) if value.descriptor >= 0), len(found))
+            self._stream.send(answer, lengths, [value.inline for value in found[:first] if value.inline is not None])
+            for value in found[first:]:
                 if value.inline is not None:
-                    inline.append(value.inline)
+                    self._stream.send_pieces([value.inline])
                 elif value.descriptor >= 0:
-                    self._stream.send_pieces(inline)
-                    inline = []
                     self._stream.send_file(value.descriptor, value.nbytes)
-            self._stream.send_pieces(inline)
 
     def _find(self, key: str, attempt: int, linkable: bool, files: contextlib.ExitStack) -> _Found:
         """Where a value is; its file is open from now on, so that it can be sent even if it is released meanwhile."""

@@ -6,7 +6,7 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from distributed.config import SETTINGS
@@ -29,14 +29,13 @@ class Stream:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, stalled)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, stalled)
 
-    def send(self, message: Message, lengths: list[int] | None = None, request: int = 0) -> None:
-        """A frame without its buffers: so many bytes of them must follow."""
-        header = encode_header(message, request)
-        lengths = lengths or []
+    def send(self, message: Message, lengths: Sequence[int] = (), pieces: Sequence[Any] = ()) -> None:
+        """A frame with buffers of these lengths, of which `pieces` are the beginning; the rest must follow."""
+        header = encode_header(message)
         table = struct.pack(f"<{len(lengths)}Q", *lengths)
-        self.sock.sendall(frames.PREFIX.pack(len(header), len(lengths)) + table + header)
+        self.send_pieces([frames.PREFIX.pack(len(header), len(lengths)) + table + header, *pieces])
 
-    def send_pieces(self, pieces: list[Any]) -> None:
+    def send_pieces(self, pieces: Sequence[Any]) -> None:
         """Buffers, one after the other, without joining them."""
         write_all(lambda views, offset: self.sock.sendmsg(views), pieces)
 
@@ -89,7 +88,7 @@ class Stream:
                 nbytes -= len(part)
 
 
-def write_all(write: Callable[[list[memoryview], int], int], pieces: list[Any]) -> None:
+def write_all(write: Callable[[list[memoryview], int], int], pieces: Sequence[Any]) -> None:
     """Call `write(views, offset)`, which returns how many bytes it took, until it took all of them."""
     views = [view for view in (memoryview(piece).cast("B") for piece in pieces) if view.nbytes]
     first = offset = 0
