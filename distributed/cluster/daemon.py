@@ -107,9 +107,19 @@ def run_daemon(
         finally:
             await ending.close()
 
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=logging.WARNING)
-    logging.getLogger("distributed").setLevel(logging.DEBUG if verbose else logging.INFO)
+    _log_to_streams(verbose)
     return exit_code(name, run)
+
+
+def _log_to_streams(verbose: bool) -> None:
+    """What happens is told on stdout, after the start lines; what needs somebody's attention on stderr."""
+    story, trouble = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    story.addFilter(lambda record: record.levelno < logging.WARNING)
+    trouble.setLevel(logging.WARNING)
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)-7s %(message)s", level=logging.WARNING, handlers=[story, trouble]
+    )
+    logging.getLogger("distributed").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 def exit_code(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> int:
