@@ -195,7 +195,7 @@ class _Service:
             held, nbytes, inline, path = entry
             if inline is not None:
                 return _Found(nbytes, held, inline=inline)
-            if linkable:
+            if linkable and path:
                 return _Found(nbytes, held, path=path)
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
