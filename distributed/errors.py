@@ -47,6 +47,8 @@ def _rebuild(cls: type[DistributedError], args: tuple[Any, ...], fields: dict[st
 class ConnectionFailed(DistributedError):
     """Nobody answers at `address`, or the connection broke. Check that the daemon runs there, then try again."""
 
+    address = reason = ""
+
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(f"{address}: {reason}" if address else reason)
         self.address, self.reason = address, reason
@@ -74,6 +76,8 @@ class SecretUnusable(DistributedError):
 
 class CannotPickle(DistributedError, TypeError):
     """An object cannot be sent to another process. `path` leads to the part of it that refuses."""
+
+    what = path = reason = ""
 
     def __init__(self, what: str, path: str, reason: str) -> None:
         super().__init__(f"cannot send {what} to another process: {path} {reason}")
@@ -118,6 +122,8 @@ class RemoteError(DistributedError):
 
 class KeyLost(DistributedError):
     """Every worker holding `key` is gone and it has no recipe. Scatter it again, or with replicas=2."""
+
+    key = reason = ""
 
     def __init__(self, key: str, reason: str = "every worker that held it is gone, and it has no recipe") -> None:
         super().__init__(f"{key} is lost: {reason}")

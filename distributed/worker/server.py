@@ -372,7 +372,7 @@ class Worker:
         connection = self._clients.get(self.state.client_of(executor))
         if connection is not None:
             child = self.state.dispatch.executors.get(executor)
-            connection.send(m.Output(self.address, child.pid if child else 0, stream, text))
+            connection.send(m.Output(self.member.name, child.pid if child else 0, stream, text))
         else:
             log.info("executor %d, %s: %s", executor, stream, text.rstrip())
 
