@@ -12,73 +12,19 @@ import faulthandler
 import gc
 import pickle
 import socket
-import threading
-from collections import deque
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.errors import StoreFull
-from distributed.wire import messages
-from distributed.wire.frames import Decoder, encode
-from distributed.wire.messages import Message, NeedRoom, Room, Run
+from distributed.wire.messages import NeedRoom, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
+from distributed.worker.link import Link
 from distributed.worker.outcomes import Report, failure, write_file
 from distributed.worker.progress import STACK_SIGNAL, Cell, write_into
 
-READ_BYTES = 1 << 18
 ATOMS = frozenset({int, float, bool, type(None)})  # packed, they are their plain pickle
-Kind = TypeVar("Kind", bound=Message)
-
-
-class Link:
-    """Messages over the blocking task socket. Anything may be sent from any thread; one thread receives."""
-
-    def __init__(self, task_socket: socket.socket) -> None:
-        self.socket = task_socket
-        self.inbox: deque[Message] = deque()
-        self._decoder = Decoder()
-        self._sending = threading.Lock()
-
-    def send(self, message: Message) -> None:
-        """Send a message; if the agent is gone it goes nowhere, and the next `receive` tells."""
-        pieces = encode(messages.encode_header(message), messages.buffers_of(message))
-        try:
-            with self._sending:
-                for piece in pieces:
-                    self.socket.sendall(piece)
-        except OSError:
-            pass
-
-    def receive(self) -> Message | None:
-        """The next message; None when the agent is gone."""
-        while not self.inbox:
-            if not self.read():
-                return None
-        return self.inbox.popleft()
-
-    def read(self, flags: int = 0) -> bool:
-        """Move what arrived into the inbox; False when the agent is gone."""
-        try:
-            data = self.socket.recv(READ_BYTES, flags)
-        except ConnectionError:
-            return False
-        self.inbox.extend(messages.decode(header, buffers)[0] for header, buffers in self._decoder.feed(data))
-        return bool(data)
-
-    def wait_for(self, kind: type[Kind]) -> Kind:
-        """The next message of this kind; others stay in the inbox. `ConnectionError` when the agent is gone."""
-        seen = 0
-        while True:
-            for position in range(seen, len(self.inbox)):
-                message = self.inbox[position]
-                if isinstance(message, kind):
-                    del self.inbox[position]
-                    return message
-            seen = len(self.inbox)
-            if not self.read():
-                raise ConnectionError("the worker is gone")
 
 
 class Executor:

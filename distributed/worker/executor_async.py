@@ -20,7 +20,7 @@ from distributed.errors import StoreFull
 from distributed.wire.messages import CancelRunning, Message, NeedRoom, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
-from distributed.worker.executor import Link
+from distributed.worker.link import Link
 from distributed.worker.outcomes import Report, failure, write_file
 from distributed.worker.progress import Cell
 

@@ -24,8 +24,9 @@ from distributed.wire.messages import CancelRunning, NeedRoom, Outcomes, Room, R
 from distributed.wire.values import pack, pack_call, reduce_handle, unpack, unpack_exception
 from distributed.worker import outcomes
 from distributed.worker.calls import Functions, Handle, map_file
-from distributed.worker.executor import Executor, Link
+from distributed.worker.executor import Executor
 from distributed.worker.executor_async import AsyncExecutor
+from distributed.worker.link import Link
 from distributed.worker.outcomes import Report, write_file
 from distributed.worker.progress import Cell
 
