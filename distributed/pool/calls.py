@@ -45,7 +45,8 @@ class Calls:
         packed = self._functions.pack(_callable(function))
         kind = self._kind(packed, options)
         carried = function if kind.code is CALL_CARRIED else None
-        task = self._task(kind, carried, args, kwargs, {})
+        stored: dict[int, tuple[Any, RemoteData]] = {}  # handles in here must live until the task is known to need them
+        task = self._task(kind, carried, args, kwargs, stored)
         handle = RemoteData(self._core, task)
         if options.key:
             self._named[options.key] = task
