@@ -23,6 +23,7 @@ from distributed.pool.tasks import DONE, FAILED, Task
 from distributed.pool.transfer import Transfer
 from distributed.wire.values import Packed, unpack
 
+FETCH_TRIES = 3
 CORES: weakref.WeakSet[Core] = weakref.WeakSet()
 """Every open pool of this process."""
 
@@ -126,14 +127,17 @@ class Core:
 
     def _fetch(self, address: str, tasks: list[Task], packed: dict[Task, Any]) -> None:
         """Get values from one worker; what it can't give is reported, and has another holder or state next time."""
-        view = self.state.workers.get(address)
         values: list[Any] = [None] * len(tasks)
-        if view is not None:
+        for _ in range(FETCH_TRIES):  # a broken connection does not mean that a value is lost
+            view = self.state.workers.get(address)
+            if view is None:
+                break
             try:
                 keys, attempts = [task.key for task in tasks], [task.attempt for task in tasks]
                 values = self.transfer.fetch(view.member, keys, attempts)
+                break
             except ConnectionFailed:
-                pass  # the driver's connection tells whether the worker is gone
+                continue  # the driver's connection tells whether the worker is gone
         for task, value in zip(tasks, values, strict=True):
             if value is not None:
                 packed[task] = value

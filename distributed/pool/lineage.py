@@ -35,7 +35,8 @@ class Lineage:
 
     def remove(self, task: Task) -> None:
         """The task is no longer a released one."""
-        if self.tasks.pop(task.key, None) is not None:
+        if self.tasks.get(task.key) is task:  # else: a handle of our own key, that came back from somebody else
+            del self.tasks[task.key]
             self.nbytes -= task.recipe_bytes
 
     def forget(self, task: Task) -> None:

@@ -37,6 +37,13 @@ class Placement:
         self._queue_at(self._home(task, allowed, now)).extend(_level(task), (task,))
         return None
 
+    def take_reachable(self) -> list[Task]:
+        """The stranded tasks that may run on somebody who is here now."""
+        reachable = [task for task, _ in self.stranded.values() if task.status == READY and self._allowed(task)]
+        for task in reachable:
+            del self.stranded[task.key]
+        return reachable
+
     def place_anywhere(self, tasks: list[Task]) -> None:
         """Queue tasks of one kind, without inputs and without wishes: costs next to nothing a task."""
         self.unplaced.extend(_level(tasks[0]), tasks)

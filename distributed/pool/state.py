@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from distributed.config import SETTINGS, Settings
@@ -39,11 +39,12 @@ from distributed.pool.events import (
     TellCenter,
     Tick,
     Unexported,
+    WakeAt,
     Wanted,
 )
 from distributed.pool.lineage import Lineage
 from distributed.pool.placement import Placement
-from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Task
+from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Task, Trouble
 from distributed.pool.view import WorkerView
 from distributed.wire.messages import (
     Cancel,
@@ -63,6 +64,9 @@ from distributed.wire.messages import (
     WorkerLeft,
 )
 
+MISSED_IN_TRUST_MAX = 2
+MISSED_MAX = 30  # a task whose inputs cannot be fetched so often, though they were computed again, is given up
+
 
 class PoolState:
     """A pool's mind. `handle` is the only door; attributes may be read by anyone."""
@@ -70,12 +74,12 @@ class PoolState:
     def __init__(self, settings: Settings = SETTINGS, now: float = 0.0) -> None:
         self.settings = settings
         self.members: dict[str, Member] = {}
+        self.connecting: set[str] = set()  # addresses with a `Connect` under way: one at a time
         self.placement = Placement(settings)
         self.workers = self.placement.workers
         self.shared: dict[str, Task] = {}  # tasks whose reference is inside stored values or with other clients
         self.exported: dict[str, Task] = {}
-        self.histories: dict[str, list[str]] = {}  # what went wrong in earlier attempts
-        self.raised: dict[str, int] = {}  # how often a task has raised
+        self.troubles: dict[str, Trouble] = {}  # what went wrong so far, by key of unfinished tasks
         self.lineage = Lineage(settings.lineage_bytes_max)
         self.counters = {"tasks": 0, "bytes_in_place": 0, "bytes_moved": 0}
         self.unfinished = 0
@@ -176,13 +180,19 @@ class PoolState:
             elif not waiting.missing:
                 self._place(waiting, now)
 
+    def _need_again(self, task: Task, now: float) -> None:
+        """See to it that a value that was released or lost comes (again)."""
+        is_gone = task.status == RELEASED or (task.status == DONE and not task.has_value)
+        if is_gone and self._revive(task):
+            self._wait_for_inputs(task, now)
+
     def _revive(self, task: Task) -> bool:
         """Start to compute a value again; the caller sees to its inputs. False: no need to look at inputs."""
         if task.borrowed:
             task.status = WAITING
             self._out.append(Locate(task))
             return False
-        if task.args is None or task.kind is None or not task.kind.options.recompute:
+        if not task.is_repeatable:
             self._settle_failed(task, KeyLost(task.key))
             return False
         self.lineage.remove(task)
@@ -194,20 +204,17 @@ class PoolState:
 
     def _on_claimed(self, event: Claimed, now: float) -> None:
         event.task.users += 1
+        self._need_again(event.task, now)  # the last handle may have gone while this one was made
 
     def _on_dropped(self, event: Dropped, now: float) -> None:
-        for task in event.tasks:
-            task.users -= 1
-            if not task.users:
-                self._release(task)
+        self._let_go(event.tasks)
 
     def _on_stored(self, event: Stored, now: float) -> None:
         task = event.task
         task.nbytes = event.nbytes
-        task.contains = tuple(event.contains)
         for inner in event.contains:
-            inner.users += 1
             self.shared[inner.key] = inner
+        self._keep_contained(task, tuple(event.contains))
         task.holders = set()
         for address in event.holders:
             if address in self.workers:
@@ -229,9 +236,7 @@ class PoolState:
         task = self.exported.pop(event.task.key, None)
         if task is not None:
             self._out.append(TellCenter(Withdraw([task.key], [b""])))
-            task.users -= 1
-            if not task.users:
-                self._release(task)
+            self._let_go([task])
 
     def _withdraw(self, task: Task) -> None:
         error = task.outcome if isinstance(task.outcome, bytes) else b""
@@ -263,9 +268,8 @@ class PoolState:
         if task.status != DONE or task.outcome is not None:
             return
         for address in event.refused:
-            self._forget_holder(task, address)
-        if not task.holders and self._revive(task):
-            self._wait_for_inputs(task, now)
+            self._distrust(task, address)
+        self._need_again(task, now)
 
     def _on_cancel_asked(self, event: CancelAsked, now: float) -> None:
         revoked: defaultdict[str, list[Task]] = defaultdict(list)
@@ -290,6 +294,7 @@ class PoolState:
         view.since = self.progress_at = now
         under_way = view.under_way
         done: dict[Duration, list[int]] = {}
+        held = dict(message.held)
         for position, key in enumerate(message.keys):
             task = under_way.get(key)
             if task is None or task.attempt != message.attempts[position]:
@@ -301,93 +306,114 @@ class PoolState:
             total[1] += 1
             task.nbytes = message.nbytes[position]
             value = message.values[position]
+            task.outcome = value
             if value is None:
                 task.holders = {event.address}
                 view.holds[key] = task
-            else:
-                task.outcome = value
-            if position in message.contains:
-                self._hold_contained(task, message.contains[position])
+            if task.contains or position in message.contains:
+                self._hold_contained(task, message.contains.get(position, ()))
             if task.inputs:
-                self._count_inputs(task, event.address, message.held)
+                self._count_inputs(task, view, held)
             self._settle_done(task, now)
+        self._disown(view, held)
         for duration, (total_us, count) in done.items():
             duration.learn(total_us / 1e6, count)
 
-    def _hold_contained(self, task: Task, references: list[Any]) -> None:
-        task.contains = tuple(self.shared[ref[0]] for ref in references if ref[0] in self.shared)
-        for inner in task.contains:
-            inner.users += 1
+    def _hold_contained(self, task: Task, references: Iterable[Any]) -> None:
+        self._keep_contained(task, tuple(self.shared[ref[0]] for ref in references if ref[0] in self.shared))
         self.shared[task.key] = task
 
-    def _count_inputs(self, task: Task, address: str, held: list[Any]) -> None:
-        """Note replicas, and how many input bytes were in place or had to move."""
-        view = self.workers[address]
-        newly = {key for key, _ in held}
+    def _keep_contained(self, task: Task, contained: tuple[Task, ...]) -> None:
+        """What a value contains lives as long as it does; what its former attempt contained need not."""
+        former, task.contains = task.contains, contained
+        for inner in contained:
+            inner.users += 1
+        self._let_go(former)
+
+    def _count_inputs(self, task: Task, view: WorkerView, held: dict[str, int]) -> None:
+        """Note replicas (out of `held`), and how many input bytes were in place or had to move."""
+        address = view.member.address
         for needed in task.inputs:
-            if needed.holders is None or needed.outcome is not None:
+            if needed.holders is None or needed.status != DONE:
                 continue
-            if needed.key in newly:
+            if held.get(needed.key) == needed.attempt:
+                del held[needed.key]
                 needed.holders.add(address)
                 view.holds[needed.key] = needed
                 self.counters["bytes_moved"] += needed.nbytes
             elif address in needed.holders:
                 self.counters["bytes_in_place"] += needed.nbytes
 
+    def _disown(self, view: WorkerView, held: dict[str, int]) -> None:
+        """Have replicas deleted that no task accounts for: they were fetched for one that is not wanted any more."""
+        for key in held:
+            if key not in view.holds and key not in view.under_way:
+                self._deletions[view.member.address].append(key)
+
     def _on_failed(self, event: Received, now: float) -> None:
         message: Any = event.message
         view = self.workers[event.address]
         task = view.under_way.get(message.key)
-        if task is None or task.attempt != message.attempt:
-            return
+        held = dict(message.held)
+        if task is not None and task.attempt == message.attempt:
+            view.since = self.progress_at = now
+            view.remove(task)
+            if task.inputs:
+                self._count_inputs(task, view, held)
+            self._on_failure(task, event.address, message, now)
+        self._disown(view, held)
+
+    def _on_failure(self, task: Task, address: str, message: Failed, now: float) -> None:
         assert task.kind is not None
-        view.since = self.progress_at = now
-        view.remove(task)
-        if task.inputs:
-            self._count_inputs(task, event.address, message.held)
-        kind, options = message.kind, task.kind.options
-        if kind == "raised":
-            self.raised[task.key] = raised = self.raised.get(task.key, 0) + 1
-            if raised <= options.retries:
+        options = task.kind.options
+        if message.kind == "raised":
+            trouble = self._trouble(task)
+            trouble.raised += 1
+            if trouble.raised <= options.retries:
                 self._again(task, now)
             else:
                 self._settle_failed(task, message.error)
-        elif kind == "timeout":
+        elif message.kind == "timeout":
             place = explain.where(message.detail)
             text = f"{task.kind.name} ran longer than timeout={options.timeout_s:g} s and was killed{place}"
             self._settle_failed(task, TaskTimeout(text, task.key))
-        elif kind == "missing":
-            self._on_missing(task, event.address, message.detail, now)
-        elif kind == "requeue":
+        elif message.kind == "missing":
+            self._on_missing(task, address, message.detail["keys"], now)
+        elif message.kind == "requeue":
             self._again(task, now)
         else:
-            self._on_crash(task, kind, explain.obituary(event.address, message.detail), message.detail, now)
+            self._on_crash(task, message.kind, explain.obituary(address, message.detail), message.detail, now)
+
+    def _trouble(self, task: Task) -> Trouble:
+        return self.troubles.setdefault(task.key, Trouble())
 
     def _on_crash(self, task: Task, kind: str, line: str, detail: dict[str, Any], now: float) -> None:
         """An attempt is used up: try again, or tell what happened in each."""
         assert task.kind is not None
-        history = self.histories.setdefault(task.key, [])
-        history.append(f"attempt {len(history) + 1}: {line}")
-        if len(history) < task.kind.options.attempts:
+        attempts = self._trouble(task).attempts
+        attempts.append(f"attempt {len(attempts) + 1}: {line}")
+        if len(attempts) < task.kind.options.attempts:
             self._again(task, now)
         elif kind == "full":
             self._settle_failed(task, StoreFull(f"{task.kind.name}: {detail.get('reason', 'no room for a value')}"))
         else:
             text = f"{task.kind.name} ({task.key}) crashed its executor"
-            self._settle_failed(task, TaskCrashed(text, task.key, history))
+            self._settle_failed(task, TaskCrashed(text, task.key, attempts))
 
-    def _on_missing(self, task: Task, address: str, detail: dict[str, Any], now: float) -> None:
-        """No holder gave an input: its holders are wrong about it, so it is computed again."""
-        history = self.histories.setdefault(task.key, [])
-        history.append(f"{address} could not fetch {', '.join(detail['keys'])}")
-        wanted = set(detail["keys"])
+    def _on_missing(self, task: Task, address: str, keys: list[str], now: float) -> None:
+        """No holder gave an input. A connection may have broken; after a few times its holders are wrong about it.
+
+        Then it is computed again. The attempt of the task that wanted it is not used up: it never began.
+        """
+        trouble = self._trouble(task)
+        trouble.missed += 1
         for needed in task.inputs:
-            if needed.key in wanted and needed.status == DONE:
-                for holder in list(needed.holders or ()):
-                    self._forget_holder(needed, holder)
-                    self._deletions[holder].append(needed.key)
-        if len(history) > 10 * task.kind.options.attempts:  # type: ignore[union-attr]
-            self._settle_failed(task, KeyLost(detail["keys"][0], "it could not be fetched: " + history[-1]))
+            if needed.key in keys and needed.status == DONE:
+                for holder in sorted(needed.holders or ()):
+                    if holder not in self.workers or trouble.missed > MISSED_IN_TRUST_MAX:
+                        self._distrust(needed, holder)
+        if trouble.missed > MISSED_MAX:
+            self._settle_failed(task, KeyLost(keys[0], f"{address} could not fetch it, time and again"))
         else:
             self._again(task, now)
 
@@ -417,11 +443,17 @@ class PoolState:
         self._handlers[type(event.message)](event, now)
 
     def _on_members(self, event: CenterSaid, now: float) -> None:
+        """The center knows us (again): it tells who is here, and is told what may have been lost on the way."""
         listed = {member.address: member for member in event.message.members}  # type: ignore[attr-defined]
         for address in self.members.keys() - listed.keys():
             del self.members[address]
         for member in listed.values():
             self._meet(member, now)
+        if self.exported:
+            self._out.append(TellCenter(Export(list(self.exported))))
+            for task in self.exported.values():
+                if task.status == FAILED:
+                    self._withdraw(task)
 
     def _on_worker_joined(self, event: CenterSaid, now: float) -> None:
         self._meet(event.message.member, now)  # type: ignore[attr-defined]
@@ -437,7 +469,13 @@ class PoolState:
         if view is not None:
             self._out.append(Disconnect(member.address))
             self._lose(member.address, "another worker started on its address", now)
-        self._out.append(Connect(member))
+        self._connect(member)
+
+    def _connect(self, member: Member, after_s: float = 0.0) -> None:
+        """Two connections to one worker would undo each other: one attempt at a time, whoever answers."""
+        if member.address not in self.connecting:
+            self.connecting.add(member.address)
+            self._out.append(Connect(member, after_s))
 
     def _on_worker_left(self, event: CenterSaid, now: float) -> None:
         message: Any = event.message
@@ -446,20 +484,20 @@ class PoolState:
             del self.members[message.address]
 
     def _on_connected(self, event: Connected, now: float) -> None:
+        self.connecting.discard(event.member.address)
         self.workers[event.member.address] = WorkerView(event.member)
-        stranded, self.placement.stranded = self.placement.stranded, {}
-        for task, _ in stranded.values():
-            if task.status == READY:
-                self._place(task, now)
+        for task in self.placement.take_reachable():
+            self._place(task, now)
 
     def _on_disconnected(self, event: Disconnected, now: float) -> None:
+        """A connection broke or was never made; whoever the center says is there now is tried again."""
         address = event.member.address
-        view = self.workers.get(address)
-        if view is not None and view.member.incarnation == event.member.incarnation:
+        if address in self.connecting:
+            self.connecting.discard(address)
+        elif address in self.workers:
             self._lose(address, event.reason, now)
-        known = self.members.get(address)
-        if known is not None and known.incarnation == event.member.incarnation:
-            self._out.append(Connect(known, after_s=self.settings.reconnect_interval_s))
+        if address in self.members:
+            self._connect(self.members[address], self.settings.reconnect_interval_s)
 
     def _lose(self, address: str, reason: str, now: float) -> None:
         """Move everything away from a worker that is gone."""
@@ -478,6 +516,17 @@ class PoolState:
                 self._on_crash(task, "crashed", f"worker {address} was lost: {reason}", {}, now)
             else:
                 self._again(task, now)
+        for task in list(self.exported.values()):
+            if task.status == DONE and not task.holders and (task.outcome is None or task.worker == address):
+                self._restore_exported(task, now)
+
+    def _restore_exported(self, task: Task, now: float) -> None:
+        """No worker has it any more: others wait for it, and can't get it from us."""
+        if task.outcome is None or task.is_repeatable:
+            if self._revive(task):
+                self._wait_for_inputs(task, now)
+        else:
+            self._withdraw(task)
 
     # ---------------------------------------------------------------------------------------------- from ready to sent
 
@@ -544,18 +593,13 @@ class PoolState:
     def _settle_done(self, task: Task, now: float) -> None:
         if task.status == SENT:
             self.unfinished -= 1
-            for needed in task.inputs:
-                needed.users -= 1
-                if not needed.users:
-                    self._release(needed)
+            self._let_go(task.inputs)
         task.status = DONE
         if not task.published:
             task.published = True
             self._resolved.append(task)
-        elif task.watchers:
-            self._resolved.append(task)
-        if self.histories and task.key in self.histories:
-            del self.histories[task.key]
+        if self.troubles:
+            self.troubles.pop(task.key, None)
         if task.dependents:
             dependents, task.dependents = task.dependents, None
             for waiting in dependents:
@@ -575,17 +619,21 @@ class PoolState:
                 continue
             if task.status in (WAITING, READY, SENT) and not task.borrowed and task.kind is not None:
                 self._stop(task)
-            task.status, task.outcome, task.published = FAILED, error, True
-            self._resolved.append(task)
-            self.histories.pop(task.key, None)
-            self.raised.pop(task.key, None)
+            task.status, task.outcome = FAILED, error
+            if not task.published:
+                task.published = True
+                self._resolved.append(task)
+            self.troubles.pop(task.key, None)
             if task.key in self.exported:
                 self._withdraw(task)
+            self._keep_contained(task, ())
             for waiting in task.dependents or ():
                 if waiting.status == WAITING:
                     failing.append((waiting, _inherited(waiting, task)))
             task.dependents = None
             self.lineage.forget(task)
+            if not task.users:
+                self._release(task)
 
     def _fail_from(self, task: Task, failed: Task) -> None:
         self._settle_failed(task, _inherited(task, failed))
@@ -598,38 +646,49 @@ class PoolState:
             if view is not None and view.under_way.get(task.key) is task:
                 view.remove(task)
         self.placement.stranded.pop(task.key, None)
-        for needed in task.inputs:
-            needed.users -= 1
-            if not needed.users:
-                self._release(needed)
+        self._let_go(task.inputs)
 
-    def _forget_holder(self, task: Task, address: str) -> None:
+    def _distrust(self, task: Task, address: str) -> None:
+        """A worker does not give a value that it should have: it is no holder, and shall not be one by surprise."""
         if task.holders is not None:
             task.holders.discard(address)
         if address in self.workers:
             self.workers[address].holds.pop(task.key, None)
+            if not task.borrowed:
+                self._deletions[address].append(task.key)
+
+    def _let_go(self, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            task.users -= 1
+            if not task.users:
+                self._release(task)
 
     def _release(self, task: Task) -> None:
         """Nobody needs the value any more: delete it where it is; keep the recipe while something is built on it."""
-        if task.status == DONE:
+        releasing = [task]
+        while releasing:  # a loop, because values may contain one another a hundred thousand deep
+            task = releasing.pop()
+            if task.status == DONE:
+                self._delete(task)
+                task.status, task.outcome, task.holders = RELEASED, None, None
+                for inner in task.contains:
+                    inner.users -= 1
+                    if not inner.users:
+                        releasing.append(inner)
+                task.contains = ()
+                if task.heirs and task.args is not None:
+                    self.lineage.keep(task)
+                else:
+                    self.lineage.forget(task)
+            if task.status in (RELEASED, FAILED) and self.shared.get(task.key) is task:
+                del self.shared[task.key]
+
+    def _delete(self, task: Task) -> None:
+        for address in sorted(task.holders or ([task.worker] if task.worker else ())):
             if not task.borrowed:
-                for address in task.holders or ([task.worker] if task.worker else ()):
-                    self._deletions[address].append(task.key)
-            for address in task.holders or ():
-                if address in self.workers:
-                    self.workers[address].holds.pop(task.key, None)
-            task.status, task.outcome, task.holders = RELEASED, None, None
-            contains, task.contains = task.contains, ()
-            for inner in contains:
-                inner.users -= 1
-                if not inner.users:
-                    self._release(inner)
-            if task.heirs and task.args is not None:
-                self.lineage.keep(task)
-            else:
-                self.lineage.forget(task)
-        if task.status in (RELEASED, FAILED):
-            self.shared.pop(task.key, None)
+                self._deletions[address].append(task.key)
+            if task.holders and address in self.workers:
+                self.workers[address].holds.pop(task.key, None)
 
     # --------------------------------------------------------------------------------------------- time, explanations
 
@@ -637,6 +696,8 @@ class PoolState:
         for task, deadline in list(self.placement.stranded.values()):
             if now >= deadline and task.status == READY:
                 self._settle_failed(task, NoWorker(explain.explain(self, task, now), task.key))
+        if self.placement.stranded:
+            self._out.append(WakeAt(min(deadline for _, deadline in self.placement.stranded.values())))
 
     def check(self) -> None:
         """Assert what must hold between any two events."""

@@ -66,6 +66,15 @@ class Kind:
     duration: Duration
 
 
+@dataclasses.dataclass(slots=True)
+class Trouble:
+    """What went wrong with one unfinished task so far."""
+
+    attempts: list[str] = dataclasses.field(default_factory=list)  # a line for each attempt that was used up
+    raised: int = 0
+    missed: int = 0  # how often its inputs could not be fetched
+
+
 class Task:
     """One task of a pool, or a value that was scattered (`kind` is None), or one borrowed from another client."""
 
@@ -117,6 +126,12 @@ class Task:
     def has_value(self) -> bool:
         """Whether its value can be had right now, here or from a worker."""
         return self.status == DONE and (self.outcome is not None or bool(self.holders))
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a lost value may be computed again: there is a recipe, and running it twice is not forbidden."""
+        options = self.kind.options if self.kind is not None else None
+        return self.args is not None and options is not None and options.recompute and options.attempts > 1
 
     @property
     def recipe_bytes(self) -> int:

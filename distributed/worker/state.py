@@ -227,13 +227,13 @@ class WorkerState:
             task.function.waiting.remove(task)
         if task.missing:
             self.fetches.forget_task(task)
-        self._let_inputs_go(task)
+        self._let_inputs_go(task, tell=False)
 
     def _recall(self, event: events.FromClient) -> None:
         taken = self.dispatch.queue.take_last(event.client, event.message.count)  # type: ignore[attr-defined]
         for task in taken:
             del self.tasks[task.key]
-            self._let_inputs_go(task)
+            self._let_inputs_go(task, tell=False)
         recalled = messages.Recalled([task.key for task in taken], [task.attempt for task in taken])
         self.out.append(Send(event.client, recalled))
 
@@ -330,18 +330,18 @@ class WorkerState:
         """A task ends without a result. No kind: it was dropped, nobody waits for it."""
         if self.tasks.get(task.key) is task:
             del self.tasks[task.key]
-        held = self._let_inputs_go(task)
+        held = self._let_inputs_go(task, tell=bool(kind))
         if kind:
             detail = {**detail, "worker": self.member.address, "memory_limit": self.member.memory_limit}
             self.out.append(Send(task.order.client, Failed(task.key, task.attempt, kind, error, detail, held)))
 
-    def _let_inputs_go(self, task: Task) -> list[list[Any]]:
-        """A task needs its inputs no longer; those that its client does not know to be here, to be told to it."""
+    def _let_inputs_go(self, task: Task, tell: bool = True) -> list[list[Any]]:
+        """A task needs its inputs no longer; those that its client does not know to be here, if it will be told."""
         held = []
         for entry in task.entries:
             if not isinstance(entry, Entry):
                 continue
-            if not entry.announced and entry.in_table and owner_of(entry.key) == task.order.client:
+            if tell and not entry.announced and entry.in_table and owner_of(entry.key) == task.order.client:
                 entry.announced = True
                 held.append([entry.key, entry.attempt])
             if task.serial:

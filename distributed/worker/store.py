@@ -159,8 +159,12 @@ class Store:
                 continue
             del self.pins[key]
             entry = self.entries.get(key)
-            if entry is not None and (entry.released or owner_of(key) not in alive):
+            if entry is None:
+                continue
+            if entry.released or owner_of(key) not in alive:
                 self._detach(entry)
+            elif not entry.uses:
+                self._unused(entry)
 
     def snapshot(self) -> tuple[list[str], list[int], list[int]]:
         """Everything in the table as columns; what was waiting to be reported is part of it."""

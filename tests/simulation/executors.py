@@ -1,0 +1,265 @@
+"""Virtual executors: they run tasks that are nothing but a duration, a size and perhaps some trouble.
+
+A value says who it is and who made it, and carries a number computed from its inputs' numbers. So whoever meets a value
+can tell whether it is the right one, and whether its owner knew of it by then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from distributed.wire import messages as m
+from distributed.worker import events
+from distributed.worker.store import owner_of
+
+if TYPE_CHECKING:
+    from tests.simulation.actors import WorkerActor
+
+FOREVER_S = 1e6
+
+
+@dataclasses.dataclass
+class File:
+    """A virtual file: as large as it claims to be, its content as short as it can be."""
+
+    nbytes: int
+    content: bytes
+
+
+@dataclasses.dataclass
+class Work:
+    """What a task does. Trouble: 'raise', 'crash' (always), 'crash once', 'sleep' (for ever), or none."""
+
+    number: int
+    duration_s: float
+    nbytes: int
+    trouble: str = ""
+    passes_on: bool = False  # returns the handles that it finds in its inputs
+
+    def pack(self) -> bytes:
+        packed: bytes = msgpack.packb(dataclasses.astuple(self))
+        return packed
+
+
+@dataclasses.dataclass
+class Value:
+    """The content of a value."""
+
+    key: str
+    attempt: int
+    number: int
+    contains: list[Any]
+
+    def pack(self) -> bytes:
+        packed: bytes = msgpack.packb(dataclasses.astuple(self))
+        return packed
+
+    @classmethod
+    def unpack(cls, content: bytes) -> Value:
+        return cls(*msgpack.unpackb(content))
+
+
+def combine(number: int, inputs: list[int]) -> int:
+    """What a task computes.
+
+    >>> combine(1, [2, 3]) != combine(1, [3, 2])
+    True
+    """
+    return zlib.crc32(repr((number, inputs)).encode())
+
+
+@dataclasses.dataclass
+class Job:
+    """One task at an executor."""
+
+    serial: int
+    key: str
+    attempt: int
+    once: bool
+    work: Work
+    inputs: list[Any]
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of it."""
+
+    serial: int
+    value: bytes
+    nbytes: int
+    duration_us: int
+    path: str = ""
+    error: bytes = b""
+    contains: list[Any] = dataclasses.field(default_factory=list)
+
+
+class VirtualExecutor:
+    """One executor process: runs jobs in order, or, asynchronous, all at once."""
+
+    def __init__(self, worker: WorkerActor, number: int, asynchronous: bool) -> None:
+        self.worker, self.world, self.number, self.asynchronous = worker, worker.world, number, asynchronous
+        self.is_alive = True
+        self.jobs: deque[Job] = deque()
+        self.current: dict[int, tuple[Job, float]] = {}  # serial -> what runs, since when
+        self.waiting: deque[tuple[Job, Outcome]] = deque()  # for room
+        self.outcomes: list[Outcome] = []  # not sent yet
+        self.functions: set[bytes] = set()
+        self._heard_at = self._spoke_at = 0.0
+        self.world.after(self.world.delay_s() + 0.01, self._start)
+
+    def _start(self) -> None:
+        if self.is_alive:
+            self.worker.handle(events.ExecutorStarted(self.number, 1000 + self.number))
+
+    def running(self) -> tuple[int, float]:
+        """What the progress cell says."""
+        for serial, (_, started_s) in self.current.items():
+            return serial, started_s
+        return 0, 0.0
+
+    def die(self, signal: int) -> None:
+        """The process ends, by its own hand or another's. What it said before is heard before."""
+        if self.is_alive:
+            self.is_alive = False
+            ended = events.ExecutorEnded(self.number, self.running()[0], signal)
+            self._spoke_at = max(self._spoke_at, self.world.now + self.world.delay_s())
+            self.world.at(self._spoke_at, self._bury, ended)
+
+    def _bury(self, ended: events.ExecutorEnded) -> None:
+        if self.worker.is_alive:
+            del self.worker.executors[self.number]
+            self.worker.handle(ended)
+
+    # --------------------------------------------------------------------------------------------- agent to executor
+
+    def receive(self, message: m.Message) -> None:
+        """The agent sent this; it arrives a little later, and in order."""
+        if isinstance(message, m.Run):
+            given = self.worker.state.dispatch.executors[self.number].given
+            what: Any = [self._job(message, position, given) for position in range(len(message.keys))]
+            message = m.decode(m.encode_header(message))[0]
+            assert message.code or message.function in self.functions, "code that was never sent"  # type: ignore[attr-defined]
+            self.functions.add(message.function)  # type: ignore[attr-defined]
+        else:
+            what = m.decode(m.encode_header(message))[0]
+        self._heard_at = max(self._heard_at, self.world.now + self.world.dice.uniform(1e-5, 1e-4))
+        self.world.at(self._heard_at, self._hear, what)
+
+    def _job(self, run: m.Run, position: int, given: dict[int, Any]) -> Job:
+        serial = run.serial + position
+        task = given[serial]
+        work = Work(*msgpack.unpackb(run.args[position]))
+        inputs = run.inputs.get(position, [])
+        return Job(serial, run.keys[position], task.attempt, task.function.once, work, inputs)
+
+    def _hear(self, what: Any) -> None:
+        if not self.is_alive or not self.worker.is_alive:
+            return
+        if isinstance(what, m.Room):
+            self._enter_room(what)
+        elif isinstance(what, m.CancelRunning):
+            for serial in what.serials:
+                if serial in self.current and not any(job.serial == serial for job, _ in self.waiting):
+                    job, started_s = self.current[serial]
+                    self._finish(job, Outcome(serial, b"", 0, self._since(started_s), error=b"cancelled"))
+        else:
+            self.jobs.extend(what)
+            self._begin()
+
+    # ------------------------------------------------------------------------------------------------------- running
+
+    def _begin(self) -> None:
+        while self.jobs and (self.asynchronous or not self.current):
+            job = self.jobs.popleft()
+            self.current[job.serial] = job, self.world.now
+            self.world.starts[job.key] += 1
+            assert not job.once or self.world.starts[job.key] == 1, f"{job.key} ran twice, and was to run at most once"
+            inputs = [self._read(job, item) for item in job.inputs]
+            duration_s = FOREVER_S if job.work.trouble == "sleep" else job.work.duration_s
+            self.world.after(duration_s, self._end, job, inputs)
+
+    def _read(self, job: Job, item: list[Any]) -> Value:
+        """An input as the task sees it: the right value, of an attempt that its owner knows.
+
+        A borrower learns of a value from the center, which may know of it before its owner does.
+        """
+        key, where = item
+        value = Value.unpack(self.worker.files[where].content if isinstance(where, str) else where)
+        assert value.key == key, f"asked for {key}, got {value.key}"
+        if owner_of(key) == owner_of(job.key):
+            assert (key, value.attempt) in self.world.published, f"{key}@{value.attempt} was read but never published"
+        return value
+
+    def _end(self, job: Job, inputs: list[Value]) -> None:
+        if not self.is_alive or not self.worker.is_alive or job.serial not in self.current:
+            return
+        work, started_s = job.work, self.current[job.serial][1]
+        if work.trouble == "crash" or (work.trouble == "crash once" and self.world.starts[job.key] == 1):
+            self.die(11)
+            return
+        outcome = Outcome(job.serial, b"", 0, self._since(started_s))
+        if work.trouble == "raise":
+            outcome.error = f"raised {job.key}".encode()
+        else:
+            contains = [ref for value in inputs for ref in value.contains] if work.passes_on else []
+            number = combine(work.number, [value.number for value in inputs])
+            outcome.value = Value(job.key, job.attempt, number, contains).pack()
+            outcome.contains, outcome.nbytes = contains, work.nbytes
+        if outcome.nbytes > self.worker.settings.inline_bytes_max:
+            self.waiting.append((job, outcome))
+            self._send(m.NeedRoom(outcome.nbytes))
+        else:
+            self._finish(job, outcome)
+
+    def _enter_room(self, room: m.Room) -> None:
+        job, outcome = self.waiting.popleft()
+        if room.path:
+            self.worker.files[room.path].content = outcome.value
+            outcome.path, outcome.value = room.path, b""
+        else:
+            outcome = Outcome(outcome.serial, b"", 0, outcome.duration_us, error=f"full {job.key}".encode())
+        self._finish(job, outcome)
+
+    def _finish(self, job: Job, outcome: Outcome) -> None:
+        del self.current[job.serial]
+        self.outcomes.append(outcome)
+        if len(self.outcomes) == 1:
+            flush_s = self.worker.settings.flush_interval_s
+            self.world.after(flush_s if self.jobs else 0.0, self._flush)
+        self._begin()
+
+    def _since(self, started_s: float) -> int:
+        return int(1e6 * (self.world.now - started_s)) + 1
+
+    # --------------------------------------------------------------------------------------------- executor to agent
+
+    def _flush(self) -> None:
+        if not self.is_alive or not self.outcomes:
+            return
+        items, self.outcomes = self.outcomes, []
+        at = dict(enumerate(items))
+        self._send(
+            m.Outcomes(
+                serials=[item.serial for item in items],
+                values=[item.value for item in items],
+                nbytes=[item.nbytes for item in items],
+                durations_us=[item.duration_us for item in items],
+                paths={position: item.path for position, item in at.items() if item.path},
+                errors={position: item.error for position, item in at.items() if item.error},
+                contains={position: item.contains for position, item in at.items() if item.contains},
+            )
+        )
+
+    def _send(self, message: m.Message) -> None:
+        message = m.decode(m.encode_header(message))[0]
+        self._spoke_at = max(self._spoke_at, self.world.now + self.world.dice.uniform(1e-5, 1e-4))
+        self.world.at(self._spoke_at, self._say, message)
+
+    def _say(self, message: m.Message) -> None:
+        if self.number in self.worker.executors:
+            self.worker.handle(events.FromExecutor(self.number, message))

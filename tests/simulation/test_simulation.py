@@ -1,0 +1,42 @@
+"""Random stories of users and faults, in virtual time, over the real minds of center, workers and pools."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.story import Story
+from tests.simulation.tell import tell
+
+ROOT = Path(__file__).parents[2]
+SEEDS = 60
+SEEDS_A_TEST = 10
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_A_TEST))
+def test_whatever_goes_wrong_every_task_has_a_right_outcome_and_nothing_is_left(first):
+    for seed in range(first, first + SEEDS_A_TEST):
+        assert tell(Story(seed)) == "", f"seed {seed}"
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_the_same_seed_gives_the_same_trace_under_any_hash_seed(hash_seed):
+    story = Story(7)
+    story.play()
+    program = "from tests.simulation.story import Story; story = Story(7); story.play(); print(story.world.digest)"
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ran.stdout.strip(), ran.stderr) == (story.world.digest, "")
+
+
+def test_a_failing_seed_says_how_to_repeat_it_and_what_happened_last():
+    story = Story(0)
+    story.workers["worker:1"].state.store.memory_bytes += 1  # a bug
+    said = tell(story)
+    assert "memory account" in said
+    assert "scripts/simulate --workers 3 --tasks 80 --seeds 0" in said
+    assert said.count("\n") > 10

@@ -1,0 +1,168 @@
+"""A clock, a network and a trace, all virtual. Everything random comes from one seed; what travels is not known here.
+
+Messages pass through the real codec. On one link they arrive in order, each after a random delay; links are independent
+of one another. A link can be cut: then each side learns of it in its own time, and what arrives later is lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from distributed.wire.messages import Message, buffers_of, decode, encode_header
+
+TRACE_LINES = 60
+
+
+class World:
+    """Virtual time, the processes that can be reached, and what has happened lately."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.now = 1000.0
+        self.is_faulty = True  # whether requests may fail for no reason
+        self.doors: dict[str, Callable[[End], None]] = {}  # address -> who accepts connections there
+        self.bulk: dict[str, Any] = {}  # address -> the actor that answers requests there
+        self.published: set[tuple[str, int]] = set()  # (key, attempt) of every value that its owner knows
+        self.starts: Counter[str] = Counter()  # how often each task was begun
+        self.steps = 0
+        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._numbers = itertools.count()
+        self._trace: deque[tuple[float, str, str, bytes]] = deque(maxlen=TRACE_LINES)
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    # ------------------------------------------------------------------------------------------------------- time
+
+    def at(self, time_s: float, action: Callable[..., None], *args: Any) -> None:
+        """Do something at a time."""
+        heapq.heappush(self._queue, (max(time_s, self.now), next(self._numbers), action, args))
+
+    def after(self, delay_s: float, action: Callable[..., None], *args: Any) -> None:
+        """Do something a while from now."""
+        self.at(self.now + delay_s, action, *args)
+
+    def step(self) -> None:
+        """Let the next thing happen."""
+        self.now, _, action, args = heapq.heappop(self._queue)
+        self.steps += 1
+        action(*args)
+
+    def run(self, until_s: float, is_done: Callable[[], bool] = lambda: False) -> bool:
+        """Let things happen until a time, or until it is done; whether it is."""
+        while not is_done():
+            if not self._queue or self._queue[0][0] > until_s:
+                self.now = until_s
+                return is_done()
+            self.step()
+        return True
+
+    def delay_s(self) -> float:
+        """How long a message, or a small thing in the operating system, takes; now and then very long."""
+        slow = self.dice.random() < 0.01
+        return self.dice.uniform(0.02, 0.3) if slow else self.dice.uniform(0.00002, 0.002)
+
+    # ------------------------------------------------------------------------------------------------------ network
+
+    def connect(self, address: str, ready: Callable[[End | None], None]) -> None:
+        """Connect to whoever accepts at an address; `ready` gets this side's end, or None."""
+        self.after(self.delay_s(), self._arrive, address, ready)
+
+    def _arrive(self, address: str, ready: Callable[[End | None], None]) -> None:
+        accept = self.doors.get(address)
+        if accept is None:
+            self.after(self.delay_s(), ready, None)
+            return
+        near, far = End(self), End(self)
+        near.peer, far.peer = far, near
+        accept(far)
+        self.after(self.delay_s(), ready, near)
+
+    def ask(self, address: str, question: Callable[[Any], Any], answered: Callable[[Any], None]) -> None:
+        """A request over a bulk connection. The answer is None if that breaks, before or after it was done."""
+        self.after(self.delay_s(), self._ask, address, question, answered)
+
+    def _ask(self, address: str, question: Callable[[Any], Any], answered: Callable[[Any], None]) -> None:
+        actor = self.bulk.get(address)
+        breaks = self.dice.random() if self.is_faulty else 1.0
+        if actor is None or breaks < 0.01:
+            self.after(self.delay_s(), answered, None)
+            return
+
+        def answer(result: Any) -> None:
+            lost = breaks < 0.02 or self.bulk.get(address) is not actor
+            self.after(self.delay_s(), answered, None if lost else result)
+
+        question(actor)(answer)
+
+    # -------------------------------------------------------------------------------------------------------- trace
+
+    def note(self, who: str, what: str, frame: bytes = b"") -> None:
+        """Remember what happened, for people and for comparing two runs."""
+        self._trace.append((self.now, who, what, frame))
+        self._digest.update(f"{self.now!r} {who} {what} ".encode() + frame)
+
+    @property
+    def digest(self) -> str:
+        """A fingerprint of everything that happened so far."""
+        return self._digest.hexdigest()
+
+    def story(self) -> str:
+        """The last things that happened, a line each."""
+        lines = []
+        for time_s, who, what, frame in self._trace:
+            text = f"{what} {decode(frame, [])[0]}" if frame else what
+            lines.append(f"{time_s:12.6f} {who:<22} {text}"[:400])
+        return "\n".join(lines)
+
+
+class End:
+    """One side of a link."""
+
+    peer: End
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.is_open = True
+        self.who = "?"
+        self.on_message: Callable[[End, Message, int], None] = lambda end, message, request: None
+        self.on_close: Callable[[End], None] = lambda end: None
+        self._clear_at = 0.0
+        self._early: list[tuple[bytes, list[Any]]] = []
+
+    def send(self, message: Message, request: int = 0) -> None:
+        """Say something to the other side."""
+        if self.is_open:
+            frame, buffers = encode_header(message, request), list(buffers_of(message))
+            self.world.at(self._next_arrival(), self.peer._receive, frame, buffers)
+
+    def _next_arrival(self) -> float:
+        self._clear_at = max(self._clear_at, self.world.now + self.world.delay_s())
+        return self._clear_at
+
+    def _receive(self, frame: bytes, buffers: list[Any]) -> None:
+        if self.is_open:
+            message, request = decode(frame, buffers)
+            self.world.note(self.who, "<-", frame)
+            self.on_message(self, message, request)
+
+    def close(self) -> None:
+        """This side ends the connection, and hears no more of it."""
+        if self.is_open:
+            self.is_open = False
+            self.world.at(self._next_arrival(), self.peer._hear_end)
+
+    def cut(self) -> None:
+        """The network ends the connection."""
+        for end in (self, self.peer):
+            self.world.after(self.world.delay_s(), end._hear_end)
+
+    def _hear_end(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            self.world.note(self.who, "connection lost")
+            self.on_close(self)
