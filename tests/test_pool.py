@@ -543,6 +543,10 @@ def test_a_handle_pickled_to_another_client_is_read_there(pool):
         assert borrowed.get(10)[0] == 4
         assert other.submit(lambda x: float(x[0]), borrowed).get(10) == 4.0
         handle.release()
+        del borrowed
+        deadline = time.monotonic() + 10
+        while other.who_has([handle.key])[handle.key] and time.monotonic() < deadline:
+            pool.submit(abs, 1).get()  # until the release has reached everybody
         with pytest.raises(KeyLost):
             other._core.make_handle(reference).get(20)
 

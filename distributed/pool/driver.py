@@ -216,7 +216,9 @@ class Driver:
     def _turn(self, timeout_s: float | None) -> None:
         """One round: what others asked for, what the clock asks for, what the sockets bring."""
         now = time.monotonic()
-        self._take_inbox(now)
+        if self.inbox or self.dropped:
+            timeout_s = 0.0  # what comes of it may be all that the caller waits for
+            self._take_inbox(now)
         self._on_time(now)
         for channel in list(self._channels.values()):
             if channel.outgoing and not channel.is_writing:

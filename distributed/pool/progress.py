@@ -19,5 +19,9 @@ def progress(handles: Iterable[RemoteData], **options: Any) -> Iterator[RemoteDa
         from tqdm.auto import tqdm
     except ImportError:
         raise ImportError("progress() draws with tqdm: pip install tqdm, or distributed[progress]") from None
+
+    class Bar(tqdm):
+        monitor_interval = 0  # without tqdm's own thread, which would outlive the bar
+
     listed = list(handles)
-    return iter(tqdm(as_completed(listed), total=len(listed), **options))
+    return iter(Bar(as_completed(listed), total=len(listed), **options))
