@@ -18,58 +18,67 @@ Requester = tuple[str, int]
 """('executor', its number) or ('writer', its number)."""
 
 
+class Ask:
+    """One request for a file, until it is answered. Who asks for several is answered in the order of the questions."""
+
+    __slots__ = ("answer", "nbytes", "requester")
+
+    def __init__(self, requester: Requester, nbytes: int) -> None:
+        self.requester, self.nbytes = requester, nbytes
+        self.answer: tuple[str, str] | None = None  # a path, or else why there is none
+
+
 class Rooms:
     """Reservations of room: wanted, then being allocated, then reserved, then filled or given up."""
 
     def __init__(self, store: Store, out: list[Any]) -> None:
         self.store, self.out = store, out
-        self.wanted: deque[tuple[Requester, int]] = deque()
-        self.allocating: dict[int, tuple[Requester, int]] = {}
+        self.wanted: deque[Ask] = deque()
+        self.allocating: dict[int, Ask] = {}
         self.reserved: dict[str, tuple[Requester, int]] = {}
-        self.blocked: dict[Requester, int] = {}  # who waits for an answer, and for how many
+        self.blocked: dict[Requester, deque[Ask]] = {}  # who waits for answers, and for which
         self._tickets = 0
 
     def ask(self, requester: Requester, nbytes: int) -> None:
         """Somebody wants a file of this size."""
-        self.blocked[requester] = self.blocked.get(requester, 0) + 1
-        self.wanted.append((requester, nbytes))
+        asked = Ask(requester, nbytes)
+        self.blocked.setdefault(requester, deque()).append(asked)
+        self.wanted.append(asked)
         self.pump()
 
     def pump(self) -> None:
-        """Answer, in order, what can be answered now."""
+        """Allocate or refuse, in order, what can be decided now."""
         while self.wanted:
-            requester, nbytes = self.wanted[0]
-            if nbytes > self.store.memory_limit:
-                self._refuse(requester, full(self.store, nbytes))
-            elif self.store.make_room(nbytes):
+            asked = self.wanted[0]
+            if asked.nbytes > self.store.memory_limit:
+                self._answer(asked, "", full(self.store, asked.nbytes))
+            elif self.store.make_room(asked.nbytes):
                 self._tickets += 1
-                self.store.reserved_bytes += nbytes
-                self.allocating[self._tickets] = (requester, nbytes)
-                self.out.append(Allocate(self._tickets, nbytes))
+                self.store.reserved_bytes += asked.nbytes
+                self.allocating[self._tickets] = asked
+                self.out.append(Allocate(self._tickets, asked.nbytes))
             elif self.store.spilling_bytes:
                 return
             else:
-                self._refuse(requester, full(self.store, nbytes))
+                self._answer(asked, "", full(self.store, asked.nbytes))
             self.wanted.popleft()
 
     def allocated(self, ticket: int, path: str) -> None:
         """The file is there; it is for nobody when the requester has gone meanwhile."""
-        requester, nbytes = self.allocating.pop(ticket)
-        if requester not in self.blocked:
-            self.store.reserved_bytes -= nbytes
+        asked = self.allocating.pop(ticket)
+        if asked.requester not in self.blocked:
+            self.store.reserved_bytes -= asked.nbytes
             self.out.append(Remove(path))
             return
-        self.reserved[path] = (requester, nbytes)
-        self._answered(requester)
-        kind, number = requester
-        self.out.append(Give(number, Room(path, "")) if kind == "executor" else GrantRoom(number, path))
+        self.reserved[path] = (asked.requester, asked.nbytes)
+        self._answer(asked, path, "")
 
     def allocation_failed(self, ticket: int, reason: str) -> None:
         """The file system has less room than the accounts say."""
-        requester, nbytes = self.allocating.pop(ticket)
-        self.store.reserved_bytes -= nbytes
-        if requester in self.blocked:
-            self._refuse(requester, f"no room for {nbytes} bytes: {reason}")
+        asked = self.allocating.pop(ticket)
+        self.store.reserved_bytes -= asked.nbytes
+        if asked.requester in self.blocked:
+            self._answer(asked, "", f"no room for {asked.nbytes} bytes: {reason}")
 
     def filled(self, path: str) -> bool:
         """A reserved file becomes a value: the store accounts for it from here. False for a file we never gave."""
@@ -87,23 +96,29 @@ class Rooms:
     def requester_gone(self, requester: Requester) -> None:
         """Everything that somebody asked for and did not fill is given back."""
         self.blocked.pop(requester, None)
-        self.wanted = deque(item for item in self.wanted if item[0] != requester)
+        self.wanted = deque(asked for asked in self.wanted if asked.requester != requester)
         for path in [path for path, (who, _) in self.reserved.items() if who == requester]:
             self.abandon(path)
 
-    def _answered(self, requester: Requester) -> None:
-        self.blocked[requester] -= 1
-        if not self.blocked[requester]:
-            del self.blocked[requester]
+    def _answer(self, asked: Ask, path: str, reason: str) -> None:
+        """This request is decided; a small file is there sooner than a large one that was asked for before it."""
+        asked.answer = path, reason
+        waiting = self.blocked[asked.requester]
+        while waiting and waiting[0].answer is not None:
+            self._tell(waiting.popleft())
+        if not waiting:
+            del self.blocked[asked.requester]
 
-    def _refuse(self, requester: Requester, reason: str) -> None:
-        self._answered(requester)
-        kind, number = requester
-        self.out.append(Give(number, Room("", reason)) if kind == "executor" else RefuseRoom(number, reason))
+    def _tell(self, asked: Ask) -> None:
+        (kind, number), (path, reason) = asked.requester, asked.answer or ("", "")
+        if kind == "executor":
+            self.out.append(Give(number, Room(path, reason)))
+        else:
+            self.out.append(GrantRoom(number, path) if path else RefuseRoom(number, reason))
 
     def check(self, bytes_of_others: int) -> None:
         """The store's reserved bytes are those of the files here and of fetches under way."""
-        here = sum(n for _, n in self.allocating.values()) + sum(n for _, n in self.reserved.values())
+        here = sum(asked.nbytes for asked in self.allocating.values()) + sum(n for _, n in self.reserved.values())
         assert self.store.reserved_bytes == here + bytes_of_others, "reservations"
 
 

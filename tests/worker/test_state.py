@@ -262,6 +262,17 @@ def test_a_cancelled_fetch_is_dropped_when_it_comes(bench):
     assert bench.state.store.entries == {}
 
 
+def test_a_replica_goes_when_nobody_will_be_told_of_it(bench):
+    bench.know(mean_us=3000)
+    bench.client(compute("ab", inputs={0: [needs("x")], 1: [needs("y")]}))
+    bench.on(Fetched(1, [2, 3], [b"ex", b"why"], ["", ""]))
+    assert bench.client(Recall(1)) == [Send(ALICE, Recalled([key("b")], [1]))]
+    assert list(bench.state.store.entries) == [key("x")]
+    assert bench.client(Cancel([key("a")], [1])) == [AskRunning(1)]
+    assert bench.done([2]) == []
+    assert bench.state.store.entries == {}
+
+
 def test_an_input_released_while_it_is_used_is_kept_until_the_end(bench):
     bench.state.rooms.reserved["/m/x"] = (("writer", 1), 0)
     bench.on(Put(ALICE, [key("x")], [100_000], [None], ["/m/x"]))
@@ -318,6 +329,17 @@ def test_room_is_made_by_spilling_and_refused_when_that_fails():
     assert "disk full" in give.message.reason
     bench.wait(1.5)
     assert bench.on(FromExecutor(1, NeedRoom(100_001))) == [Spill(2, "/m/v1")]
+
+
+def test_room_is_given_in_the_order_of_the_questions(bench):
+    bench.client(compute("a", code=b"code"))
+    bench.on(FromExecutor(1, NeedRoom(100_000)))
+    bench.on(FromExecutor(1, NeedRoom(200_000)))
+    assert bench.on(FromExecutor(1, NeedRoom(2 << 30))) == []
+    assert bench.on(Allocated(2, "/m/v2")) == []
+    first, second, third = bench.on(Allocated(1, "/m/v1"))
+    assert (first, second) == (Give(1, Room("/m/v1", "")), Give(1, Room("/m/v2", "")))
+    assert third.message.path == ""
 
 
 def test_an_executor_that_dies_leaves_no_reservation(bench):
@@ -509,6 +531,16 @@ def test_published_keys_outlive_their_owner(bench):
     assert list(bench.state.store.entries) == [key("x")]
     bench.center(Unpin("result", []))
     assert bench.state.store.entries == {}
+
+
+def test_a_replica_that_only_a_name_kept_goes_with_the_name(bench):
+    bench.client(compute("a", code=b"code", inputs={0: [needs("z", client=BOB)]}))
+    bench.on(Fetched(1, [3], [b"zet"], [""]))
+    bench.center(Pin("result", f"{BOB}/z", []))
+    bench.done([1])
+    assert f"{BOB}/z" in bench.state.store.entries
+    bench.center(Unpin("result", [ALICE, BOB]))
+    assert list(bench.state.store.entries) == [key("a")]
 
 
 def test_the_center_gets_a_snapshot_then_deltas(bench):
