@@ -289,7 +289,11 @@ class CenterState:
     # ------------------------------------------------------------------------------------------------- names
 
     def _publish(self, message: m.Publish, connection: int, request: int) -> None:
-        if message.name in self.names:
+        known = self.names.get(message.name)
+        if known is not None and known.key == message.key:  # asked again, because the answer was lost with a connection
+            self._reply(connection, request, None)
+            return
+        if known is not None:
             raise Refused("DistributedError", f"the name {message.name!r} is taken; unpublish it first")
         if not message.name:
             raise Refused("DistributedError", "a name must not be empty")

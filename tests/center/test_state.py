@@ -300,6 +300,12 @@ def test_a_taken_name_and_an_unknown_name_are_refused(bench: Bench) -> None:
     assert bench.ask(5, m.LookUp("table")) == "x"
 
 
+def test_publishing_again_what_is_published_is_done_already(bench: Bench) -> None:
+    bench.client(3, ALICE)
+    for _ in range(2):
+        assert bench.ask(3, m.Publish("table", "x", [])) is None
+
+
 def test_unpublish_tells_workers_who_still_lives(bench: Bench) -> None:
     bench.worker(1, "alice:1")
     bench.client(3, ALICE)
