@@ -164,10 +164,16 @@ class Core:
             for member in chosen:
                 plan.setdefault(member.address, {})[task.key] = value
         members = {view.member.address: view.member for view in views}
-        for address, values in plan.items():
-            self.transfer.put(members[address], values)
-        for task, value, where in zip(tasks, packed, holders, strict=True):
-            self.post(Stored(task, where, value.nbytes, [handle._task for handle in value.handles]))
+        is_stored = False
+        try:
+            for address, values in plan.items():
+                self.transfer.put(members[address], values)
+            is_stored = True
+        finally:
+            for task, value, where in zip(tasks, packed, holders, strict=True):
+                self.post(Stored(task, where, value.nbytes, [handle._task for handle in value.handles]))
+                if not is_stored:  # a part of it may be there, and nobody will ever have a handle
+                    self.drop(task)
         return tasks
 
     def wait_for_workers(self) -> None:

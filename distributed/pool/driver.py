@@ -50,7 +50,6 @@ from distributed.pool.tasks import Task
 from distributed.wire import frames
 from distributed.wire.messages import (
     Attach,
-    Export,
     Member,
     Message,
     Refusal,
@@ -379,13 +378,24 @@ class Driver:
             self._perform(self.state.handle(Received(channel.member.address, message), now))
 
     def _settle(self, channel: Channel, message: Reply | Refusal, request: int) -> None:
+        if channel.member is not None:
+            self._attached(channel, message)
+            return
         asked = self._requests.pop(request, None)
-        if asked is None or channel.member is not None:
+        if asked is None:
             return
         if isinstance(message, Reply):
             asked.settle(message.result, None)
         else:
             asked.settle(None, errors.by_name(message.kind, message.reason))
+
+    def _attached(self, channel: Channel, message: Reply | Refusal) -> None:
+        """A worker says who it is, and has forgotten what it had of ours: from here on it may be used."""
+        if isinstance(message, Refusal):
+            self._lose(channel, message.reason)
+            return
+        channel.member = Member(*message.result)
+        self._perform(self.state.handle(Connected(channel.member), time.monotonic()))
 
     def _write(self, channel: Channel) -> None:
         outgoing = channel.outgoing
@@ -472,15 +482,13 @@ class Driver:
             channel.push(RegisterClient(self.client))
             for number, asked in self._requests.items():
                 channel.push(asked.message, number)
-            for key in self.state.exported:
-                channel.push(Export([key]))
         else:
             self._channels[event.member.address] = channel
-            channel.push(Attach(self.client))
-            self._perform(self.state.handle(Connected(event.member), time.monotonic()))
+            channel.push(Attach(self.client), ATTACH)
 
 
 WRITE_PIECES_MAX = 64
+ATTACH = 1  # the number of the only request that a worker gets
 
 
 @dataclasses.dataclass(slots=True)
