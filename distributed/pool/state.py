@@ -46,6 +46,7 @@ from distributed.pool.lineage import Lineage
 from distributed.pool.placement import Placement
 from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Task, Trouble
 from distributed.pool.view import WorkerView
+from distributed.wire.exceptions import pack_exception
 from distributed.wire.messages import (
     Cancel,
     Compute,
@@ -239,8 +240,10 @@ class PoolState:
             self._let_go([task])
 
     def _withdraw(self, task: Task) -> None:
-        error = task.outcome if isinstance(task.outcome, bytes) else b""
-        self._out.append(TellCenter(Withdraw([task.key], [error])))
+        """Whoever borrowed this task learns why it has no value, or that no worker has it any more."""
+        error = task.outcome if task.status == FAILED else KeyLost(task.key, "the worker that held it is gone")
+        packed = error if isinstance(error, bytes) else pack_exception(error)
+        self._out.append(TellCenter(Withdraw([task.key], [packed])))
 
     def _on_borrowed(self, event: Borrowed, now: float) -> None:
         task = event.task
@@ -260,7 +263,7 @@ class PoolState:
         task.holders = {address for address, (attempt, _) in event.holders.items() if attempt == newest}
         task.nbytes = max(nbytes for attempt, nbytes in event.holders.values() if attempt == newest)
         for address in task.holders & self.workers.keys():
-            self.workers[address].holds[task.key] = task
+            self.workers[address].holds.setdefault(task.key, task)  # it may be our own key, borrowed by its name
         self._settle_done(task, now)
 
     def _on_wanted(self, event: Wanted, now: float) -> None:
@@ -336,7 +339,7 @@ class PoolState:
         for needed in task.inputs:
             if needed.holders is None or needed.status != DONE:
                 continue
-            if held.get(needed.key) == needed.attempt:
+            if held.get(needed.key) == needed.attempt and not needed.borrowed:  # our own key, borrowed by its name
                 del held[needed.key]
                 needed.holders.add(address)
                 view.holds[needed.key] = needed
@@ -347,7 +350,8 @@ class PoolState:
     def _disown(self, view: WorkerView, held: dict[str, int]) -> None:
         """Have replicas deleted that no task accounts for: they were fetched for one that is not wanted any more."""
         for key in held:
-            if key not in view.holds and key not in view.under_way:
+            known = view.holds.get(key)
+            if (known is None or known.borrowed) and key not in view.under_way:
                 self._deletions[view.member.address].append(key)
 
     def _on_failed(self, event: Received, now: float) -> None:
@@ -562,6 +566,14 @@ class PoolState:
                     self._send(view, batch, now)
 
     def _send(self, view: WorkerView, batch: list[Task], now: float) -> None:
+        bereft = [task for task in batch if task.inputs and not all(needed.has_value for needed in task.inputs)]
+        for task in bereft:  # an input was lost while they were queued
+            self._wait_again(task, now)
+        batch = [task for task in batch if task not in bereft] if bereft else batch
+        if batch:
+            self._send_compute(view, batch, now)
+
+    def _send_compute(self, view: WorkerView, batch: list[Task], now: float) -> None:
         kind = batch[0].kind
         assert kind is not None
         address = view.member.address
@@ -653,9 +665,14 @@ class PoolState:
         if task.holders is not None:
             task.holders.discard(address)
         if address in self.workers:
-            self.workers[address].holds.pop(task.key, None)
+            self._forget_held(task, address)
             if not task.borrowed:
                 self._deletions[address].append(task.key)
+
+    def _forget_held(self, task: Task, address: str) -> None:
+        holds = self.workers[address].holds
+        if holds.get(task.key) is task:
+            del holds[task.key]
 
     def _let_go(self, tasks: Iterable[Task]) -> None:
         for task in tasks:
@@ -688,7 +705,7 @@ class PoolState:
             if not task.borrowed:
                 self._deletions[address].append(task.key)
             if task.holders and address in self.workers:
-                self.workers[address].holds.pop(task.key, None)
+                self._forget_held(task, address)
 
     # --------------------------------------------------------------------------------------------- time, explanations
 

@@ -142,6 +142,7 @@ class CenterActor(Actor):
         end = self.ends.pop(what.connection, None)
         if end is not None:
             end.close()
+            self._answered(what.connection, 0)
             self.handle(center_events.Disconnected(what.connection))
 
     def do_Say(self, what: center_events.Say) -> None:  # noqa: N802
@@ -171,7 +172,7 @@ class WorkerActor(Actor):
     def die(self) -> None:
         """kill -9, or a machine that loses its power."""
         self.is_alive = False
-        del self.world.doors[self.name], self.world.bulk[self.name]
+        self.world.hang_up(self.name)
         for end in self.ends:
             end.close()
 

@@ -11,6 +11,7 @@ from distributed.errors import KeyLost, NoWorker, StoreFull, TaskCancelled, Task
 from distributed.pool import explain
 from distributed.pool.tasks import DONE, FAILED, Duration, Kind, Options, Task
 from distributed.wire import messages as m
+from distributed.wire.exceptions import unpack_exception
 from tests.simulation.actors import CenterActor, WorkerActor
 from tests.simulation.client import Client
 from tests.simulation.executors import Value, Work, combine
@@ -373,6 +374,8 @@ class Story:
         """Whether an error tells a true cause."""
         error, causes = task.outcome, ancestors(plan)
         assert task.status == FAILED
+        if isinstance(error, bytes) and not error.startswith((b"raised ", b"full ", b"lost ")):
+            error = unpack_exception(error)  # another client's
         if isinstance(error, bytes):
             what, _, key = error.decode().partition(" ")
             if what == "raised":
@@ -418,7 +421,7 @@ class Story:
             assert used + small == accounts, f"{address}: {used + small} bytes are there, {accounts} accounted for"
 
     def release_everything(self) -> None:
-        for name in self.names:
+        for name in self.center.state.names:  # also those that came back with a worker that had missed their end
             self.clients[0].ask(m.Unpublish(name), lambda result, refusal: None)
         for client, task in self.lent:
             if (client, task) in self.held:

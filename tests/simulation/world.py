@@ -29,6 +29,7 @@ class World:
         self.doors: dict[str, Callable[[End], None]] = {}  # address -> who accepts connections there
         self.bulk: dict[str, Any] = {}  # address -> the actor that answers requests there
         self.published: set[tuple[str, int]] = set()  # (key, attempt) of every value that its owner knows
+        self._open: dict[str, dict[int, Callable[[Any], None]]] = {}  # address -> requests not answered yet
         self.starts: Counter[str] = Counter()  # how often each task was begun
         self.steps = 0
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -93,11 +94,20 @@ class World:
             self.after(self.delay_s(), answered, None)
             return
 
+        number = next(self._numbers)
+        self._open.setdefault(address, {})[number] = answered
+
         def answer(result: Any) -> None:
-            lost = breaks < 0.02 or self.bulk.get(address) is not actor
-            self.after(self.delay_s(), answered, None if lost else result)
+            if self._open.get(address, {}).pop(number, None) is not None:
+                self.after(self.delay_s(), answered, None if breaks < 0.02 else result)
 
         question(actor)(answer)
+
+    def hang_up(self, address: str) -> None:
+        """Nobody is there any more: whoever waits for an answer learns that none will come."""
+        del self.bulk[address], self.doors[address]
+        for answered in self._open.pop(address, {}).values():
+            self.after(self.delay_s(), answered, None)
 
     # -------------------------------------------------------------------------------------------------------- trace
 

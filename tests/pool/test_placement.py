@@ -1,0 +1,117 @@
+"""Queues of ready tasks, and what moves between workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distributed.config import SETTINGS
+from distributed.pool.events import Send, WakeAt
+from distributed.pool.placement import Placement
+from distributed.pool.tasks import DONE, READY, Duration, Kind, Options, Task
+from distributed.pool.view import WorkerView
+from distributed.wire.messages import Member, Recall
+
+ALICE, BOB = "alice:1", "bob:1"
+
+
+def placement(*addresses: str, ncores: int = 1) -> Placement:
+    placed = Placement(SETTINGS)
+    for address in addresses:
+        placed.workers[address] = WorkerView(Member(address, "one", address.partition(":")[0], ncores, 10**9))
+    return placed
+
+
+def kind(mean_s: float | None = None, **options: Any) -> Kind:
+    duration = Duration()
+    duration.mean_s = mean_s
+    return Kind(b"f", b"code", "f", False, Options(**options), duration)
+
+
+def task(name: str, kind: Kind, *inputs: Task) -> Task:
+    made = Task(name, kind, b"args", inputs)
+    made.status = READY
+    return made
+
+
+def value(name: str, nbytes: int, *holders: str) -> Task:
+    made = Task(name, None, None)
+    made.status, made.nbytes, made.holders = DONE, nbytes, set(holders)
+    return made
+
+
+def give(placed: Placement, now: float = 0.0) -> dict[str, list[str]]:
+    """Let every worker take what it has room for, as the pool's mind does."""
+    given: dict[str, list[str]] = {}
+    for view, batch in placed.batches(now):
+        view.add(batch, now)
+        given.setdefault(view.member.address, []).extend(task.key for task in batch)
+    return given
+
+
+def test_the_last_tasks_are_spread_evenly():
+    placed, fast = placement(ALICE, BOB), kind(mean_s=0.0001)
+    placed.place_anywhere([task(str(n), fast) for n in range(10)])
+    assert {address: len(keys) for address, keys in give(placed).items()} == {ALICE: 5, BOB: 5}
+
+
+def test_a_batch_is_of_one_kind():
+    placed, first, second = placement(ALICE), kind(mean_s=0.0001), kind(mean_s=0.0001)
+    placed.place_anywhere([task("x", first), task("y", first)])
+    placed.place_anywhere([task("z", second)])
+    batches = []
+    for view, batch in placed.batches(0.0):
+        view.add(batch, 0.0)
+        batches.append({task.kind for task in batch})
+    assert batches[-1] == {second}
+    assert all(len(kinds) == 1 for kinds in batches)
+
+
+def test_what_is_assigned_to_one_worker_is_not_given_to_another():
+    placed, large = placement(ALICE, BOB), value("x", 10**6, ALICE)
+    for number in range(4):
+        placed.place(task(str(number), kind(), large), 0.0)
+    assert give(placed) == {ALICE: ["0", "1"]}
+
+
+def test_a_task_whose_inputs_travel_along_may_run_anywhere():
+    placed, small = placement(ALICE), value("x", 1)
+    small.holders, small.outcome = None, b"v"
+    placed.place(task("y", kind(), small), 0.0)
+    assert [task.key for task in placed.unplaced] == ["y"]
+
+
+def test_wishes_are_names_or_addresses_and_hold_against_inputs():
+    placed, large = placement(ALICE, BOB), value("x", 10**6, ALICE)
+    placed.place(task("by name", kind(workers=frozenset(["bob"])), large), 0.0)
+    placed.place(task("by address", kind(workers=frozenset([BOB])), large), 0.0)
+    assert [task.key for task in placed.workers[BOB].assigned] == ["by name", "by address"]
+    wake = placed.place(task("stranded", kind(workers=frozenset(["carol"])), large), 5.0)
+    assert wake == WakeAt(5.0 + SETTINGS.no_worker_grace_s)
+    assert placed.take_reachable() == []
+    placed.workers["carol:1"] = WorkerView(Member("carol:1", "one", "carol", 1, 10**9))
+    assert [task.key for task in placed.take_reachable()] == ["stranded"]
+    assert placed.stranded == {}
+
+
+def test_an_assigned_task_leaves_a_worker_that_turns_out_to_be_slow():
+    placed, large, slow = placement(ALICE, BOB), value("x", 10**6, ALICE), kind(mean_s=1.0)
+    for number in range(4):
+        placed.place(task(str(number), slow, large), 0.0)
+    assert give(placed)[ALICE] == ["0", "1"]
+    assert placed.balance(0.0) == [WakeAt(SETTINGS.move_wait_min_s)]
+    assert give(placed) == {BOB: ["3"]}, "the one that would wait longest"
+
+
+def test_one_recall_at_a_time():
+    placed, slow = placement(ALICE, BOB), kind(mean_s=1.0)
+    placed.workers[ALICE].add([task(str(number), slow) for number in range(9)], 0.0)
+    assert placed.balance(0.0) == [Send(ALICE, Recall(4))]
+    assert placed.balance(0.0) == []
+
+
+def test_nothing_moves_where_everybody_is_busy_or_nobody_is():
+    placed, slow = placement(ALICE, BOB), kind(mean_s=1.0)
+    assert placed.balance(0.0) == []
+    for view in placed.workers.values():
+        view.add([task(f"{view.member.name} {number}", slow) for number in range(3)], 0.0)
+    assert placed.balance(0.0) == []

@@ -1,0 +1,686 @@
+"""The pool's mind: one event in, the instructions compared, the invariants after each."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from distributed.config import SETTINGS
+from distributed.errors import KeyLost, NoWorker, TaskCancelled, TaskCrashed, TaskTimeout
+from distributed.pool.events import (
+    Borrowed,
+    CancelAsked,
+    CenterSaid,
+    Claimed,
+    Connect,
+    Connected,
+    Disconnect,
+    Disconnected,
+    Dropped,
+    Exported,
+    Locate,
+    Located,
+    Received,
+    Resolved,
+    Send,
+    Stored,
+    Submitted,
+    TellCenter,
+    Tick,
+    Unexported,
+    WakeAt,
+    Wanted,
+)
+from distributed.pool.state import MISSED_IN_TRUST_MAX, PoolState
+from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Kind, Options, Task
+from distributed.wire.exceptions import unpack_exception
+from distributed.wire.messages import (
+    Cancel,
+    Compute,
+    DefineFunction,
+    DeleteData,
+    Export,
+    Failed,
+    Finished,
+    Member,
+    Members,
+    NeedFunction,
+    Recall,
+    Recalled,
+    Withdraw,
+    WorkerJoined,
+    WorkerLeft,
+    decode,
+    encode_header,
+)
+
+ALICE, BOB, CAROL = "alice:1", "bob:1", "carol:1"
+LARGE = 1_000_000
+F = b"f" * 16
+
+
+def member(address: str, incarnation: str = "one", ncores: int = 1) -> Member:
+    return Member(address, incarnation, address.partition(":")[0], ncores, 10**9)
+
+
+def kind(function: bytes = F, **options: Any) -> Kind:
+    return Kind(function, b"code", "f", False, Options(**options), Duration())
+
+
+def travelled(what: Any) -> Any:
+    if hasattr(what, "message"):
+        return dataclasses.replace(what, message=decode(encode_header(what.message))[0])
+    return what
+
+
+class Bench:
+    """A pool in a world of fake connections; every message passes through the real codec, both ways."""
+
+    def __init__(self, *addresses: str, ncores: int = 1, **settings: Any) -> None:
+        self.now = 1000.0
+        self.state = PoolState(dataclasses.replace(SETTINGS, **settings), self.now)
+        self.kind = kind()
+        self.numbers = 0
+        for address in addresses:
+            self.on(CenterSaid(WorkerJoined(member(address, ncores=ncores))))
+            self.on(Connected(member(address, ncores=ncores)))
+
+    def on(self, event: Any) -> list[Any]:
+        out = [travelled(instruction) for instruction in self.state.handle(travelled(event), self.now)]
+        self.state.check()
+        return [instruction for instruction in out if not isinstance(instruction, WakeAt)]
+
+    def task(self, *inputs: Task, kind: Kind | None = None) -> Task:
+        self.numbers += 1
+        return Task(f"me/{self.numbers}", kind or self.kind, b"args", inputs)
+
+    def submit(self, *inputs: Task, kind: Kind | None = None) -> Task:
+        task = self.task(*inputs, kind=kind)
+        self.on(Submitted([task]))
+        return task
+
+    def stored(self, *addresses: str, nbytes: int = LARGE, contains: tuple[Task, ...] = ()) -> Task:
+        self.numbers += 1
+        task = Task(f"me/{self.numbers}", None, None)
+        self.on(Stored(task, list(addresses), nbytes, list(contains)))
+        return task
+
+    def finish(
+        self, task: Task, value: bytes | None = b"v", held: tuple[Task, ...] = (), contains: Any = ()
+    ) -> list[Any]:
+        """The worker that has a task reports a result: small, or (None) a large one."""
+        assert task.worker is not None
+        references = [[inner.key, inner.attempt] for inner in held]
+        return self.on(
+            Received(
+                task.worker,
+                Finished(
+                    [task.key],
+                    [task.attempt],
+                    [LARGE if value is None else len(value)],
+                    [value],
+                    [1000],
+                    {0: contains} if contains else {},
+                    references,
+                ),
+            )
+        )
+
+    def fail(self, task: Task, kind: str, error: bytes = b"", **detail: Any) -> list[Any]:
+        assert task.worker is not None
+        return self.on(Received(task.worker, Failed(task.key, task.attempt, kind, error, detail, [])))
+
+    def done(self, *inputs: Task, value: bytes | None = b"v", kind: Kind | None = None) -> Task:
+        """A task that has finished."""
+        task = self.submit(*inputs, kind=kind)
+        self.finish(task, value)
+        return task
+
+    def lose(self, address: str, incarnation: str = "one") -> list[Any]:
+        return self.on(Disconnected(member(address, incarnation), "it died"))
+
+
+def sent(out: list[Any], message: type) -> list[Any]:
+    """The messages of one class to workers, each with its address."""
+    return [
+        (what.address, what.message) for what in out if isinstance(what, Send) and isinstance(what.message, message)
+    ]
+
+
+def deleted(out: list[Any]) -> dict[str, list[str]]:
+    return {address: message.keys for address, message in sent(out, DeleteData)}
+
+
+def compute(tasks: list[Task], code: bytes = b"code", inputs: Any = None, **changes: Any) -> Compute:
+    attempts = [task.attempt for task in tasks]
+    return Compute(
+        F, code, "f", [task.key for task in tasks], attempts, [b"args"] * len(tasks), inputs or {}, **changes
+    )
+
+
+# -------------------------------------------------------------------------------------------------- from ready to sent
+
+
+def test_a_worker_that_joins_is_connected_and_then_gets_what_waits():
+    bench = Bench()
+    task = bench.task()
+    assert bench.on(Submitted([task])) == []
+    assert bench.on(CenterSaid(Members([member(ALICE)]))) == [Connect(member(ALICE))]
+    assert bench.on(CenterSaid(WorkerJoined(member(ALICE)))) == []
+    assert bench.on(Connected(member(ALICE))) == [Send(ALICE, compute([task]))]
+    assert bench.finish(task) == [Resolved([task])]
+    assert (task.status, task.outcome, bench.state.unfinished) == (DONE, b"v", 0)
+
+
+def test_code_travels_once_to_each_worker_and_again_when_asked_for():
+    bench = Bench(ALICE)
+    bench.done()
+    task = bench.task()
+    assert bench.on(Submitted([task])) == [Send(ALICE, compute([task], code=b""))]
+    assert bench.on(Received(ALICE, NeedFunction(F))) == [Send(ALICE, DefineFunction(F, b"code"))]
+
+
+def test_one_task_more_than_cores_is_sent_until_the_duration_is_known_then_enough_for_the_window():
+    bench = Bench(ALICE, ncores=2)
+    tasks = [bench.task() for _ in range(1000)]
+    [(_, first)] = sent(bench.on(Submitted(tasks)), Compute)
+    assert first.keys == [task.key for task in tasks[:3]]
+    assert len(bench.state.workers[ALICE].under_way) == 3
+    bench.finish(tasks[0])  # in a millisecond
+    assert len(bench.state.workers[ALICE].under_way) == 2 * SETTINGS.window_s / 0.001
+
+
+def test_tasks_are_spread_evenly_over_workers():
+    bench = Bench(ALICE, BOB)
+    out = bench.on(Submitted([bench.task() for _ in range(4)]))
+    assert {address: len(message.keys) for address, message in sent(out, Compute)} == {ALICE: 1, BOB: 1}
+    assert {len(view.under_way) for view in bench.state.workers.values()} == {2}
+
+
+def test_a_dependent_waits_and_a_small_input_travels_in_its_message():
+    bench = Bench(ALICE)
+    x = bench.submit()
+    y = bench.task(x)
+    assert bench.on(Submitted([y])) == []
+    assert (y.status, y.missing) == (WAITING, 1)
+    message = compute([y], code=b"", inputs={0: [[x.key, 1, 1, [], b"v"]]})
+    assert bench.finish(x) == [Send(ALICE, message), Resolved([x])]
+
+
+def test_a_large_input_brings_the_task_to_its_holder():
+    bench = Bench(ALICE, BOB)
+    x, y = bench.stored(BOB), bench.stored(ALICE, nbytes=LARGE // 10)
+    task = bench.task(y, x)
+    inputs = {0: [[y.key, 1, LARGE // 10, [ALICE], None], [x.key, 1, LARGE, [BOB], None]]}
+    assert bench.on(Submitted([task])) == [Send(BOB, compute([task], inputs=inputs))]
+
+
+def test_consumers_go_before_producers_and_lower_priorities_before_both():
+    bench = Bench(ALICE)
+    x = bench.done()
+    running = [bench.submit(kind=kind()) for _ in range(2)]  # as many as there is room for
+    producer, consumer, urgent = bench.task(kind=kind()), bench.task(x, kind=kind()), bench.task(kind=kind(priority=-1))
+    assert bench.on(Submitted([producer, consumer, urgent])) == []
+    order = []
+    for _ in range(3):
+        [(_, message)] = sent(bench.finish(running.pop(0)), Compute)
+        running.append(next(task for task in (producer, consumer, urgent) if [task.key] == message.keys))
+        order.append(running[-1])
+    assert order == [urgent, consumer, producer]
+
+
+# ---------------------------------------------------------------------------------------------------------- releases
+
+
+def test_what_nobody_needs_any_more_is_deleted_in_one_batch():
+    bench = Bench(ALICE, BOB)
+    x, y = bench.stored(ALICE), bench.stored(ALICE)
+    task = bench.submit(x, y)
+    assert bench.on(Dropped([x, y])) == []
+    out = bench.finish(task)
+    assert deleted(out) == {ALICE: [x.key, y.key]}
+    assert (x.status, y.status) == (RELEASED, RELEASED)
+
+
+def test_replicas_are_deleted_where_they_were_reported():
+    bench = Bench(ALICE, BOB)
+    x, y = bench.stored(ALICE), bench.stored(BOB, nbytes=2 * LARGE)
+    task = bench.submit(x, y)
+    assert task.worker == BOB
+    bench.finish(task, held=(x,))
+    assert x.holders == {ALICE, BOB}
+    assert bench.state.counters["bytes_moved"] == LARGE
+    assert bench.state.counters["bytes_in_place"] == 2 * LARGE
+    assert deleted(bench.on(Dropped([x]))) == {ALICE: [x.key], BOB: [x.key]}
+
+
+def test_a_dropped_handle_of_a_small_result_deletes_it_where_it_was_made():
+    bench = Bench(ALICE)
+    task = bench.done()
+    assert bench.on(Dropped([task])) == [Send(ALICE, DeleteData([task.key]))]
+
+
+def test_the_result_of_an_attempt_that_is_not_wanted_is_deleted_with_what_was_fetched_for_it():
+    bench = Bench(ALICE, BOB)
+    x = bench.stored(ALICE)
+    task = bench.submit(x, bench.stored(BOB, nbytes=2 * LARGE))
+    bench.on(CancelAsked([task]))
+    out = bench.on(Received(BOB, Finished([task.key], [1], [1], [b"v"], [10], {}, [[x.key, 1]])))
+    assert out == [Send(BOB, DeleteData([task.key, x.key]))]
+    assert x.holders == {ALICE}
+
+
+def test_a_value_keeps_what_it_contains_until_it_goes():
+    bench = Bench(ALICE)
+    inner = bench.stored(ALICE)
+    outer = bench.stored(ALICE, contains=(inner,))
+    assert bench.on(Dropped([inner])) == []
+    assert deleted(bench.on(Dropped([outer]))) == {ALICE: [outer.key, inner.key]}
+    assert bench.state.shared == {}
+
+
+def test_what_a_lost_value_contained_is_let_go_when_it_is_made_again():
+    bench = Bench(ALICE)
+    inner = bench.stored(ALICE)
+    outer = bench.stored(ALICE, contains=(inner,))
+    task = bench.submit(outer)
+    bench.finish(task, value=None, contains=[inner.reference()])
+    assert inner.users == 3
+    bench.on(Wanted(task, [ALICE]))
+    bench.finish(task, value=None)
+    assert (task.contains, inner.users) == ((), 2)
+
+
+def test_containment_a_hundred_thousand_deep_is_released():
+    bench = Bench(ALICE)
+    chain = [bench.stored(ALICE)]
+    for _ in range(100_000):
+        chain.append(Task(f"deep/{len(chain)}", None, None))
+        bench.state.handle(Stored(chain[-1], [ALICE], LARGE, [chain[-2]]), bench.now)
+    bench.on(Dropped(chain[:-1]))
+    assert len(deleted(bench.on(Dropped(chain[-1:])))[ALICE]) == 100_001
+
+
+def test_a_chain_of_a_hundred_thousand_leaves_nothing():
+    bench = Bench(ALICE)
+    tasks: list[Task] = []
+    for _ in range(100_000):
+        tasks.append(bench.task(*tasks[-1:]))
+    bench.state.handle(Submitted(tasks), bench.now)
+    bench.on(Dropped(tasks[:-1]))
+    for task in tasks:
+        finished = Finished([task.key], [1], [1], [b"v"], [10], {}, [])
+        bench.state.handle(Received(ALICE, finished), bench.now)
+    assert len(bench.state.lineage.tasks) == 99_999
+    bench.on(Dropped(tasks[-1:]))
+    assert not bench.state.lineage.tasks
+    assert not bench.state.workers[ALICE].under_way
+    assert all(task.args is None and not task.inputs for task in tasks)
+
+
+def test_the_oldest_recipes_go_when_there_are_too_many():
+    bench = Bench(ALICE, lineage_bytes_max=600)  # two of them
+    x = bench.done(value=None)
+    y = bench.done(x, value=None)
+    z = bench.done(y, value=None)
+    top = bench.done(z, value=None)
+    bench.on(Dropped([x, y, z]))
+    assert list(bench.state.lineage.tasks) == [y.key, z.key]
+    bench.on(Wanted(top, [ALICE]))
+    assert isinstance(top.outcome, KeyLost)
+    assert str(top.outcome) == str(KeyLost(x.key))
+
+
+# ---------------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_crashed_task_is_tried_again_and_tells_the_story_of_each_attempt():
+    bench = Bench(ALICE)
+    task = bench.submit()
+    for attempt in (1, 2):
+        assert task.attempt == attempt
+        out = bench.fail(task, "crashed", signal=11, stderr_tail="oh", peak_bytes=1 << 20)
+        assert out == [Send(ALICE, compute([task], code=b""))]
+    assert bench.fail(task, "crashed", exit_code=1) == [Resolved([task])]
+    assert isinstance(task.outcome, TaskCrashed)
+    assert task.outcome.key == task.key
+    assert [line.partition("\n")[0] for line in task.outcome.attempts] == [
+        "attempt 1: on alice:1: signal 11, peak memory 1 MiB",
+        "attempt 2: on alice:1: signal 11, peak memory 1 MiB",
+        "attempt 3: on alice:1: exit code 1",
+    ]
+    assert bench.state.troubles == {}
+
+
+def test_retries_repeat_what_raised_and_leave_no_trace_when_it_works():
+    bench = Bench(ALICE)
+    task = bench.submit(kind=kind(retries=1))
+    bench.fail(task, "raised", b"first")
+    assert (task.status, task.attempt) == (SENT, 2)
+    bench.finish(task)
+    assert bench.state.troubles == {}
+    other = bench.submit(kind=kind(retries=1))
+    bench.fail(other, "raised", b"first")
+    assert bench.fail(other, "raised", b"second") == [Resolved([other])]
+    assert (other.status, other.outcome) == (FAILED, b"second")
+
+
+def test_a_timeout_is_not_tried_again():
+    bench = Bench(ALICE)
+    task = bench.submit(kind=kind(timeout_s=2.5))
+    assert bench.fail(task, "timeout") == [Resolved([task])]
+    assert isinstance(task.outcome, TaskTimeout)
+    assert "longer than timeout=2.5 s" in str(task.outcome)
+
+
+def test_a_dependent_fails_with_the_error_of_its_input_and_its_own_inputs_are_let_go():
+    bench = Bench(ALICE)
+    x, z = bench.submit(), bench.stored(ALICE)
+    y = bench.submit(x, z)
+    bench.on(Dropped([z]))
+    out = bench.fail(x, "raised", b"error")
+    assert (y.status, y.outcome) == (FAILED, b"error")
+    assert out == [Send(ALICE, DeleteData([z.key])), Resolved([x, y])]
+
+
+def test_an_input_that_cannot_be_fetched_is_computed_again_once_its_holders_are_not_trusted():
+    bench = Bench(ALICE, BOB)
+    x = bench.done(value=None)
+    task = bench.submit(x)
+    for _ in range(MISSED_IN_TRUST_MAX):
+        bench.fail(task, "missing", keys=[x.key])
+        assert (x.status, task.status) == (DONE, SENT)
+    out = bench.fail(task, "missing", keys=[x.key])
+    assert deleted(out) == {ALICE: [x.key]}
+    assert (x.status, x.attempt, task.status) == (SENT, 2, WAITING)
+    bench.finish(x, value=None)
+    assert task.status == SENT
+    bench.fail(task, "crashed", signal=9)
+    assert task.status == SENT, "what could not be fetched used up no attempt"
+
+
+def test_a_value_of_another_client_is_never_deleted():
+    bench = Bench(ALICE)
+    x = Task("other/1", None, None)
+    x.borrowed = True
+    assert bench.on(Borrowed(x)) == [Locate(x)]
+    bench.on(Located(x, {ALICE: [1, LARGE]}))
+    task = bench.submit(x)
+    for _ in range(MISSED_IN_TRUST_MAX + 1):
+        out = bench.fail(task, "missing", keys=[x.key])
+    assert out == [Locate(x)]
+    bench.on(Located(x, {ALICE: [2, LARGE]}))
+    assert task.status == SENT
+    assert bench.finish(task) == [Resolved([task])]
+    assert bench.on(Dropped([x])) == []
+
+
+def test_a_lost_worker_costs_only_those_an_attempt_that_may_have_run():
+    bench = Bench(ALICE)
+    bench.kind.duration.mean_s = 0.001
+    tasks = [bench.task() for _ in range(3)]
+    bench.on(Submitted(tasks))
+    assert bench.lose(ALICE) == [Connect(member(ALICE), SETTINGS.reconnect_interval_s)]
+    assert list(bench.state.troubles) == [tasks[0].key]
+    assert [task.status for task in tasks] == [READY] * 3
+    out = bench.on(Connected(member(ALICE)))
+    assert sorted(key for _, message in sent(out, Compute) for key in message.keys) == [task.key for task in tasks]
+
+
+def test_what_a_lost_worker_held_is_computed_again_when_it_is_needed():
+    bench = Bench(ALICE, BOB)
+    x = bench.done(value=None)
+    bench.lose(ALICE)
+    assert not x.has_value
+    task = bench.submit(x)
+    assert (x.status, x.worker, x.attempt) == (SENT, BOB, 2)
+    assert bench.finish(x, value=None) == [
+        Send(BOB, compute([task], code=b"", inputs={0: [[x.key, 2, LARGE, [BOB], None]]}))
+    ]
+
+
+def test_a_task_whose_input_is_lost_while_it_is_queued_waits_again():
+    bench = Bench(ALICE, BOB)
+    x = bench.done(value=None)
+    running = [bench.submit(kind=kind(workers=frozenset(["bob"]))) for _ in range(2)]
+    queued = bench.submit(x, bench.stored(BOB, nbytes=2 * LARGE), kind=kind())
+    assert queued.status == READY
+    bench.lose(ALICE)
+    again = bench.finish(running[0])
+    assert sent(again, Compute) == [(BOB, compute([x], code=b""))]
+    assert (queued.status, x.status, x.attempt) == (WAITING, SENT, 2)
+
+
+def test_the_error_of_an_input_that_failed_while_its_consumer_was_queued_is_not_taken_for_its_value():
+    bench = Bench(ALICE)
+    x = bench.done(value=None, kind=kind(recompute=False))
+    running = [bench.submit(kind=kind()) for _ in range(2)]
+    queued = bench.submit(x, kind=kind())
+    assert queued.status == READY
+    bench.on(Wanted(x, [ALICE]))
+    assert x.status == FAILED
+    assert sent(bench.finish(running[0]), Compute) == []
+    assert (queued.status, queued.outcome) == (FAILED, x.outcome)
+
+
+@pytest.mark.parametrize("how", ["crashed", "lost", "queued"])
+def test_attempts_1_is_never_run_twice(how):
+    bench = Bench(ALICE)
+    once = kind(attempts=1)
+    tasks = [bench.task(kind=once) for _ in range(2)]
+    messages = sent(bench.on(Submitted(tasks)), Compute)
+    assert [message.once for _, message in messages] == [True, True]
+    if how == "crashed":
+        bench.fail(tasks[0], "crashed", signal=9)
+        assert [task.status for task in tasks] == [FAILED, SENT]
+    elif how == "lost":
+        bench.lose(ALICE)
+        assert [type(task.outcome) for task in tasks] == [TaskCrashed, TaskCrashed]
+    else:
+        bench.fail(tasks[0], "requeue")
+        assert (tasks[0].status, tasks[0].attempt) == (SENT, 2), "it never began"
+
+
+def test_the_lost_result_of_an_attempts_1_task_is_lost():
+    bench = Bench(ALICE, BOB)
+    x = bench.done(value=None, kind=kind(attempts=1))
+    bench.lose(ALICE)
+    y = bench.submit(x)
+    assert isinstance(y.outcome, KeyLost)
+
+
+def test_recompute_false_makes_a_lost_value_key_lost():
+    bench = Bench(ALICE)
+    x = bench.done(value=None, kind=kind(recompute=False))
+    assert bench.on(Wanted(x, [ALICE])) == [Send(ALICE, DeleteData([x.key]))]
+    assert isinstance(x.outcome, KeyLost)
+
+
+def test_reviving_a_chain_fifty_thousand_deep_needs_no_deep_stack():
+    bench = Bench(ALICE)
+    tasks: list[Task] = []
+    for _ in range(50_000):
+        tasks.append(bench.task(*tasks[-1:]))
+    bench.state.handle(Submitted(tasks), bench.now)
+    bench.on(Dropped(tasks[:-1]))
+    for task in tasks:
+        finished = Finished([task.key], [1], [LARGE], [None], [10], {}, [])
+        bench.state.handle(Received(ALICE, finished), bench.now)
+    bench.lose(ALICE)
+    bench.on(Wanted(tasks[-1], [ALICE]))
+    assert bench.state.unfinished == 50_000
+    assert tasks[0].status == READY
+    bench.on(CancelAsked(tasks[:1]))
+    assert isinstance(tasks[-1].outcome, TaskCancelled)
+    assert bench.state.unfinished == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- cancel
+
+
+def test_cancelled_tasks_are_dropped_or_revoked_and_their_dependents_say_why():
+    bench = Bench(ALICE)
+    running, queued, waiting = bench.submit(), bench.submit(), bench.submit()
+    dependent = bench.submit(running)
+    assert waiting.status == READY
+    out = bench.on(CancelAsked([running, waiting]))
+    assert out == [Send(ALICE, Cancel([running.key], [1])), Resolved([running, dependent, waiting])]
+    assert isinstance(dependent.outcome, TaskCancelled)
+    assert f"its input {running.key}" in str(dependent.outcome)
+    assert queued.status == SENT
+    assert bench.state.unfinished == 1
+    assert bench.on(Received(ALICE, Finished([running.key], [1], [1], [b"v"], [10], {}, []))) == [
+        Send(ALICE, DeleteData([running.key]))
+    ]
+
+
+def test_the_handle_of_a_failed_task_may_go_before_it_fails():
+    bench = Bench(ALICE)
+    task = bench.submit()
+    bench.on(Exported(task))
+    bench.on(Unexported(task))
+    bench.on(Dropped([task]))
+    bench.fail(task, "raised", b"error")
+    assert bench.state.shared == {}
+
+
+def test_a_handle_made_while_the_last_one_goes_brings_the_value_back():
+    bench = Bench(ALICE)
+    x = bench.done()
+    y = bench.done(x)
+    bench.on(Dropped([x]))
+    assert x.status == RELEASED
+    bench.on(Claimed(x))
+    assert (x.status, x.attempt) == (SENT, 2)
+    assert y.status == DONE
+
+
+# ------------------------------------------------------------------------------------------------- workers and center
+
+
+def test_workers_wished_for_are_waited_for_then_there_is_no_worker():
+    bench = Bench(ALICE)
+    task = bench.task(kind=kind(workers=frozenset(["bob"])))
+    other = bench.task(kind=kind(workers=frozenset(["carol"])))
+    began = bench.now
+    assert WakeAt(began + SETTINGS.no_worker_grace_s) in bench.state.handle(Submitted([task, other]), began)
+    bench.now += 20
+    assert sent(bench.on(Connected(member(BOB))), Compute) == [(BOB, compute([task]))]
+    assert other.status == READY
+    assert WakeAt(began + SETTINGS.no_worker_grace_s) in bench.state.handle(Tick(), bench.now)
+    bench.now += 11
+    assert bench.on(Tick()) == [Resolved([other])]
+    assert isinstance(other.outcome, NoWorker)
+    assert "may only run on carol" in str(other.outcome)
+
+
+def test_a_worker_that_ran_dry_takes_from_a_busy_one():
+    bench = Bench(ALICE, ncores=2)
+    bench.kind.duration.mean_s = 0.001
+    tasks = [bench.task() for _ in range(40)]
+    bench.on(Submitted(tasks))
+    bench.kind.duration.mean_s = 1.0  # longer than thought
+    recall = bench.on(Connected(member(BOB, ncores=2)))
+    assert recall == [Send(ALICE, Recall(19))]
+    last = tasks[-19:]
+    out = bench.on(Received(ALICE, Recalled([task.key for task in last], [1] * 19)))
+    assert {address for address, _ in sent(out, Compute)} == {BOB}
+    assert all(task.attempt == 2 for task in last)
+
+
+def test_another_worker_on_the_same_address_replaces_the_one_that_was_there():
+    bench = Bench(ALICE)
+    x = bench.done(value=None)
+    task = bench.submit()
+    out = bench.on(CenterSaid(WorkerJoined(member(ALICE, "two"))))
+    assert out == [Disconnect(ALICE), Connect(member(ALICE, "two"))]
+    assert not x.has_value
+    assert sent(bench.on(Connected(member(ALICE, "two"))), Compute) == [(ALICE, compute([task]))]
+
+
+def test_one_connection_at_a_time_is_tried_for_an_address():
+    bench = Bench()
+    assert bench.on(CenterSaid(WorkerJoined(member(ALICE)))) == [Connect(member(ALICE))]
+    assert bench.on(CenterSaid(WorkerLeft(ALICE, "one", "it died"))) == []
+    assert bench.on(CenterSaid(WorkerJoined(member(ALICE, "two")))) == []
+    assert bench.lose(ALICE) == [Connect(member(ALICE, "two"), SETTINGS.reconnect_interval_s)]
+    assert bench.on(Connected(member(ALICE, "two"))) == []
+    assert bench.on(CenterSaid(WorkerLeft(ALICE, "two", "it died"))) == []
+    assert bench.lose(ALICE, "two") == []
+    assert bench.state.workers == {}
+
+
+def test_the_word_of_the_center_alone_moves_nothing():
+    bench = Bench(ALICE)
+    task = bench.submit()
+    assert bench.on(CenterSaid(WorkerLeft(ALICE, "one", "its connection broke"))) == []
+    assert bench.on(CenterSaid(Members([]))) == []
+    assert task.status == SENT
+    assert bench.on(CenterSaid(Members([member(ALICE)]))) == []
+
+
+# ------------------------------------------------------------------------------------------------ sharing with others
+
+
+def test_exported_and_withdrawn():
+    bench = Bench(ALICE)
+    task = bench.submit()
+    assert bench.on(Exported(task)) == [TellCenter(Export([task.key]))]
+    assert bench.on(Dropped([task])) == []
+    assert bench.finish(task) == [Resolved([task])]
+    assert bench.on(CenterSaid(Members([member(ALICE)]))) == [TellCenter(Export([task.key]))]
+    assert bench.on(Unexported(task)) == [
+        TellCenter(Withdraw([task.key], [b""])),
+        Send(ALICE, DeleteData([task.key])),
+    ]
+
+
+def test_borrowers_learn_why_an_exported_task_failed():
+    bench = Bench(ALICE)
+    task = bench.submit()
+    bench.on(Exported(task))
+    withdrawal = next(what for what in bench.on(CancelAsked([task])) if isinstance(what, TellCenter))
+    [error] = withdrawal.message.errors
+    assert isinstance(unpack_exception(error), TaskCancelled)
+    assert bench.on(CenterSaid(Members([member(ALICE)]))) == [TellCenter(Export([task.key])), withdrawal]
+
+
+def test_an_exported_value_is_made_again_when_its_worker_is_lost():
+    bench = Bench(ALICE, BOB)
+    task = bench.done()
+    bench.on(Exported(task))
+    [compute_again] = sent(bench.lose(ALICE), Compute)
+    assert compute_again == (BOB, compute([task]))
+    kept = bench.done(kind=kind(recompute=False))
+    bench.on(Exported(kept))
+    [withdrawal] = [what for what in bench.lose(BOB) if isinstance(what, TellCenter)]
+    assert isinstance(unpack_exception(withdrawal.message.errors[0]), KeyLost)
+    assert (kept.status, kept.outcome) == (DONE, b"v")
+
+
+def test_a_borrowed_value_is_located_or_fails_with_its_owners_error():
+    bench = Bench(ALICE)
+    found, lost = Task("other/1", None, None), Task("other/2", None, None)
+    found.borrowed = lost.borrowed = True
+    assert bench.on(Borrowed(found)) == [Locate(found)]
+    bench.on(Borrowed(lost))
+    dependent = bench.submit(lost)
+    assert bench.on(Located(found, {BOB: [1, 5], ALICE: [2, LARGE]})) == [Resolved([found])]
+    assert (found.attempt, found.holders, found.nbytes) == (2, {ALICE}, LARGE)
+    assert bench.on(Located(lost, {}, b"error")) == [Resolved([lost, dependent])]
+    assert dependent.outcome == b"error"
+    assert bench.on(Wanted(found, [ALICE])) == [Locate(found)]
+
+
+def test_our_own_key_borrowed_by_name_does_not_hold_a_replica_for_us():
+    bench = Bench(ALICE, BOB)
+    bench.done()
+    borrowed = Task("me/1", None, None)
+    borrowed.borrowed = True
+    bench.on(Borrowed(borrowed))
+    bench.on(Located(borrowed, {ALICE: [1, 1]}))
+    task = bench.submit(borrowed, bench.stored(BOB))
+    assert task.worker == BOB
+    assert deleted(bench.finish(task, held=(borrowed,))) == {BOB: ["me/1"]}
