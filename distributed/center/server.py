@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import platform
 import socket
 from typing import Any
 
@@ -17,7 +16,7 @@ from distributed.center.state import CenterState
 from distributed.comm import Connection, Listener
 from distributed.config import SETTINGS
 from distributed.errors import BadAddress, DistributedError
-from distributed.version import __version__
+from distributed.version import installed
 from distributed.wire import messages as m
 from distributed.wire.security import find_or_create_secret, secret_path
 
@@ -75,8 +74,7 @@ class Center:
         self.created_secret = not secret_path().exists()
         secret = find_or_create_secret()
         self._loop = asyncio.get_running_loop()
-        versions = {"distributed": __version__, "python": platform.python_version()}
-        about: dict[str, Any] = {"address": "", "pid": os.getpid(), "versions": versions}
+        about: dict[str, Any] = {"address": "", "pid": os.getpid(), "versions": installed()}
         self.state = CenterState(started=self._loop.time(), about=about)
         self._listener = await Listener.start(self.host, self.port, "", secret, "center", self._connected, _refuse_bulk)
         self.address = about["address"] = self._listener.address

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import platform
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -21,7 +20,7 @@ from distributed.comm import Connection, Listener, connect
 from distributed.config import SETTINGS
 from distributed.connect import UNIX_PATH_BYTES_MAX
 from distributed.errors import BadAddress, DistributedError, ProtocolError
-from distributed.version import __version__
+from distributed.version import installed
 from distributed.wire import messages as m
 from distributed.wire.security import find_secret
 from distributed.worker import events, machine
@@ -98,6 +97,7 @@ class Worker:
         self._finished, self._center_lost, self._disconnected = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._perform: dict[type, Callable[[Any], None]] = {
             events.Send: self._send,
+            events.HangUp: self._hang_up,
             events.ToCenter: self._to_center,
             events.Give: lambda what: self._supervisor.send(what.executor, what.message),
             events.Spawn: lambda what: self._supervisor.spawn(what.executor, what.asynchronous),
@@ -191,7 +191,7 @@ class Worker:
             unix=self._listener.unix_path,
             directory=self._files.directory,
             pid=os.getpid(),
-            versions={"distributed": __version__, "python": platform.python_version()},
+            versions=installed(),
         )
 
     async def finished(self) -> None:
