@@ -20,16 +20,6 @@ def owner_of(key: str) -> str:
     return owner if slash else ""
 
 
-def version_difference(ours: dict, theirs: dict) -> str:
-    """What differs, for people; empty if nothing does.
-
-    >>> version_difference({'python': '3.11', 'msgpack': '1.0'}, {'python': '3.12', 'msgpack': '1.0'})
-    'python 3.11 and 3.12'
-    """
-    common = sorted(set(ours) & set(theirs))
-    return ", ".join(f"{name} {ours[name]} and {theirs[name]}" for name in common if ours[name] != theirs[name])
-
-
 @dataclasses.dataclass(slots=True)
 class Registration:
     """A worker, and what it said over its one valid connection."""
@@ -84,6 +74,7 @@ class Directory:
         del self.members[address], self.by_connection[registration.connection]
         for key in registration.keys:
             self._forget(key, address)
+        self._shrink(self.holders)
 
     def who_has(self, key: str) -> dict[str, Entry]:
         """The holders of a key with what they hold; empty if nobody does."""
@@ -115,6 +106,14 @@ class Directory:
             if entry is not None:
                 registration.nbytes -= entry[1]
                 self._forget(key, registration.member.address)
+        self._shrink(registration.keys)
+        self._shrink(self.holders)
+
+    @staticmethod
+    def _shrink(table: dict[str, Any]) -> None:
+        """A dictionary that was emptied key by key keeps the room of its best times, until it is told."""
+        if not table:
+            table.clear()
 
     def _forget(self, key: str, address: str) -> None:
         holders = self.holders[key]

@@ -7,11 +7,14 @@ given (`start`, `finished`, `close`), and knows nothing about it.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import json
 import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -19,6 +22,12 @@ from distributed.config import SETTINGS
 from distributed.errors import DistributedError
 
 log = logging.getLogger("distributed.daemon")
+
+
+TIDY_INTERVAL_S = 1.0
+QUIET_WORK_S = 0.02  # processor time: so little in one interval means that the work is over
+TIDY_WORK_S = 0.05  # and less than this leaves too little behind to be worth the trouble
+TIDY_PART_MAX = 0.05  # of the work: with a million keys in the store tidying takes long
 
 
 class Stopped(Exception):
@@ -83,6 +92,28 @@ class Ending:
         for wait in waits:
             wait.cancel()
 
+    async def tidy(self) -> None:
+        """Each time much work is over, give the memory that it took back to the machine.
+
+        After a burst tens of megabytes are kept that nobody needs: by the C library, which keeps what was freed for
+        later, and by Python's lists of free objects, which only a collection empties, and which pin whole arenas.
+        """
+        gc.collect()
+        gc.freeze()  # what a daemon starts with stays for good: collections need not look at it
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        worked_s, due_s = time.process_time(), 0.0
+        while True:
+            await asyncio.sleep(TIDY_INTERVAL_S)
+            before_s, worked_s = worked_s, time.process_time()
+            if worked_s < due_s or worked_s - before_s > QUIET_WORK_S:
+                continue
+            gc.collect()
+            if trim is not None:
+                trim(0)
+            tidied_s = time.process_time()
+            due_s = tidied_s + max(TIDY_WORK_S, (tidied_s - worked_s) / TIDY_PART_MAX)
+            worked_s = tidied_s
+
     async def close(self) -> None:
         """Close all daemons, the last one first, within bounds."""
         for daemon in reversed(self._daemons):
@@ -101,7 +132,9 @@ def run_daemon(
         ending = Ending(parent_fd)
         try:
             await start(ending)
+            tidying = asyncio.ensure_future(ending.tidy())
             await ending.wait()
+            tidying.cancel()
         except Stopped:
             pass
         finally:
