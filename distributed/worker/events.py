@@ -177,6 +177,13 @@ class Send:
 
 
 @dataclasses.dataclass(slots=True)
+class HangUp:
+    """Close the connection to a pool, if there is one; `ClientDisconnected` follows."""
+
+    client: str
+
+
+@dataclasses.dataclass(slots=True)
 class ToCenter:
     """Send a message to the center."""
 

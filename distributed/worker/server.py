@@ -405,6 +405,11 @@ class Worker:
         if connection is not None:
             connection.send(what.message)
 
+    def _hang_up(self, what: events.HangUp) -> None:
+        connection = self._clients.get(what.client)
+        if connection is not None:
+            connection.close()
+
     def _to_center(self, what: events.ToCenter) -> None:
         if self._center is not None:
             self._center.send(what.message)

@@ -76,7 +76,7 @@ class WorkerState:
             messages.Recall: self._recall,
             messages.Attach: self._attach,
             messages.DeleteData: lambda event: self.store.delete(event.message.keys),
-            messages.OwnerLeft: lambda event: self._forget_client(event.message.client),
+            messages.OwnerLeft: self._owner_left,
             messages.Pin: self._pin,
             messages.Unpin: lambda event: self.store.unpin(event.message.name, event.message.owners),
             messages.WorkerLeft: lambda event: self._missing(self.fetches.peer_left(event.message.address)),
@@ -413,6 +413,12 @@ class WorkerState:
         self.absent[event.client] = self._now
         self.alarms.set(self._now + self.settings.closed_client_lease_s, "absent", event.client)
 
+    def _owner_left(self, event: events.FromCenter) -> None:
+        """A client's lease is over. One that still talks to us only lost the center: it must learn what it lost here."""
+        client = event.message.client  # type: ignore[attr-defined]
+        self._forget_client(client)
+        self.out.append(events.HangUp(client))
+
     def _forget_client(self, client: str) -> None:
         self.absent.pop(client, None)
         self._stop_tasks(client)
@@ -447,6 +453,7 @@ class WorkerState:
     def _end_absence(self, client: str) -> None:
         left = self.absent.get(client)
         if left is not None and self._now >= left + self.settings.closed_client_lease_s:
+            del self.absent[client]
             self._stop_tasks(client)
 
     # -------------------------------------------------------------------------------------------- for the shell

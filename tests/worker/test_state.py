@@ -40,6 +40,7 @@ from distributed.worker.events import (
     FromClient,
     FromExecutor,
     Give,
+    HangUp,
     Kill,
     Log,
     Put,
@@ -522,6 +523,16 @@ def test_a_client_that_went_away_has_time_to_come_back(bench):
     assert bench.state.store.entries == {}
     bench.on(ExecutorEnded(1, serial=1, signal=9))
     assert bench.state.dispatch.queue.clients == {}
+
+
+def test_a_client_whose_lease_is_over_but_who_still_talks_to_us_learns_it(bench):
+    bench.client(Attach(ALICE))
+    bench.client(compute("a", code=b"code"))
+    assert bench.center(OwnerLeft(ALICE)) == [AskRunning(1), HangUp(ALICE)]
+    assert bench.state.tasks == {}
+    bench.on(ClientDisconnected(ALICE))
+    bench.wait(SETTINGS.closed_client_lease_s + 1)
+    assert bench.state.absent == {}
 
 
 def test_published_keys_outlive_their_owner(bench):
