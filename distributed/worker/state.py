@@ -414,7 +414,7 @@ class WorkerState:
         self.alarms.set(self._now + self.settings.closed_client_lease_s, "absent", event.client)
 
     def _owner_left(self, event: events.FromCenter) -> None:
-        """A client's lease is over. One that still talks to us only lost the center: it must learn what it lost here."""
+        """A lease is over. A client that still talks to us only lost the center: it must learn what it lost here."""
         client = event.message.client  # type: ignore[attr-defined]
         self._forget_client(client)
         self.out.append(events.HangUp(client))

@@ -237,6 +237,13 @@ class WorkerActor(Actor):
         if what.client in self.clients:
             self.clients[what.client].send(what.message)
 
+    def do_HangUp(self, what: events.HangUp) -> None:  # noqa: N802
+        end = self.clients.pop(what.client, None)
+        if end is not None:
+            self.ends.pop(end)
+            end.close()
+            self.handle(events.ClientDisconnected(what.client))
+
     def do_WakeAt(self, what: events.WakeAt) -> None:  # noqa: N802
         self.wake_at(what.time_s, events.Tick())
 

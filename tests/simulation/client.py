@@ -39,13 +39,15 @@ class Client(Actor):
         self.borrowed: list[Task] = []
         self._numbers = itertools.count(1)
         self._alarms: list[float] = []
+        self.isolated_until_s = 0.0
         self._find_center()
 
     # ----------------------------------------------------------------------------------------------------- the center
 
     def _find_center(self) -> None:
         if self.is_alive:
-            self.world.connect(CENTER, self._found_center)
+            wait_s = max(0.0, self.isolated_until_s - self.world.now)
+            self.world.after(wait_s, self.world.connect, CENTER, self._found_center)
 
     def _found_center(self, end: End | None) -> None:
         if end is None or not end.is_open or not self.is_alive:

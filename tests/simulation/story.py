@@ -77,6 +77,7 @@ class Story:
             self.world.at(self.moment(), self.act, self.dice.choice(self.FAULTS))
         self.world.run(self.horizon_s + 5.0)
         self.heal()
+        self.world.run(max(client.isolated_until_s for client in self.clients) + 5.0)
         self.wait_for(lambda: all(self.is_settled(client) for client in self.clients), "tasks without an outcome")
         self.read_everything()
         self.compare_center()
@@ -348,7 +349,24 @@ class Story:
             self.world.note("fault", f"a link of {end.who} and {end.peer.who} is cut")
             end.cut()
 
-    FAULTS = (start_worker, lose_worker, lose_worker, crash_executor, restart_center, cut_link, cut_link)
+    def isolate_client(self) -> None:
+        """A client cannot reach the center for longer than its lease lasts, but its workers it can."""
+        client = self.client()
+        if client.center is not None:
+            self.world.note("fault", f"{client.name} is cut off from the center")
+            client.isolated_until_s = self.world.now + self.settings.closed_client_lease_s + self.dice.uniform(1, 5)
+            client.center.cut()
+
+    FAULTS = (
+        start_worker,
+        lose_worker,
+        lose_worker,
+        crash_executor,
+        restart_center,
+        cut_link,
+        cut_link,
+        isolate_client,
+    )
 
     def heal(self) -> None:
         """From here on nothing goes wrong by itself."""

@@ -57,7 +57,7 @@ class World:
         """Let things happen until a time, or until it is done; whether it is."""
         while not is_done():
             if not self._queue or self._queue[0][0] > until_s:
-                self.now = until_s
+                self.now = max(self.now, until_s)
                 return is_done()
             self.step()
         return True
