@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distributed.center.borrowing import WAITING_MAX, Borrowing, Waiter
-from distributed.center.directory import Directory, Entry, Registration, owner_of, version_difference
+from distributed.center.directory import Directory, Entry, Registration, owner_of
 from distributed.center.events import (
     Broadcast,
     Close,
@@ -41,6 +41,7 @@ from distributed.center.events import (
     WakeAt,
 )
 from distributed.config import SETTINGS, Settings
+from distributed.version import version_difference
 from distributed.wire import messages as m
 
 UNPUBLISHED_MAX = 10_000  # names remembered as withdrawn, so that a worker which was away does not bring them back

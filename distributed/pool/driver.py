@@ -47,6 +47,7 @@ from distributed.pool.events import (
 )
 from distributed.pool.state import PoolState
 from distributed.pool.tasks import Task
+from distributed.version import installed, version_difference
 from distributed.wire import frames
 from distributed.wire.messages import (
     Attach,
@@ -121,6 +122,7 @@ class Driver:
         self._requests: dict[int, Asked] = {}
         self._numbers = itertools.count(1)
         self._later: list[tuple[float, int, Member]] = []  # connections to make at a time
+        self._differences = {""}
         self._callbacks = CallbackThread()
         self._thread = self._baton.thread
 
@@ -485,6 +487,18 @@ class Driver:
         else:
             self._channels[event.member.address] = channel
             channel.push(Attach(self.client), ATTACH)
+            self._compare_versions(event.member)
+
+    def _compare_versions(self, member: Member) -> None:
+        """Say what is installed differently here and there; once, however many workers differ in the same way."""
+        difference = version_difference(installed(), member.versions)
+        if difference not in self._differences:
+            self._differences.add(difference)
+            logger.warning(
+                "worker %s differs from this process: %s; install the same versions, or tasks may fail to unpickle",
+                member.address,
+                difference,
+            )
 
 
 WRITE_PIECES_MAX = 64
