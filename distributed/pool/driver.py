@@ -197,6 +197,9 @@ class Driver:
                 channel.sock.close()
         self._channels.clear()
         self._center = None
+        for event in list(self.inbox):
+            if type(event) is Dialled:  # it came too late to be taken
+                event.sock.close()
         if self._wake_in >= 0:
             self._selector.close()
             os.close(self._wake_in)
