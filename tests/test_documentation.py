@@ -81,26 +81,6 @@ def test_a_script_without_its_python_says_so_in_one_sentence(script: str) -> Non
     assert re.fullmatch(rf"scripts/{script}: no Python 3\.99 .*\n", done.stderr)
 
 
-def test_bench_lists_its_workloads() -> None:
-    done = run(sys.executable, "-m", "workloads", "--help", PYTHONPATH=f"{ROOT}/scripts{os.pathsep}{ROOT}")
-    assert done.returncode == 0, done.stderr
-    assert {"locality", "start", "tasks"} <= set(re.findall(r"^    (\w+)", done.stdout, re.MULTILINE))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "workload",
-    [["tasks", "--tasks", "200"], ["start"], ["locality", "--blocks", "4", "--mebibytes", "1"]],
-    ids=lambda w: w[0],
-)
-def test_a_workload_runs(workload: list[str]) -> None:
-    path = f"{ROOT}/scripts{os.pathsep}{ROOT}"
-    done = run(sys.executable, "-m", "workloads", *workload, "--rounds", "1", PYTHONPATH=path)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert done.stdout.startswith(f"{workload[0]}: median of 1 rounds")
-
-
 @pytest.mark.slow
 def test_the_quickstart_multiplies_correctly_and_counts_every_input_byte() -> None:
     pytest.importorskip("tqdm")
