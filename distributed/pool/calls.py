@@ -138,7 +138,7 @@ class Calls:
         packed = pack(value, "the arguments")
         if packed.contains or packed.nbytes <= SETTINGS.spread_bytes_min:
             return None
-        handle = RemoteData(self._core, self._core.put([packed])[0])
+        handle = self._core.put([packed])[0]
         stored[id(value)] = value, handle  # the value too: or its id could be another one's
         return handle
 

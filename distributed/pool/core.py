@@ -17,6 +17,7 @@ from distributed.errors import ConnectionFailed, DistributedError, KeyLost, Pool
 from distributed.pool import explain
 from distributed.pool.driver import Driver, Watch
 from distributed.pool.events import Borrowed, CancelAsked, Claimed, Exported, Stored, Wanted
+from distributed.pool.interrupts import deferred_interrupt
 from distributed.pool.remote import RemoteData, TaskFailed, error_of
 from distributed.pool.state import PoolState
 from distributed.pool.tasks import DONE, FAILED, Task
@@ -41,6 +42,7 @@ class Core:
         self.is_forked = False
         self._numbers = itertools.count(1)
         self.post, self.watch = self.driver.post, self._watch
+        self.holds = self.driver.holds
         self.call_later, self.ask = self.driver.call_later, self.driver.ask
         self.driver.start()
         CORES.add(self)
@@ -68,13 +70,6 @@ class Core:
         """Have `watcher` called once for each task that has an outcome, now or later, quickly and on any thread."""
         self.require_open()
         self.driver.post(Watch(tasks, watcher))
-
-    def drop(self, task: Task) -> None:
-        """A handle is gone; called from `__del__`, so it only appends (and wakes a thread that sleeps)."""
-        driver = self.driver
-        driver.dropped.append(task)
-        if driver.is_selecting:
-            driver.wake()
 
     def explain(self, task: Task) -> str:
         """Why a task is where it is."""
@@ -148,11 +143,12 @@ class Core:
 
     # ----------------------------------------------------------------------------------------------- values, outwards
 
-    def put(self, packed: Sequence[Packed], replicas: int = 1) -> list[Task]:
+    def put(self, packed: Sequence[Packed], replicas: int = 1) -> list[RemoteData]:
         """Store values on workers, spread evenly, each on `replicas` of them; returns when they are stored."""
         self.require_open()
         self.wait_for_workers()
         tasks = [Task(self.new_key(), None, None) for _ in packed]
+        handles = [RemoteData(self, task) for task in tasks]  # first: what is put in part goes with them
         views = sorted(self.state.workers.values(), key=lambda view: (len(view.holds), view.member.address))
         if replicas > len(views):
             raise ValueError(f"replicas={replicas}, but there are only {len(views)} workers")
@@ -164,17 +160,13 @@ class Core:
             for member in chosen:
                 plan.setdefault(member.address, {})[task.key] = value
         members = {view.member.address: view.member for view in views}
-        is_stored = False
         try:
             for address, values in plan.items():
                 self.transfer.put(members[address], values)
-            is_stored = True
         finally:
             for task, value, where in zip(tasks, packed, holders, strict=True):
                 self.post(Stored(task, where, value.nbytes, [handle._task for handle in value.handles]))
-                if not is_stored:  # a part of it may be there, and nobody will ever have a handle
-                    self.drop(task)
-        return tasks
+        return handles
 
     def wait_for_workers(self) -> None:
         """Wait until there is a worker to talk to."""
@@ -188,8 +180,9 @@ class Core:
 
     def handle(self, task: Task) -> RemoteData:
         """One more handle of a task."""
-        self.post(Claimed(task))
-        return RemoteData(self, task)
+        with deferred_interrupt(lambda: None):
+            self.post(Claimed(task))
+            return RemoteData(self, task)
 
     def _task_of(self, reference: list[Any]) -> Task | None:
         return self.state.shared.get(reference[0]) or self.lent.get(reference[0])
@@ -203,8 +196,9 @@ class Core:
         """A handle for a key of another client's."""
         task = Task(key, None, None)
         task.borrowed = True
+        handle = RemoteData(self, task)
         self.post(Borrowed(task))
-        return RemoteData(self, task)
+        return handle
 
     def lend(self, task: Task) -> Any:
         """What the pickle of a handle consists of, outside of this cluster's own messages."""

@@ -1,7 +1,7 @@
 """The pool's connections and its thread: bytes in, bytes out, and nothing decided here.
 
 One selector carries all connections of a pool. Whoever holds the baton turns it (:mod:`distributed.pool.baton`), and
-only the holder touches the state. Everyone else appends to `inbox` or `dropped` and goes on; `__del__` does no more.
+only the holder touches the state. Everyone else appends to `inbox` or `holds.dropped` and goes on.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from distributed.pool.events import (
     WakeAt,
     Warn,
 )
+from distributed.pool.holds import Holds
 from distributed.pool.state import PoolState
 from distributed.pool.tasks import Task
 from distributed.version import installed, version_difference
@@ -66,6 +67,7 @@ logger = logging.getLogger("distributed.pool")
 
 RECEIVE_BYTES = 1 << 18
 WATCH_INTERVAL_S = 5.0
+NOTICE_S = 0.2  # handles that are gone are noticed at least so often: what notes them can wake nobody
 
 
 class Channel:
@@ -105,7 +107,7 @@ class Driver:
     def __init__(self, state: PoolState, center: str, client: str, secret: Any) -> None:
         self.state, self.center_address, self.client, self.secret = state, center, client, secret
         self.inbox: collections.deque[Any] = collections.deque()
-        self.dropped: collections.deque[Any] = collections.deque()
+        self.holds = Holds()
         self.bytes_sent = self.bytes_received = 0
         self.closed = False
         self.broken: BaseException | None = None
@@ -220,7 +222,7 @@ class Driver:
     def _turn(self, timeout_s: float | None) -> None:
         """One round: what others asked for, what the clock asks for, what the sockets bring."""
         now = time.monotonic()
-        if self.inbox or self.dropped:
+        if self.inbox or self.holds.dropped:
             timeout_s = 0.0  # what comes of it may be all that the caller waits for
             self._take_inbox(now)
         self._on_time(now)
@@ -230,7 +232,7 @@ class Driver:
         if self._center is not None and self._center.outgoing and not self._center.is_writing:
             self._write(self._center)
         self.is_selecting = True
-        if self.inbox or self.dropped or self.closed or self._baton.is_wanted:
+        if self.inbox or self.holds.dropped or self.closed or self._baton.is_wanted:
             timeout_s = 0.0
         ready = self._selector.select(self._patience(timeout_s, now))
         self.is_selecting = False
@@ -246,7 +248,7 @@ class Driver:
         self._baton.tell()
 
     def _patience(self, timeout_s: float | None, now: float) -> float:
-        until = min([self._next_watch, *self._alarms[:1], *(time_ for time_, _, _ in self._later[:1])])
+        until = min([self._next_watch, now + NOTICE_S, *self._alarms[:1], *(time_ for time_, _, _ in self._later[:1])])
         left_s = max(0.0, until - now)
         return left_s if timeout_s is None else min(left_s, timeout_s)
 
@@ -257,7 +259,7 @@ class Driver:
     # ------------------------------------------------------------------------------------------------ events, outwards
 
     def _take_inbox(self, now: float) -> None:
-        drops = len(self.dropped)  # these were dropped after everything that is in the inbox by now was posted
+        drops = len(self.holds.dropped)  # these were dropped after everything that is in the inbox by now was posted
         while self.inbox:
             event = self.inbox.popleft()
             if type(event) is Asked:
@@ -269,8 +271,7 @@ class Driver:
             else:
                 self._perform(self.state.handle(event, now))
         if drops:
-            tasks = [self.dropped.popleft() for _ in range(drops)]
-            self._perform(self.state.handle(Dropped(tasks), now))
+            self._perform(self.state.handle(Dropped(self.holds.take_dropped(drops)), now))
 
     def _on_time(self, now: float) -> None:
         if self._alarms and self._alarms[0] <= now:

@@ -205,8 +205,7 @@ class Pool:
         _count("replicas", replicas, 1)
         single = not isinstance(data, (list, tuple, Mapping))
         values = [data] if single else list(data.values() if isinstance(data, Mapping) else data)
-        tasks = self._core.put([pack(value, "the data") for value in values], replicas)
-        handles = [RemoteData(self._core, task) for task in tasks]
+        handles = self._core.put([pack(value, "the data") for value in values], replicas)
         if single:
             return handles[0]
         return dict(zip(data, handles, strict=True)) if isinstance(data, Mapping) else handles

@@ -59,12 +59,7 @@ class RemoteData:
     def __init__(self, core: Core, task: Task) -> None:
         self._core = core
         self._task = task
-
-    def __del__(self) -> None:
-        try:
-            self._core.drop(self._task)
-        except AttributeError:  # released, or never quite made
-            pass
+        core.holds.add(self, task)
 
     def __repr__(self) -> str:
         if self._core is None:
@@ -200,7 +195,7 @@ class RemoteData:
             self._core = None  # type: ignore[assignment]
             core.lent.pop(task.key, None)
             core.post(Unexported(task))
-            core.drop(task)
+            core.holds.end(self)
 
     # ------------------------------------------------------------------------------------------------ travelling
 
