@@ -185,7 +185,7 @@ class Core:
             return RemoteData(self, task)
 
     def _task_of(self, reference: list[Any]) -> Task | None:
-        return self.state.shared.get(reference[0]) or self.lent.get(reference[0])
+        return self.state.lifetimes.shared.get(reference[0]) or self.lent.get(reference[0])
 
     def make_handle(self, reference: list[Any]) -> RemoteData:
         """A handle for a reference found inside a value: ours, or one borrowed from its owner."""

@@ -38,6 +38,8 @@ class Lineage:
         if self.tasks.get(task.key) is task:  # else: a handle of our own key, that came back from somebody else
             del self.tasks[task.key]
             self.nbytes -= task.recipe_bytes
+            if not self.tasks:
+                self.tasks.clear()  # emptied one by one, it would keep the room of its best times
 
     def forget(self, task: Task) -> None:
         """Drop arguments and inputs of a task; recipes that were kept only for this one follow."""

@@ -20,7 +20,6 @@ from distributed.pool.events import (
     CancelAsked,
     CenterSaid,
     Claimed,
-    Connect,
     Connected,
     Disconnect,
     Disconnected,
@@ -42,16 +41,15 @@ from distributed.pool.events import (
     WakeAt,
     Wanted,
 )
-from distributed.pool.lineage import Lineage
+from distributed.pool.lifetimes import Lifetimes
+from distributed.pool.membership import Membership
 from distributed.pool.placement import Placement
 from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Task, Trouble
 from distributed.pool.view import WorkerView
 from distributed.wire.exceptions import pack_exception
 from distributed.wire.messages import (
     Cancel,
-    Compute,
     DefineFunction,
-    DeleteData,
     Export,
     Failed,
     Finished,
@@ -74,20 +72,17 @@ class PoolState:
 
     def __init__(self, settings: Settings = SETTINGS, now: float = 0.0) -> None:
         self.settings = settings
-        self.members: dict[str, Member] = {}
-        self.connecting: set[str] = set()  # addresses with a `Connect` under way: one at a time
         self.placement = Placement(settings)
         self.workers = self.placement.workers
-        self.shared: dict[str, Task] = {}  # tasks whose reference is inside stored values or with other clients
+        self.membership = Membership(self.workers, settings.reconnect_interval_s)
+        self.lifetimes = Lifetimes(self.workers, settings.lineage_bytes_max)
         self.exported: dict[str, Task] = {}
         self.troubles: dict[str, Trouble] = {}  # what went wrong so far, by key of unfinished tasks
-        self.lineage = Lineage(settings.lineage_bytes_max)
         self.counters = {"tasks": 0, "bytes_in_place": 0, "bytes_moved": 0}
         self.unfinished = 0
         self.progress_at = now  # when something was last submitted or finished
         self.warned_at = now
         self._resolved: list[Task] = []
-        self._deletions: defaultdict[str, list[str]] = defaultdict(list)
         self._out: list[Instruction] = []
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             Submitted: self._on_submitted,
@@ -122,14 +117,13 @@ class PoolState:
         return self._take_instructions()
 
     def _take_instructions(self) -> list[Instruction]:
-        out, self._out = self._out, []
-        for address, keys in self._deletions.items():
-            if address in self.workers:
-                out.append(Send(address, DeleteData(keys)))
-        self._deletions.clear()
+        # the lists themselves stay: new ones would be scattered over memory that a burst left behind
+        out = self._out[:]
+        self._out.clear()
+        out += self.lifetimes.take_deletions()
         if self._resolved:
-            out.append(Resolved(self._resolved))
-            self._resolved = []
+            out.append(Resolved(self._resolved[:]))
+            self._resolved.clear()
         return out
 
     # ------------------------------------------------------------------------------------------- what the user asks for
@@ -196,7 +190,7 @@ class PoolState:
         if not task.is_repeatable:
             self._settle_failed(task, KeyLost(task.key))
             return False
-        self.lineage.remove(task)
+        self.lifetimes.lineage.remove(task)
         task.status, task.holders, task.worker = WAITING, None, None
         task.attempt += 1
         task.missing = 0
@@ -208,27 +202,27 @@ class PoolState:
         self._need_again(event.task, now)  # the last handle may have gone while this one was made
 
     def _on_dropped(self, event: Dropped, now: float) -> None:
-        self._let_go(event.tasks)
+        self.lifetimes.let_go(event.tasks)
 
     def _on_stored(self, event: Stored, now: float) -> None:
         task = event.task
         task.nbytes = event.nbytes
         for inner in event.contains:
-            self.shared[inner.key] = inner
-        self._keep_contained(task, tuple(event.contains))
+            self.lifetimes.shared[inner.key] = inner
+        self.lifetimes.keep_contained(task, tuple(event.contains))
         task.holders = set()
         for address in event.holders:
             if address in self.workers:
                 task.holders.add(address)
                 self.workers[address].holds[task.key] = task
-        self.shared[task.key] = task
+        self.lifetimes.shared[task.key] = task
         self._settle_done(task, now)
 
     def _on_exported(self, event: Exported, now: float) -> None:
         task = event.task
         if task.key not in self.exported and not task.borrowed:
             task.users += 1
-            self.exported[task.key] = self.shared[task.key] = task
+            self.exported[task.key] = self.lifetimes.shared[task.key] = task
             self._out.append(TellCenter(Export([task.key])))
             if task.status == FAILED:
                 self._withdraw(task)
@@ -237,7 +231,7 @@ class PoolState:
         task = self.exported.pop(event.task.key, None)
         if task is not None:
             self._out.append(TellCenter(Withdraw([task.key], [b""])))
-            self._let_go([task])
+            self.lifetimes.let_go([task])
 
     def _withdraw(self, task: Task) -> None:
         """Whoever borrowed this task learns why it has no value, or that no worker has it any more."""
@@ -247,7 +241,7 @@ class PoolState:
 
     def _on_borrowed(self, event: Borrowed, now: float) -> None:
         task = event.task
-        self.shared.setdefault(task.key, task)
+        self.lifetimes.shared.setdefault(task.key, task)
         if task.status == WAITING:
             self._out.append(Locate(task))
 
@@ -271,7 +265,7 @@ class PoolState:
         if task.status != DONE or task.outcome is not None:
             return
         for address in event.refused:
-            self._distrust(task, address)
+            self.lifetimes.distrust(task, address)
         self._need_again(task, now)
 
     def _on_cancel_asked(self, event: CancelAsked, now: float) -> None:
@@ -301,7 +295,7 @@ class PoolState:
         for position, key in enumerate(message.keys):
             task = under_way.get(key)
             if task is None or task.attempt != message.attempts[position]:
-                self._deletions[event.address].append(key)  # an attempt that was given away: its data must go
+                self.lifetimes.delete_at(event.address, key)  # an attempt that was given away: its data must go
                 continue
             view.remove(task)
             total = done.setdefault(task.kind.duration, [0, 0])  # type: ignore[union-attr]
@@ -323,15 +317,10 @@ class PoolState:
             duration.learn(total_us / 1e6, count)
 
     def _hold_contained(self, task: Task, references: Iterable[Any]) -> None:
-        self._keep_contained(task, tuple(self.shared[ref[0]] for ref in references if ref[0] in self.shared))
-        self.shared[task.key] = task
-
-    def _keep_contained(self, task: Task, contained: tuple[Task, ...]) -> None:
-        """What a value contains lives as long as it does; what its former attempt contained need not."""
-        former, task.contains = task.contains, contained
-        for inner in contained:
-            inner.users += 1
-        self._let_go(former)
+        self.lifetimes.keep_contained(
+            task, tuple(self.lifetimes.shared[ref[0]] for ref in references if ref[0] in self.lifetimes.shared)
+        )
+        self.lifetimes.shared[task.key] = task
 
     def _count_inputs(self, task: Task, view: WorkerView, held: dict[str, int]) -> None:
         """Note replicas (out of `held`), and how many input bytes were in place or had to move."""
@@ -352,7 +341,7 @@ class PoolState:
         for key in held:
             known = view.holds.get(key)
             if (known is None or known.borrowed) and key not in view.under_way:
-                self._deletions[view.member.address].append(key)
+                self.lifetimes.delete_at(view.member.address, key)
 
     def _on_failed(self, event: Received, now: float) -> None:
         message: Any = event.message
@@ -415,7 +404,7 @@ class PoolState:
             if needed.key in keys and needed.status == DONE:
                 for holder in sorted(needed.holders or ()):
                     if holder not in self.workers or trouble.missed > MISSED_IN_TRUST_MAX:
-                        self._distrust(needed, holder)
+                        self.lifetimes.distrust(needed, holder)
         if trouble.missed > MISSED_MAX:
             self._settle_failed(task, KeyLost(keys[0], f"{address} could not fetch it, time and again"))
         else:
@@ -448,10 +437,9 @@ class PoolState:
 
     def _on_members(self, event: CenterSaid, now: float) -> None:
         """The center knows us (again): it tells who is here, and is told what may have been lost on the way."""
-        listed = {member.address: member for member in event.message.members}  # type: ignore[attr-defined]
-        for address in self.members.keys() - listed.keys():
-            del self.members[address]
-        for member in listed.values():
+        members: list[Member] = event.message.members  # type: ignore[attr-defined]
+        self.membership.keep_only(member.address for member in members)
+        for member in members:
             self._meet(member, now)
         if self.exported:
             self._out.append(TellCenter(Export(list(self.exported))))
@@ -463,50 +451,30 @@ class PoolState:
         self._meet(event.message.member, now)  # type: ignore[attr-defined]
 
     def _meet(self, member: Member, now: float) -> None:
-        known = self.members.get(member.address)
-        if known is not None and known.incarnation == member.incarnation:
-            return
-        self.members[member.address] = member
-        view = self.workers.get(member.address)
-        if view is not None and view.member.incarnation == member.incarnation:
-            return  # the center was away, this connection was not
-        if view is not None:
+        if self.membership.replaces(member):
             self._out.append(Disconnect(member.address))
             self._lose(member.address, "another worker started on its address", now)
-        self._connect(member)
-
-    def _connect(self, member: Member, after_s: float = 0.0) -> None:
-        """Two connections to one worker would undo each other: one attempt at a time, whoever answers."""
-        if member.address not in self.connecting:
-            self.connecting.add(member.address)
-            self._out.append(Connect(member, after_s))
+        self._out += self.membership.meet(member)
 
     def _on_worker_left(self, event: CenterSaid, now: float) -> None:
         message: Any = event.message
-        member = self.members.get(message.address)
-        if member is not None and member.incarnation == message.incarnation:
-            del self.members[message.address]
+        self.membership.left(message.address, message.incarnation)
 
     def _on_connected(self, event: Connected, now: float) -> None:
-        self.connecting.discard(event.member.address)
-        self.workers[event.member.address] = WorkerView(event.member)
+        self.membership.connected(event.member)
         for task in self.placement.take_reachable():
             self._place(task, now)
 
     def _on_disconnected(self, event: Disconnected, now: float) -> None:
-        """A connection broke or was never made; whoever the center says is there now is tried again."""
         address = event.member.address
-        if address in self.connecting:
-            self.connecting.discard(address)
-        elif address in self.workers:
+        if address in self.workers and address not in self.membership.connecting:
             self._lose(address, event.reason, now)
-        if address in self.members:
-            self._connect(self.members[address], self.settings.reconnect_interval_s)
+        self._out += self.membership.disconnected(address)
 
     def _lose(self, address: str, reason: str, now: float) -> None:
         """Move everything away from a worker that is gone."""
         view = self.workers.pop(address)
-        self._deletions.pop(address, None)
+        self.lifetimes.forget_worker(address)
         for task in view.holds.values():
             if task.holders is not None:
                 task.holders.discard(address)
@@ -571,41 +539,14 @@ class PoolState:
             self._wait_again(task, now)
         batch = [task for task in batch if task not in bereft] if bereft else batch
         if batch:
-            self._send_compute(view, batch, now)
-
-    def _send_compute(self, view: WorkerView, batch: list[Task], now: float) -> None:
-        kind = batch[0].kind
-        assert kind is not None
-        address = view.member.address
-        inputs = {}
-        for position, task in enumerate(batch):
-            task.status, task.worker = SENT, address
-            if task.inputs:
-                inputs[position] = [_as_input(needed) for needed in task.inputs]
-        view.add(batch, now)
-        code = b"" if kind.function in view.known else kind.code
-        view.known.add(kind.function)
-        message = Compute(
-            function=kind.function,
-            code=code,
-            name=kind.name,
-            keys=[task.key for task in batch],
-            attempts=[task.attempt for task in batch],
-            args=[task.args or b"" for task in batch],
-            inputs=inputs,
-            priority=kind.options.priority,
-            timeout_s=kind.options.timeout_s,
-            once=kind.options.attempts == 1,
-            asynchronous=kind.asynchronous,
-        )
-        self._out.append(Send(address, message))
+            self._out.append(Send(view.member.address, view.send(batch, now)))
 
     # ------------------------------------------------------------------------------------ outcomes, releases, recipes
 
     def _settle_done(self, task: Task, now: float) -> None:
         if task.status == SENT:
             self.unfinished -= 1
-            self._let_go(task.inputs)
+            self.lifetimes.let_go(task.inputs)
         task.status = DONE
         if not task.published:
             task.published = True
@@ -620,7 +561,7 @@ class PoolState:
                     if not waiting.missing:
                         self._place(waiting, now)
         if not task.users:
-            self._release(task)
+            self.lifetimes.release(task)
 
     def _settle_failed(self, task: Task, error: Any) -> None:
         """Publish a failure, and that of everything that waits for this task."""
@@ -638,14 +579,14 @@ class PoolState:
             self.troubles.pop(task.key, None)
             if task.key in self.exported:
                 self._withdraw(task)
-            self._keep_contained(task, ())
+            self.lifetimes.keep_contained(task, ())
             for waiting in task.dependents or ():
                 if waiting.status == WAITING:
                     failing.append((waiting, _inherited(waiting, task)))
             task.dependents = None
-            self.lineage.forget(task)
+            self.lifetimes.lineage.forget(task)
             if not task.users:
-                self._release(task)
+                self.lifetimes.release(task)
 
     def _fail_from(self, task: Task, failed: Task) -> None:
         self._settle_failed(task, _inherited(task, failed))
@@ -658,54 +599,7 @@ class PoolState:
             if view is not None and view.under_way.get(task.key) is task:
                 view.remove(task)
         self.placement.stranded.pop(task.key, None)
-        self._let_go(task.inputs)
-
-    def _distrust(self, task: Task, address: str) -> None:
-        """A worker does not give a value that it should have: it is no holder, and shall not be one by surprise."""
-        if task.holders is not None:
-            task.holders.discard(address)
-        if address in self.workers:
-            self._forget_held(task, address)
-            if not task.borrowed:
-                self._deletions[address].append(task.key)
-
-    def _forget_held(self, task: Task, address: str) -> None:
-        holds = self.workers[address].holds
-        if holds.get(task.key) is task:
-            del holds[task.key]
-
-    def _let_go(self, tasks: Iterable[Task]) -> None:
-        for task in tasks:
-            task.users -= 1
-            if not task.users:
-                self._release(task)
-
-    def _release(self, task: Task) -> None:
-        """Nobody needs the value any more: delete it where it is; keep the recipe while something is built on it."""
-        releasing = [task]
-        while releasing:  # a loop, because values may contain one another a hundred thousand deep
-            task = releasing.pop()
-            if task.status == DONE:
-                self._delete(task)
-                task.status, task.outcome, task.holders = RELEASED, None, None
-                for inner in task.contains:
-                    inner.users -= 1
-                    if not inner.users:
-                        releasing.append(inner)
-                task.contains = ()
-                if task.heirs and task.args is not None:
-                    self.lineage.keep(task)
-                else:
-                    self.lineage.forget(task)
-            if task.status in (RELEASED, FAILED) and self.shared.get(task.key) is task:
-                del self.shared[task.key]
-
-    def _delete(self, task: Task) -> None:
-        for address in sorted(task.holders or ([task.worker] if task.worker else ())):
-            if not task.borrowed:
-                self._deletions[address].append(task.key)
-            if task.holders and address in self.workers:
-                self._forget_held(task, address)
+        self.lifetimes.let_go(task.inputs)
 
     # --------------------------------------------------------------------------------------------- time, explanations
 
@@ -724,16 +618,8 @@ class PoolState:
                 assert (task.status, task.worker, task.key) == (SENT, address, key), task
             for task in view.holds.values():
                 assert address in (task.holders or ()), task
-        for task in self.lineage.tasks.values():
-            assert task.status == RELEASED, task
-            assert task.args is not None, task
-        assert self.lineage.nbytes == sum(task.recipe_bytes for task in self.lineage.tasks.values())
+        self.lifetimes.check()
         assert self.unfinished >= 0
-
-
-def _as_input(needed: Task) -> list[Any]:
-    inline = needed.outcome if needed.holders is None else None
-    return [needed.key, needed.attempt, needed.nbytes, sorted(needed.holders or ()), inline]
 
 
 def _inherited(waiting: Task, failed: Task) -> Any:

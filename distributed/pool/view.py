@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from distributed.config import Settings
-from distributed.pool.tasks import Duration, Levels, Task
-from distributed.wire.messages import Member
+from distributed.pool.tasks import SENT, Duration, Levels, Task
+from distributed.wire.messages import Compute, Member
 
 
 class WorkerView:
@@ -36,14 +38,35 @@ class WorkerView:
         each_s = max(self.busy_s(settings) / (len(self.under_way) or 1), silent_s)
         return surplus * each_s / self.member.ncores
 
-    def add(self, tasks: list[Task], now: float) -> None:
-        """Note that tasks of one kind were sent here."""
+    def send(self, batch: list[Task], now: float) -> Compute:
+        """Note that tasks of one kind are under way here from now on; the message that tells the worker so."""
+        kind = batch[0].kind
+        assert kind is not None
+        address = self.member.address
+        inputs = {}
+        for position, task in enumerate(batch):
+            task.status, task.worker = SENT, address
+            if task.inputs:
+                inputs[position] = [_as_input(needed) for needed in task.inputs]
         if not self.under_way:
             self.since = now
-        self.under_way.update([(task.key, task) for task in tasks])
-        kind = tasks[0].kind
-        assert kind is not None
-        self.load[kind.duration] = self.load.get(kind.duration, 0) + len(tasks)
+        self.under_way.update([(task.key, task) for task in batch])
+        self.load[kind.duration] = self.load.get(kind.duration, 0) + len(batch)
+        code = b"" if kind.function in self.known else kind.code
+        self.known.add(kind.function)
+        return Compute(
+            function=kind.function,
+            code=code,
+            name=kind.name,
+            keys=[task.key for task in batch],
+            attempts=[task.attempt for task in batch],
+            args=[task.args or b"" for task in batch],
+            inputs=inputs,
+            priority=kind.options.priority,
+            timeout_s=kind.options.timeout_s,
+            once=kind.options.attempts == 1,
+            asynchronous=kind.asynchronous,
+        )
 
     def remove(self, task: Task) -> None:
         """Note that a task is no longer under way here."""
@@ -54,3 +77,8 @@ class WorkerView:
             self.load[task.kind.duration] = left
         else:
             del self.load[task.kind.duration]
+
+
+def _as_input(needed: Task) -> list[Any]:
+    inline = needed.outcome if needed.holders is None else None
+    return [needed.key, needed.attempt, needed.nbytes, sorted(needed.holders or ()), inline]

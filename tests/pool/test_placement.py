@@ -43,7 +43,7 @@ def give(placed: Placement, now: float = 0.0) -> dict[str, list[str]]:
     """Let every worker take what it has room for, as the pool's mind does."""
     given: dict[str, list[str]] = {}
     for view, batch in placed.batches(now):
-        view.add(batch, now)
+        view.send(batch, now)
         given.setdefault(view.member.address, []).extend(task.key for task in batch)
     return given
 
@@ -60,7 +60,7 @@ def test_a_batch_is_of_one_kind():
     placed.place_anywhere([task("z", second)])
     batches = []
     for view, batch in placed.batches(0.0):
-        view.add(batch, 0.0)
+        view.send(batch, 0.0)
         batches.append({task.kind for task in batch})
     assert batches[-1] == {second}
     assert all(len(kinds) == 1 for kinds in batches)
@@ -104,7 +104,7 @@ def test_an_assigned_task_leaves_a_worker_that_turns_out_to_be_slow():
 
 def test_one_recall_at_a_time():
     placed, slow = placement(ALICE, BOB), kind(mean_s=1.0)
-    placed.workers[ALICE].add([task(str(number), slow) for number in range(9)], 0.0)
+    placed.workers[ALICE].send([task(str(number), slow) for number in range(9)], 0.0)
     assert placed.balance(0.0) == [Send(ALICE, Recall(4))]
     assert placed.balance(0.0) == []
 
@@ -113,5 +113,5 @@ def test_nothing_moves_where_everybody_is_busy_or_nobody_is():
     placed, slow = placement(ALICE, BOB), kind(mean_s=1.0)
     assert placed.balance(0.0) == []
     for view in placed.workers.values():
-        view.add([task(f"{view.member.name} {number}", slow) for number in range(3)], 0.0)
+        view.send([task(f"{view.member.name} {number}", slow) for number in range(3)], 0.0)
     assert placed.balance(0.0) == []

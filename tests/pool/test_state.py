@@ -278,7 +278,7 @@ def test_a_value_keeps_what_it_contains_until_it_goes():
     outer = bench.stored(ALICE, contains=(inner,))
     assert bench.on(Dropped([inner])) == []
     assert deleted(bench.on(Dropped([outer]))) == {ALICE: [outer.key, inner.key]}
-    assert bench.state.shared == {}
+    assert bench.state.lifetimes.shared == {}
 
 
 def test_what_a_lost_value_contained_is_let_go_when_it_is_made_again():
@@ -313,9 +313,9 @@ def test_a_chain_of_a_hundred_thousand_leaves_nothing():
     for task in tasks:
         finished = Finished([task.key], [1], [1], [b"v"], [10], {}, [])
         bench.state.handle(Received(ALICE, finished), bench.now)
-    assert len(bench.state.lineage.tasks) == 99_999
+    assert len(bench.state.lifetimes.lineage.tasks) == 99_999
     bench.on(Dropped(tasks[-1:]))
-    assert not bench.state.lineage.tasks
+    assert not bench.state.lifetimes.lineage.tasks
     assert not bench.state.workers[ALICE].under_way
     assert all(task.args is None and not task.inputs for task in tasks)
 
@@ -327,7 +327,7 @@ def test_the_oldest_recipes_go_when_there_are_too_many():
     z = bench.done(y, value=None)
     top = bench.done(z, value=None)
     bench.on(Dropped([x, y, z]))
-    assert list(bench.state.lineage.tasks) == [y.key, z.key]
+    assert list(bench.state.lifetimes.lineage.tasks) == [y.key, z.key]
     bench.on(Wanted(top, [ALICE]))
     assert isinstance(top.outcome, KeyLost)
     assert str(top.outcome) == str(KeyLost(x.key))
@@ -543,7 +543,7 @@ def test_the_handle_of_a_failed_task_may_go_before_it_fails():
     bench.on(Unexported(task))
     bench.on(Dropped([task]))
     bench.fail(task, "raised", b"error")
-    assert bench.state.shared == {}
+    assert bench.state.lifetimes.shared == {}
 
 
 def test_a_handle_made_while_the_last_one_goes_brings_the_value_back():

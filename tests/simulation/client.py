@@ -278,7 +278,7 @@ class Client(Actor):
         """Handles for references found in a value."""
         found = []
         for reference in references:
-            task = self.state.shared.get(reference[0])
+            task = self.state.lifetimes.shared.get(reference[0])
             if task is not None:
                 self.claim(task)
                 found.append(task)
