@@ -51,19 +51,23 @@ class System(base.System):
     def map_in_chunks(self, function, items):
         return self._map(function, [items], base.chunk_size(len(items), self.workers))
 
-    def _map(self, function, columns, chunksize):
+    def start(self, function, *columns):
+        return self._map(function, [zip(*columns, strict=True)], 1, star=True)  # a bare array is mistaken for arguments
+
+    def _map(self, function, columns, chunksize, **how):
         async def gather():
-            return [value async for value in self.pool.map_async(function, *columns, chunksize=chunksize)]
+            return [value async for value in self.pool.map_async(function, *columns, chunksize=chunksize, **how)]
 
         return self.loop.run_until_complete(gather())
 
     def round_trips(self, function, count):
         async def measure():
             seconds, clock = [], time.perf_counter
-            for _ in range(count):
+            for number in range(count):
                 began_s = clock()
-                await self.pool.run_async(function)
+                value = await self.pool.run_async(function, number)
                 seconds.append(clock() - began_s)
+                assert value == number
             return seconds
 
         return self.loop.run_until_complete(measure())

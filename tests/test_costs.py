@@ -1,0 +1,173 @@
+"""What a task costs, counted instead of timed: calls, bytes, memory, system calls. A guard against creeping growth.
+
+Each limit is what was measured when it was written, and about a quarter more. Whoever makes a task cheaper lowers it.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import gc
+import os
+import pstats
+import re
+import shutil
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed import Pool
+from distributed.pool.events import CenterSaid, Connected, Dropped, Received, Send, Submitted
+from distributed.pool.state import PoolState
+from distributed.pool.tasks import Duration, Kind, Options, Task
+from distributed.wire.messages import Compute, Finished, Member, Members
+from distributed.wire.values import pack_call
+
+TASKS = 4_000
+BATCH = 1_000
+PENDING = 20_000
+WORKER = Member("127.0.0.1:1", "f00", "bob", 2, 1 << 30)
+
+CALLS_MAX = 11.5  # of Python functions in the pool's mind, from submission to the handle's end
+BYTES_SENT_MAX = 60.0
+BYTES_RECEIVED_MAX = 48.0
+PENDING_BYTES_MAX = 600.0
+SYSTEM_CALLS_MAX = 0.2  # of all processes together; more than measured by a factor of two, because timing decides
+
+
+def increment(number: int) -> int:
+    return number + 1
+
+
+# ----------------------------------------------------------------------------------------------------------- the mind
+
+
+def pool_with_a_worker() -> PoolState:
+    state = PoolState()
+    state.handle(CenterSaid(Members([WORKER])), 0.0)
+    state.handle(Connected(WORKER), 0.0)
+    assert list(state.workers) == [WORKER.address]
+    return state
+
+
+def new_tasks(count: int) -> list[Task]:
+    kind = Kind(b"f" * 16, b"code", "module.f", False, Options(), Duration())
+    payload, _ = pack_call((1,), {})
+    return [Task(f"a11ce0000000/{number}", kind, payload) for number in range(count)]
+
+
+def life_of(state: PoolState, tasks: list[Task]) -> None:
+    """Submitted in batches, sent, finished in the batches in which they were sent, dropped."""
+    sent: list[Any] = []
+    for start in range(0, len(tasks), BATCH):
+        sent += state.handle(Submitted(tasks[start : start + BATCH]), 0.0)
+    while sent:
+        message = sent.pop(0)
+        if isinstance(message, Send) and isinstance(message.message, Compute):
+            sent += state.handle(Received(message.address, finished(message.message)), 0.0)
+    state.handle(Dropped(tasks), 0.0)
+
+
+def finished(compute: Compute) -> Finished:
+    count = len(compute.keys)
+    return Finished(compute.keys, compute.attempts, [5] * count, [b"value"] * count, [2] * count, {}, [])
+
+
+def test_a_task_costs_the_mind_of_a_pool_few_calls() -> None:
+    state = pool_with_a_worker()
+    life_of(state, new_tasks(BATCH))  # what happens once is not counted
+    tasks = new_tasks(TASKS)
+    profile = cProfile.Profile(builtins=False)
+    profile.runcall(life_of, state, tasks)
+    assert not state.unfinished and all(task.published for task in tasks)
+    calls = pstats.Stats(profile).total_calls / TASKS  # type: ignore[attr-defined]
+    assert calls < CALLS_MAX
+
+
+def test_the_calls_of_a_task_do_not_grow_with_the_number_of_tasks() -> None:
+    state, calls = pool_with_a_worker(), []
+    for count in (BATCH, BATCH, 10 * BATCH):
+        profile = cProfile.Profile(builtins=False)
+        profile.runcall(life_of, state, new_tasks(count))
+        calls.append(pstats.Stats(profile).total_calls / count)  # type: ignore[attr-defined]
+    assert calls[2] < calls[1] * 1.1
+
+
+# --------------------------------------------------------------------------------------------------- a pool with a worker
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A FIFO: a task that opens it for reading is held until somebody opens it for writing."""
+    path = tmp_path / "gate"
+    os.mkfifo(path)
+    return path
+
+
+def hold(path: Path) -> None:
+    with open(path, "rb") as gate:
+        gate.read()
+
+
+def test_a_task_takes_few_bytes_on_the_wire() -> None:
+    with Pool(2) as pool:
+        pool.gather(pool.map(increment, range(BATCH)))
+        before = pool.counters
+        pool.gather(pool.map(increment, range(TASKS)))
+        after = pool.counters
+    sent, received = ((after[name] - before[name]) / TASKS for name in ("bytes_sent", "bytes_received"))
+    assert 1 < sent < BYTES_SENT_MAX
+    assert 1 < received < BYTES_RECEIVED_MAX
+
+
+def test_a_pending_task_takes_little_memory_at_the_client(gate: Path) -> None:
+    with Pool(1) as pool:
+        pool.gather(pool.map(increment, range(BATCH)))
+        held = pool.submit(hold, gate)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            handles = pool.map(increment, range(PENDING))
+            pool.ncores()  # the pool has taken them up when the center has answered this
+            gc.collect()
+            pending_bytes = tracemalloc.get_traced_memory()[0] / PENDING
+        finally:
+            tracemalloc.stop()
+        assert not handles[-1].ready()
+        open(gate, "wb").close()
+        held.get()
+        assert pool.gather(handles) == list(range(1, PENDING + 1))
+    assert 100 < pending_bytes < PENDING_BYTES_MAX
+
+
+# ------------------------------------------------------------------------------------------------------- system calls
+
+PROGRAM = """
+import sys
+from distributed import Pool
+
+def increment(number):
+    return number + 1
+
+with Pool(2) as pool:
+    assert pool.gather(pool.map(increment, range(int(sys.argv[1])))) == list(range(1, int(sys.argv[1]) + 1))
+"""
+
+
+def system_calls(count: int, written: Path) -> int:
+    """How many system calls client, daemon and executors make for a program with this many tasks."""
+    strace = ["strace", "--follow-forks", "--summary-only", "--output", str(written)]
+    subprocess.run([*strace, sys.executable, "-c", PROGRAM, str(count)], check=True, timeout=100)
+    total = re.search(r"^100\.00 +[\d.]+ +\d+ +(\d+)", written.read_text(), re.MULTILINE)
+    assert total is not None, written.read_text()
+    return int(total[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+def test_a_task_takes_few_system_calls(tmp_path: Path) -> None:
+    few, many = (system_calls(count, tmp_path / f"{count}.txt") for count in (1_000, 21_000))
+    assert (many - few) / 20_000 < SYSTEM_CALLS_MAX
