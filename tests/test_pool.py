@@ -433,6 +433,19 @@ def test_key_gives_the_same_result_again(pool):
     assert view.submit(os.urandom, 8).get() == first.get()
 
 
+def test_a_key_whose_task_still_runs_without_a_handle_is_the_same_task(pool, tmp_path):
+    def run_once():
+        with (tmp_path / "runs").open("a") as file:
+            file.write("x")
+        time.sleep(0.2)
+        return 5
+
+    view = pool.options(key="once")
+    view.submit(run_once)
+    assert view.submit(run_once).get() == 5
+    assert (tmp_path / "runs").read_text() == "x"
+
+
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", "127.0.0.1:99999", ""])
 def test_an_address_that_is_none(address):
     with pytest.raises(BadAddress, match="host:port"):

@@ -14,7 +14,7 @@ from distributed.config import SETTINGS
 from distributed.pool.core import Core
 from distributed.pool.events import Submitted
 from distributed.pool.remote import RemoteData, TaskFailed
-from distributed.pool.tasks import Duration, Kind, Options, Task
+from distributed.pool.tasks import FAILED, RELEASED, Duration, Kind, Options, Task
 from distributed.wire.functions import FunctionCache, PackedFunction, call_carried, pack_function
 from distributed.wire.values import pack, pack_call
 
@@ -32,6 +32,7 @@ class Calls:
         self._kinds: OrderedDict[tuple[bytes, str, Options], Kind] = OrderedDict()
         self._durations: OrderedDict[bytes, Duration] = OrderedDict()
         self._named: dict[str, Task] = {}
+        self._named_prune_at = KINDS_MAX
 
     def one(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
@@ -49,7 +50,7 @@ class Calls:
         task = self._task(kind, carried, args, kwargs, stored)
         handle = RemoteData(self._core, task)
         if options.key:
-            self._named[options.key] = task
+            self._remember(options.key, task)
         self._core.post(Submitted([task]))
         return handle
 
@@ -84,9 +85,13 @@ class Calls:
     def _known(self, key: str) -> RemoteData | None:
         """The result that has this name already."""
         task = self._named.get(key)
-        if task is None or not task.users:
-            return None
-        return self._core.handle(task)
+        return None if task is None or _is_over(task) else self._core.handle(task)
+
+    def _remember(self, key: str, task: Task) -> None:
+        self._named[key] = task
+        if len(self._named) >= self._named_prune_at:
+            self._named = {name: known for name, known in self._named.items() if not _is_over(known)}
+            self._named_prune_at = 2 * len(self._named) + KINDS_MAX
 
     def _kind(self, packed: PackedFunction, options: Options) -> Kind:
         name = packed.id, packed.name, options
@@ -154,6 +159,11 @@ def _is_large(value: Any) -> bool:
         return len(value) > SETTINGS.spread_bytes_min // 32
     nbytes = getattr(kind, "nbytes", None)
     return nbytes is not None and isinstance(nbytes := value.nbytes, int) and nbytes > SETTINGS.spread_bytes_min
+
+
+def _is_over(task: Task) -> bool:
+    """Whether nobody has a handle of it and nothing of it is under way: its name is free again."""
+    return not task.users and task.status in (FAILED, RELEASED)
 
 
 def _callable(function: Any) -> Callable[..., Any]:

@@ -104,7 +104,7 @@ class Placement:
             count = self._room(view, queue.peek())
             if queue is self.unplaced:  # not all to the first who asks
                 count = min(count, max(view.member.ncores, len(queue) // (2 * len(self.workers))))
-            if not count:
+            if count < 1:
                 return []
             batch = [task for task in queue.take(count) if task.status == READY]
             if batch:
@@ -112,11 +112,13 @@ class Placement:
         return []
 
     def _room(self, view: WorkerView, task: Task) -> int:
+        """How many tasks like this one the worker may be sent: bounded by time, number, and bytes of arguments."""
         mean_s = task.kind.duration.mean_s  # type: ignore[union-attr]
-        busy_s = view.busy_s(self.settings)
-        return policy.room(
-            view.member.ncores, len(view.under_way), busy_s, mean_s, self.settings.window_s, self.settings
-        )
+        busy_s, settings = view.busy_s(self.settings), self.settings
+        count = policy.room(view.member.ncores, len(view.under_way), busy_s, mean_s, settings.window_s, settings)
+        if not view.under_way:
+            return count  # however large: it has to run somewhere
+        return min(count, (settings.window_bytes_max - view.bytes_under_way) // (len(task.args or b"") or 1))
 
     # ------------------------------------------------------------------------------------------------------ moving work
 

@@ -614,6 +614,7 @@ class PoolState:
         """Assert what must hold between any two events."""
         for address, view in self.workers.items():
             assert sum(view.load.values()) == len(view.under_way)
+            assert view.bytes_under_way == sum(len(task.args or b"") for task in view.under_way.values())
             for key, task in view.under_way.items():
                 assert (task.status, task.worker, task.key) == (SENT, address, key), task
             for task in view.holds.values():

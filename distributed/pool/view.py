@@ -12,11 +12,12 @@ from distributed.wire.messages import Compute, Member
 class WorkerView:
     """What a pool knows of one worker that it is connected to."""
 
-    __slots__ = ("assigned", "holds", "known", "load", "member", "recalling", "since", "under_way")
+    __slots__ = ("assigned", "bytes_under_way", "holds", "known", "load", "member", "recalling", "since", "under_way")
 
     def __init__(self, member: Member) -> None:
         self.member = member
         self.under_way: dict[str, Task] = {}
+        self.bytes_under_way = 0  # of arguments
         self.load: dict[Duration, int] = {}  # tasks under way, by kind of function
         self.assigned = Levels()  # ready tasks that should run here, because their inputs are here
         self.holds: dict[str, Task] = {}  # tasks with a large value here
@@ -52,6 +53,7 @@ class WorkerView:
             self.since = now
         self.under_way.update([(task.key, task) for task in batch])
         self.load[kind.duration] = self.load.get(kind.duration, 0) + len(batch)
+        self.bytes_under_way += sum([len(task.args or b"") for task in batch])
         code = b"" if kind.function in self.known else kind.code
         self.known.add(kind.function)
         return Compute(
@@ -71,6 +73,7 @@ class WorkerView:
     def remove(self, task: Task) -> None:
         """Note that a task is no longer under way here."""
         del self.under_way[task.key]
+        self.bytes_under_way -= len(task.args or b"")
         assert task.kind is not None
         left = self.load[task.kind.duration] - 1
         if left:

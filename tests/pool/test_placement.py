@@ -54,6 +54,16 @@ def test_the_last_tasks_are_spread_evenly():
     assert {address: len(keys) for address, keys in give(placed).items()} == {ALICE: 5, BOB: 5}
 
 
+def test_the_window_is_bounded_in_bytes_of_arguments():
+    placed, fast = placement(ALICE), kind(mean_s=0.0001)
+    tasks = [task(str(n), fast) for n in range(100)]
+    for made in tasks:
+        made.args = bytes(SETTINGS.window_bytes_max // 10)
+    placed.workers[ALICE].send(tasks[:1], 0.0)
+    placed.place_anywhere(tasks[1:])
+    assert len(give(placed)[ALICE]) == 9
+
+
 def test_a_batch_is_of_one_kind():
     placed, first, second = placement(ALICE), kind(mean_s=0.0001), kind(mean_s=0.0001)
     placed.place_anywhere([task("x", first), task("y", first)])
