@@ -96,7 +96,7 @@ def test_the_calls_of_a_task_do_not_grow_with_the_number_of_tasks() -> None:
     assert calls[2] < calls[1] * 1.1
 
 
-# --------------------------------------------------------------------------------------------------- a pool with a worker
+# ------------------------------------------------------------------------------------------------ a pool with a worker
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def record(workload, scale):
             for path, recorder in recorders:
                 _, errors = recorder.communicate()
                 if recorder.returncode or not path.exists():
-                    raise CannotProfile(f"py-spy could not record {path.name}: {last_line(errors)}")
+                    raise CannotProfile(f"py-spy could not record {path.name}: {first_error(errors)}")
                 print(path)
         finally:
             client.kill()
@@ -79,6 +79,11 @@ def start_recording(py_spy, pid, path):
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ
     )
+
+
+def first_error(text):
+    """py-spy's reason, which stands above its own stack."""
+    return next((line for line in text.splitlines() if line.startswith("Error:")), last_line(text))
 
 
 def last_line(text):

@@ -40,8 +40,9 @@ class Series:
 
 def measure(workload, names, repeat, scale, quiet, tell):
     """[Series], in the order of `names`, after this many rounds. A system that could not, is not asked again."""
-    bound = [BOUND] if getattr(workloads.load(workload), "HAS_BOUND", False) else []
-    series = {name: Series(name) for name in [*names, *bound]}
+    module = workloads.load(workload)
+    names = [name for name in names if name in getattr(module, "SYSTEMS", names)]
+    series = {name: Series(name) for name in [*names, *([BOUND] if getattr(module, "HAS_BOUND", False) else [])]}
     for number in range(repeat):
         for name, one in series.items():
             if one.reason:

@@ -5,6 +5,7 @@ prints goes to standard error.
 """
 
 import argparse
+import atexit
 import functools
 import importlib.metadata
 import json
@@ -38,10 +39,12 @@ def measure(options):
     workload = workloads.load(options.workload)
     try:
         open_system, version = opener(options.system)
-        figures = workload.run(open_system, options.scale, options.seed)
+        if options.loop:
+            open_system = kept_open(open_system)
         until = time.monotonic() + options.loop
+        figures = workload.run(open_system, options.scale, options.seed)
         while time.monotonic() < until:
-            workload.run(open_system, options.scale, options.seed)
+            figures = workload.run(open_system, options.scale, options.seed)
     except Unsupported as reason:
         return {"unsupported": str(reason)}
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -63,6 +66,20 @@ def opener(name):
         return importlib.metadata.version(load().distribution) if load().distribution else sys.version.split()[0]
 
     return open_system, version
+
+
+def kept_open(open_system):
+    """The same system each time it is opened, so that its processes can be looked at for a while."""
+
+    @functools.cache
+    def open_once(*args, **how):
+        system = open_system(*args, **how)
+        atexit.register(system.close)
+        system.close = lambda: None
+        return system
+
+    open_once.load, open_once.name = open_system.load, open_system.name
+    return open_once
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 A workload has a docstring whose first line says what it measures, `FIGURES` (a `Figure` for each value it yields, the
 first of which is what systems are compared by), and ``run(open_system, scale, seed)``, which opens a system, measures,
-checks that every result is right, and returns the values by name. `scale` makes it smaller for a quick look.
+checks that every result is right, and returns the values by name. `scale` makes it smaller for a quick look. It may
+also have `SYSTEMS`, the only ones it makes sense for, and `HAS_BOUND`: then it is run without a system too, and says
+what the hardware allows.
 """
 
 import dataclasses
