@@ -55,7 +55,7 @@ class Directory:
     """`members` by address, `holders` by key: the two always say the same.
 
     Attempt and size stand at the member only. Nearly all keys have one holder, and all such keys of a worker share one
-    tuple: nothing is allocated for a key but its entry.
+    tuple; keys of one report that have attempt and size in common share their entry.
     """
 
     def __init__(self) -> None:
@@ -85,8 +85,9 @@ class Directory:
         address, held, all_holders = registration.member.address, registration.keys, self.holders
         alone = (address,)
         owners, prefix = set(), None
+        alike: dict[Entry, Entry] = {}
         for key, attempt, nbytes in zip(keys, attempts, sizes, strict=True):
-            entry = (attempt, nbytes)
+            entry = alike.setdefault(entry := (attempt, nbytes), entry)
             old = held.get(key)
             registration.nbytes += nbytes - old[1] if old else nbytes
             held[key] = entry
