@@ -44,6 +44,13 @@ class Placement:
             del self.stranded[task.key]
         return reachable
 
+    def withdraw(self, tasks: list[Task]) -> None:
+        """Take ready tasks out of the queues, to place them anew."""
+        for task in tasks:
+            self.stranded.pop(task.key, None)
+        for queue in (self.unplaced, *(view.assigned for view in self.workers.values())):
+            queue.remove(set(tasks))
+
     def place_anywhere(self, tasks: list[Task]) -> None:
         """Queue tasks of one kind, without inputs and without wishes: costs next to nothing a task."""
         self.unplaced.extend(_level(tasks[0]), tasks)
@@ -135,17 +142,16 @@ class Placement:
         surplus = len(busiest.under_way) - busiest.member.ncores
         if surplus <= 0 or busiest.recalling:
             return []
-        if busiest.wait_s(self.settings, now) <= self.settings.move_wait_min_s:
+        if busiest.wait_s(self.settings, now, more=0) <= self.settings.move_wait_min_s:
             return [look_again]
         busiest.recalling = True
         return [Send(busiest.member.address, Recall((surplus + 1) // 2))]
 
     def _relocate(self, busiest: WorkerView, now: float) -> None:
         """Queue the last assigned task of a busy worker, which would wait longest, elsewhere if that is worth it."""
-        task = busiest.assigned.peek_last()
+        task = busiest.assigned.take_last()  # or it would count itself among those that it waits for
         home = self._home(task, self._allowed(task), now)
-        if home != busiest.member.address:
-            self._queue_at(home).extend(_level(task), (busiest.assigned.take_last(),))
+        self._queue_at(home).extend(_level(task), (task,))
 
 
 def _level(task: Task) -> tuple[float, int]:

@@ -132,22 +132,41 @@ class PoolState:
         self.unfinished += len(event.tasks)
         self.counters["tasks"] += len(event.tasks)
         self.progress_at = now
-        batch: list[Task] = []
+        plain, others = [], []
         for task in event.tasks:
-            if task.inputs:
-                self._adopt_inputs(task, now)
-            elif task.kind.options.workers:  # type: ignore[union-attr]
-                self._place(task, now)
+            if task.inputs or task.kind.options.workers:  # type: ignore[union-attr]
+                others.append(task)
             else:
                 task.status = READY
-                batch.append(task)
-        for _, group in itertools.groupby(batch, key=lambda task: task.kind):
+                plain.append(task)
+        for _, group in itertools.groupby(plain, key=lambda task: task.kind):
             self.placement.place_anywhere(list(group))
+        for task in others:
+            self._adopt_inputs(task, now)
 
     def _adopt_inputs(self, task: Task, now: float) -> None:
         for needed in task.inputs:
             needed.heirs += 1
+        self._hurry_inputs(task, now)
         self._wait_for_inputs(task, now)
+
+    def _hurry_inputs(self, task: Task, now: float) -> None:
+        """What a task waits for is as urgent as the task."""
+        priority = task.kind.options.priority  # type: ignore[union-attr]
+        slower, queued = list(task.inputs), []
+        while slower:
+            needed = slower.pop()
+            if needed.status not in (WAITING, READY) or needed.kind is None:
+                continue
+            if needed.kind.options.priority > priority:
+                needed.kind = needed.kind.with_priority(priority)
+                slower += needed.inputs
+                if needed.status == READY:
+                    queued.append(needed)
+        if queued:
+            self.placement.withdraw(queued)
+            for needed in queued:
+                self._place(needed, now)
 
     def _wait_for_inputs(self, task: Task, now: float) -> None:
         """Count what is missing; compute again what is lost; place the task when nothing is missing."""

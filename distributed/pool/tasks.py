@@ -64,6 +64,14 @@ class Kind:
     asynchronous: bool
     options: Options
     duration: Duration
+    hurried: dict[float, Kind] = dataclasses.field(default_factory=dict)  # the same with another priority
+
+    def with_priority(self, priority: float) -> Kind:
+        """The kind of a task that something more urgent waits for."""
+        if priority not in self.hurried:
+            options = dataclasses.replace(self.options, priority=priority)
+            self.hurried[priority] = dataclasses.replace(self, options=options, hurried={})
+        return self.hurried[priority]
 
 
 @dataclasses.dataclass(slots=True)
@@ -210,6 +218,16 @@ class Levels:
             del self._levels[level], self._order[-1]
         self._size -= 1
         return task
+
+    def remove(self, tasks: set[Any]) -> None:
+        """Remove these tasks, wherever they are: looks at everything."""
+        for level in list(self._order):
+            kept = deque(task for task in self._levels[level] if task not in tasks)
+            self._size -= len(self._levels[level]) - len(kept)
+            self._levels[level] = kept
+            if not kept:
+                del self._levels[level]
+                self._order.remove(level)
 
     def take_all(self) -> list[Any]:
         """Remove and return everything, in order."""

@@ -30,9 +30,9 @@ class WorkerView:
         floor = settings.task_overhead_s
         return sum(count * max(duration.mean_s or 0.0, floor) for duration, count in self.load.items())
 
-    def wait_s(self, settings: Settings, now: float) -> float:
-        """How long a task that is sent here now would wait for a core."""
-        surplus = len(self.under_way) + len(self.assigned) - self.member.ncores + 1
+    def wait_s(self, settings: Settings, now: float, more: int = 1) -> float:
+        """How long a task that is sent here now would wait for a core; with ``more=0`` the last one that is here."""
+        surplus = len(self.under_way) + len(self.assigned) - self.member.ncores + more
         if surplus <= 0:
             return 0.0
         silent_s = now - self.since if self.under_way else 0.0

@@ -234,6 +234,22 @@ def test_consumers_go_before_producers_and_lower_priorities_before_both():
 # ---------------------------------------------------------------------------------------------------------- releases
 
 
+def test_what_an_urgent_task_waits_for_is_urgent_too():
+    bench = Bench(ALICE)
+    running = bench.submit(), bench.submit()  # as many as a worker gets while nobody knows how long they take
+    before, root = bench.submit(), bench.submit()
+    between = bench.submit(root)
+    urgent = bench.submit(between, kind=kind(priority=-1))
+    order = []
+    while urgent.status != DONE:
+        task = next(iter(bench.state.workers[ALICE].under_way.values()))
+        order.append(task)
+        bench.finish(task)
+        bench.state.check()
+    assert order[:5] == [*running, root, between, urgent] or order.index(before) > order.index(root)
+    assert order.index(root) == 2
+
+
 def test_what_nobody_needs_any_more_is_deleted_in_one_batch():
     bench = Bench(ALICE, BOB)
     x, y = bench.stored(ALICE), bench.stored(ALICE)
