@@ -206,10 +206,6 @@ class Levels:
         self._size -= len(taken)
         return taken
 
-    def peek_last(self) -> Any:
-        """The last task."""
-        return self._levels[self._order[-1]][-1]
-
     def take_last(self) -> Any:
         """Remove and return the last task."""
         level = self._order[-1]

@@ -112,6 +112,19 @@ def test_an_assigned_task_leaves_a_worker_that_turns_out_to_be_slow():
     assert give(placed) == {BOB: ["3"]}, "the one that would wait longest"
 
 
+def test_the_last_task_of_a_queue_does_not_count_itself_among_those_it_waits_for():
+    placed, large, quick = placement(ALICE, BOB), value("x", 10**6, ALICE), kind(mean_s=0.02)
+    for number in range(4):
+        placed.place(task(str(number), quick, large), 0.0)
+    assert give(placed)[ALICE] == ["0", "1"]
+    placed.balance(0.0)
+    assert give(placed) == {BOB: ["3"]}, "it would have waited 60 ms"
+    placed.workers[BOB].remove(next(iter(placed.workers[BOB].under_way.values())))
+    placed.balance(0.0)
+    assert give(placed) == {}, "the next one only 40 ms"
+    assert [task.key for task in placed.workers[ALICE].assigned] == ["2"]
+
+
 def test_one_recall_at_a_time():
     placed, slow = placement(ALICE, BOB), kind(mean_s=1.0)
     placed.workers[ALICE].send([task(str(number), slow) for number in range(9)], 0.0)
