@@ -10,6 +10,8 @@ import time
 
 from benchmarks import tasks
 
+CHUNKS_PER_WORKER = 4
+
 
 class Unsupported(Exception):
     """This system has nothing that does this; the message says why."""
@@ -151,7 +153,7 @@ def chunk_size(count, workers):
     >>> chunk_size(1_000_000, 2)
     125000
     """
-    return max(1, -(-count // (4 * workers)))
+    return max(1, -(-count // (CHUNKS_PER_WORKER * workers)))
 
 
 def chunks(items, size):
