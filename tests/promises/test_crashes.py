@@ -1,0 +1,159 @@
+"""A task that ends its process, one that segfaults, one that holds the GIL in C for 20 seconds: each costs itself alone.
+
+Meanwhile the worker stays a member and its data stays readable; only the task that crashed used up an attempt; tasks
+that were batched with it finish, and others run exactly once.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import os
+import re
+import time
+
+import numpy as np
+import pytest
+
+from distributed import Cluster, Pool, rpc
+from distributed.errors import TaskCancelled, TaskCrashed
+from tests.promises.observe import until
+
+READ_S_MAX = 1.0  # generous: a read of 1 MiB takes milliseconds
+MATES = 400
+
+
+@pytest.fixture
+def pool():
+    with Cluster(n_workers=1, ncores=2) as cluster, Pool(cluster) as pool:
+        pool._core.wait(lambda: len(pool.workers) == 1, 20)
+        yield pool
+
+
+def exit_process():
+    os._exit(1)
+
+
+def segfault():
+    ctypes.string_at(0)
+
+
+def hold_the_gil(seconds):
+    """A loop in C, seen from Python: nothing else of this process runs meanwhile."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+
+def note(path, number):
+    """One line for each execution; a write of this size to a file opened for appending is atomic."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{number}\n".encode())
+    os.close(descriptor)
+    return number
+
+
+def executions(path):
+    return sorted(map(int, path.read_text().split()))
+
+
+def incarnation(pool):
+    with rpc(pool.address) as center:
+        return [member["incarnation"] for member in center.status()["members"]]
+
+
+class Reader:
+    """Reads a stored value again and again, over the wire, and remembers the longest it took."""
+
+    def __init__(self, pool):
+        self.address, self.slowest_s, self.count = pool.workers[0], 0.0, 0
+        self.handle = pool.scatter(np.arange(131_072))
+        self.key = self.handle.key
+
+    def read(self):
+        began_s = time.monotonic()
+        with rpc(self.address) as worker:
+            found = worker.get_data(keys=[self.key])
+        self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
+        self.count += 1
+        assert int(found[self.key][-1]) == 131_071
+
+
+@pytest.mark.parametrize("crash", [exit_process, segfault])
+def test_a_crash_costs_the_task_alone(pool, crash, tmp_path):
+    before, reader, ran = incarnation(pool), Reader(pool), tmp_path / "ran"
+    pool.gather(pool.map(note, [str(tmp_path / "warm-up")] * 100, range(100)), 20)  # now they go in batches
+    mates = pool.map(note, [str(ran)] * MATES, range(MATES))
+    crashing = pool.options(attempts=2).submit(crash)
+    mates += pool.map(note, [str(ran)] * MATES, range(MATES, 2 * MATES))
+    assert until(lambda: reader.read() or crashing.ready())
+    with pytest.raises(TaskCrashed) as caught:
+        crashing.get(20)
+    assert len(caught.value.attempts) == 2
+    assert pool.gather(mates, 60) == list(range(2 * MATES))
+    assert executions(ran) == list(range(2 * MATES)), "each mate ran exactly once"
+    reader.read()
+    assert incarnation(pool) == before
+    assert reader.slowest_s < READ_S_MAX
+
+
+def crash_in_the_middle(path, marker, number):
+    if number == 50 and not os.path.exists(marker):
+        open(marker, "w").close()
+        os._exit(1)
+    return note(path, number)
+
+
+def test_mates_of_the_same_function_finish_and_use_up_no_attempt(pool, tmp_path):
+    """Those whose results were less than a millisecond old died with the executor: they run again, free of charge."""
+    ran, marker = tmp_path / "ran", tmp_path / "crashed"
+    pool.gather(pool.map(crash_in_the_middle, [str(tmp_path / "warm-up")] * 40, [""] * 40, range(40)), 20)
+    view = pool.options(attempts=2)
+    handles = view.map(crash_in_the_middle, [str(ran)] * MATES, [str(marker)] * MATES, range(MATES))
+    assert pool.gather(handles, 60) == list(range(MATES))
+    times = collections.Counter(executions(ran))
+    assert set(times) == set(range(MATES))
+    assert max(times.values()) <= 2
+    assert times[50] == 1, "its first attempt ended before it wrote"
+
+
+def test_mates_that_may_run_once_at_most_do(pool, tmp_path):
+    ran, marker = tmp_path / "ran", tmp_path / "crashed"
+    view = pool.options(attempts=1)
+    handles = view.map(crash_in_the_middle, [str(ran)] * MATES, [str(marker)] * MATES, range(MATES))
+    with pytest.raises(TaskCrashed, match="exit code 1"):
+        handles.pop(50).get(20)
+    others = [number for number in range(MATES) if number != 50]
+    assert pool.gather(handles, 60) == others
+    assert executions(ran) == others
+
+
+@pytest.mark.slow
+def test_twenty_seconds_of_the_gil_hold_up_nobody_else(pool, tmp_path):
+    before, reader, ran = incarnation(pool), Reader(pool), tmp_path / "ran"
+    began_s = time.monotonic()
+    holding = pool.submit(hold_the_gil, 20)
+    mates = pool.map(note, [str(ran)] * MATES, range(MATES))
+    assert pool.gather(mates, 15) == list(range(MATES))
+    reading_ends_s = began_s + 19
+    while time.monotonic() < reading_ends_s:
+        reader.read()
+        with rpc(pool.address) as center:
+            assert list(center.ncores()) == [reader.address]
+        time.sleep(0.1)
+    assert not holding.ready()
+    print(f"{reader.count} reads, the slowest took {reader.slowest_s * 1e3:.0f} ms")
+    assert holding.get(30) is None
+    assert executions(ran) == list(range(MATES))
+    assert incarnation(pool) == before
+    assert reader.slowest_s < READ_S_MAX
+
+
+def test_a_task_that_holds_the_gil_can_be_cancelled_and_timed_out(pool):
+    began_s = time.monotonic()
+    holding = pool.submit(hold_the_gil, 60)
+    with pytest.raises(Exception, match=re.escape("timeout=0.5 s")):
+        pool.options(timeout=0.5).submit(hold_the_gil, 60).get(20)
+    assert holding.cancel()
+    with pytest.raises(TaskCancelled):
+        holding.get()
+    assert pool.gather(pool.map(abs, [-1] * 4), 10) == [1] * 4
+    assert time.monotonic() - began_s < 15
