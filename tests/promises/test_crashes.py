@@ -1,4 +1,4 @@
-"""A task that ends its process, one that segfaults, one that holds the GIL in C for 20 seconds: each costs itself alone.
+"""A task that ends its process, one that segfaults, one that holds the GIL for 20 seconds: each costs itself alone.
 
 Meanwhile the worker stays a member and its data stays readable; only the task that crashed used up an attempt; tasks
 that were batched with it finish, and others run exactly once.

@@ -1,7 +1,7 @@
 """An array of 1 GiB goes from worker to worker and to the client without passing through anybody's memory.
 
-Between network namespaces, where nothing is shared but the wire: the anonymous memory of either agent grows by less than
-50 MiB at its peak. On one machine: nothing is copied at all, it is one file with several names.
+Between network namespaces, where nothing is shared but the wire: the anonymous memory of either agent grows by less
+than 50 MiB at its peak. On one machine: nothing is copied at all, it is one file with several names.
 """
 
 from __future__ import annotations
