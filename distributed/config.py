@@ -68,6 +68,7 @@ class Settings:
     name_characters_max: int = 4096  # of keys and published names
     progress_warning_s: float = 60.0  # the watchdog names a task that has not moved for this long
     close_timeout_s: float = 5.0
+    dialling_threads_max: int = 16  # connections to workers that are being made at one time
     linger_s: float = 0.001  # a caller that waited leaves the connection to itself this long before the thread takes it
 
     @classmethod

@@ -4,8 +4,8 @@ Whoever turns holds the *baton*, and only the holder touches the state. A caller
 selector itself, which saves two thread switches a round trip. A caller that leaves does not hand it back at once: the
 thread takes it up when nobody has wanted it for a moment. Knows nothing of sockets or tasks.
 
-While the main thread waits or holds the baton, SIGINT is noted and acted on afterwards, so that Ctrl-C never leaves a
-half-changed state behind.
+While the main thread waits or holds the baton, signals are noted and acted on afterwards, so that neither Ctrl-C nor a
+time limit ever leaves a half-changed state behind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from distributed.config import SETTINGS
-from distributed.pool.interrupts import deferred_interrupt
+from distributed.pool.interrupts import deferred_signals
 
 NAP_S = 0.05  # nobody sleeps longer without a look at the world: a lock cannot be told of everything
 
@@ -55,13 +55,21 @@ class Baton:
     def wait(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait until `is_done()`, turning meanwhile. False when the time is over first, or everything is."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        with deferred_interrupt(self._wake) as interrupted:
+        while self._wait_uninterrupted(is_done, deadline):
+            pass  # a signal came whose handler did not raise: wait on
+        return is_done()
+
+    def _wait_uninterrupted(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
+        """Wait, and let signals act afterwards. Whether it was one of them that ended the wait."""
+        with deferred_signals(self._wake) as interrupted:
             self._guests.append(None)
             try:
-                while not is_done() and not interrupted() and not self._is_over():
+                while not is_done() and not self._is_over():
                     left_s = None if deadline is None else deadline - time.monotonic()
                     if left_s is not None and left_s <= 0:
-                        break
+                        return False
+                    if interrupted():
+                        return True
                     if self._held.acquire(blocking=False):
                         self._turn_until(is_done, interrupted, deadline)
                     else:
@@ -69,7 +77,7 @@ class Baton:
             finally:
                 self._guests.pop()
                 self._offer()
-        return is_done()
+        return False
 
     def _turn_until(self, is_done: Callable[[], bool], interrupted: Callable[[], bool], deadline: float | None) -> None:
         self.is_with_guest = True
@@ -113,6 +121,15 @@ class Baton:
     def call_back(self) -> None:
         """Have the thread take a look now, instead of in a moment."""
         _ring(self._back)
+
+    def end(self, timeout_s: float) -> None:
+        """Everything is over: see that nobody turns any more."""
+        self.call_back()
+        self.tell(everyone=True)
+        if self.thread.is_alive() and threading.current_thread() is not self.thread:
+            self.thread.join(timeout_s)
+        if self._held.acquire(timeout=timeout_s):
+            self._held.release()
 
     def _run(self) -> None:
         while not self._is_over():

@@ -14,20 +14,19 @@ import itertools
 import logging
 import os
 import selectors
-import socket
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from distributed import errors
 from distributed.config import SETTINGS
-from distributed.connect import connect_blocking
 from distributed.errors import DistributedError, KeyLost, PoolClosed, ProtocolError
 from distributed.pool import explain
 from distributed.pool.baton import Baton
 from distributed.pool.callbacks import CallbackThread
+from distributed.pool.channel import Channel
+from distributed.pool.dialling import Dialled, Dialler
 from distributed.pool.events import (
+    CancelAsked,
     CenterSaid,
     Connect,
     Connected,
@@ -46,10 +45,10 @@ from distributed.pool.events import (
     Warn,
 )
 from distributed.pool.holds import Holds
+from distributed.pool.requests import Asked, Requests
 from distributed.pool.state import PoolState
 from distributed.pool.tasks import Task
 from distributed.version import installed, version_difference
-from distributed.wire import frames
 from distributed.wire.messages import (
     Attach,
     Member,
@@ -59,46 +58,38 @@ from distributed.wire.messages import (
     Reply,
     UnregisterClient,
     WhoHas,
-    decode,
-    encode_header,
 )
 
 logger = logging.getLogger("distributed.pool")
 
-RECEIVE_BYTES = 1 << 18
+ATTACH = 1  # the number of the only request that a worker gets
 WATCH_INTERVAL_S = 5.0
 NOTICE_S = 0.2  # handles that are gone are noticed at least so often: what notes them can wake nobody
 
 
-class Channel:
-    """One connection: a non-blocking socket with what has arrived and what is to be sent."""
+@dataclasses.dataclass(slots=True)
+class Watch:
+    """Somebody wants to be told of the outcomes of these tasks."""
 
-    def __init__(self, sock: socket.socket, member: Member | None) -> None:
-        sock.setblocking(False)
-        self.sock, self.member = sock, member
-        self.decoder = frames.Decoder()
-        self.outgoing: collections.deque[Any] = collections.deque()
-        self.is_writing = False
-
-    def push(self, message: Message, request: int = 0) -> None:
-        self.outgoing.extend(frames.encode(encode_header(message, request)))
+    tasks: list[Task]
+    watcher: Callable[[Task], None]
 
 
-class Asked:
-    """A request to the center and what became of it; `done` is set last."""
+@dataclasses.dataclass(slots=True)
+class Unwatch:
+    """Somebody does not want to be told any more."""
 
-    __slots__ = ("done", "error", "message", "result", "then")
+    tasks: list[Task]
+    watcher: Callable[[Task], None]
 
-    def __init__(self, message: Message, then: Callable[[Asked], None] | None = None) -> None:
-        self.message, self.then = message, then
-        self.done = False
-        self.result: Any = None
-        self.error: Exception | None = None
 
-    def settle(self, result: Any, error: Exception | None) -> None:
-        self.result, self.error, self.done = result, error, True
-        if self.then is not None:
-            self.then(self)
+@dataclasses.dataclass(slots=True)
+class Inquiry:
+    """Something to be done by whoever holds the baton, because it looks at the state."""
+
+    function: Callable[[], Any]
+    result: Any = None
+    done: bool = False
 
 
 class Driver:
@@ -108,20 +99,22 @@ class Driver:
         self.state, self.center_address, self.client, self.secret = state, center, client, secret
         self.inbox: collections.deque[Any] = collections.deque()
         self.holds = Holds()
-        self.bytes_sent = self.bytes_received = 0
+        self._bytes_sent = self._bytes_received = 0  # over connections that are closed
         self.closed = False
         self.broken: BaseException | None = None
+        self.on_worker_lost: Callable[[Member], None] = lambda member: None
         self.on_output: Callable[[Any], None] = lambda output: None
         self._baton = Baton(self._turn_safely, self.wake, lambda: self.closed)
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+        self._dialler = Dialler(center, secret, self.post)
         self.is_selecting = False
         self._channels: dict[str, Channel] = {}
         self._center: Channel | None = None
         self._alarms: list[float] = []
         self._next_watch = time.monotonic() + WATCH_INTERVAL_S
-        self._requests: dict[int, Asked] = {}
+        self._requests = Requests()
         self._numbers = itertools.count(1)
         self._later: list[tuple[float, int, Member]] = []  # connections to make at a time
         self._differences = {""}
@@ -132,7 +125,11 @@ class Driver:
 
     def start(self) -> None:
         """Register with the center, then let the thread take over. Raises `ConnectionFailed` and its kind."""
-        self._adopt(Dialled(self._dial(self.center_address, ""), None))
+        try:
+            self._adopt(Dialled(None, self._dialler.dial(self.center_address)))
+        except BaseException:
+            self.abandon()
+            raise
         self._thread.start()
 
     def post(self, event: Any) -> None:
@@ -154,6 +151,7 @@ class Driver:
         asked = Asked(message)
         self.post(asked)
         if not self.wait(lambda: asked.done, timeout_s):
+            asked.is_given_up = True
             raise TimeoutError(f"the center did not answer {type(message).__name__} within {timeout_s} s")
         if asked.error is not None:
             raise asked.error
@@ -169,6 +167,30 @@ class Driver:
             raise PoolClosed("the pool is closed")
         return False
 
+    def inspect(self, function: Callable[[], Any]) -> Any:
+        """The result of a function that reads the state: whoever holds the baton runs it."""
+        inquiry = Inquiry(function)
+        self.post(inquiry)
+        self.wait(lambda: inquiry.done)
+        return inquiry.result
+
+    def cancel_everything(self) -> None:
+        """Cancel every task that has no outcome."""
+        self.inspect(lambda: self._handle(CancelAsked(list(explain.unfinished_tasks(self.state)))))
+
+    @property
+    def bytes_sent(self) -> int:
+        """Over all connections to center and workers, so far."""
+        return self._bytes_sent + sum(channel.bytes_sent for channel in self._all_channels())
+
+    @property
+    def bytes_received(self) -> int:
+        """Over all connections to center and workers, so far."""
+        return self._bytes_received + sum(channel.bytes_received for channel in self._all_channels())
+
+    def _all_channels(self) -> list[Channel]:
+        return [channel for channel in (*self._channels.values(), self._center) if channel is not None]
+
     def call_later(self, function: Callable[..., object], *args: Any) -> None:
         """Run a user's callback on the thread that is there for them."""
         self._callbacks.put(function, *args)
@@ -182,31 +204,30 @@ class Driver:
                 self.ask(UnregisterClient(), timeout_s)
         self.closed = True
         self.wake()
-        self._baton.call_back()
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(timeout_s)
+        self._baton.end(timeout_s)
         self._callbacks.close(timeout_s)
         self._close_descriptors()
 
     def abandon(self) -> None:
-        """In a forked child: give up the descriptors without a word to anybody."""
+        """Give up the descriptors without a word to anybody; in a forked child they are the parent's."""
         self.closed = True
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:
-        for channel in [*self._channels.values(), self._center]:
-            if channel is not None:
-                channel.sock.close()
+        self._dialler.close()
+        for channel in self._all_channels():
+            channel.sock.close()
         self._channels.clear()
         self._center = None
         for event in list(self.inbox):
-            if type(event) is Dialled:  # it came too late to be taken
+            if type(event) is Dialled and event.sock is not None:  # it came too late to be taken
                 event.sock.close()
         if self._wake_in >= 0:
-            self._selector.close()
-            os.close(self._wake_in)
-            os.close(self._wake_out)
+            descriptors = self._wake_in, self._wake_out
             self._wake_in = self._wake_out = -1
+            self._selector.close()
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     # ------------------------------------------------------------------------------------------- the thread, the baton
 
@@ -226,11 +247,9 @@ class Driver:
             timeout_s = 0.0  # what comes of it may be all that the caller waits for
             self._take_inbox(now)
         self._on_time(now)
-        for channel in list(self._channels.values()):
+        for channel in self._all_channels():
             if channel.outgoing and not channel.is_writing:
                 self._write(channel)
-        if self._center is not None and self._center.outgoing and not self._center.is_writing:
-            self._write(self._center)
         self.is_selecting = True
         if self.inbox or self.holds.dropped or self.closed or self._baton.is_wanted:
             timeout_s = 0.0
@@ -262,16 +281,16 @@ class Driver:
         drops = len(self.holds.dropped)  # these were dropped after everything that is in the inbox by now was posted
         while self.inbox:
             event = self.inbox.popleft()
-            if type(event) is Asked:
-                self._send_request(event)
-            elif type(event) is Dialled:
-                self._adopt(event)
-            elif type(event) is Watch:
-                self._watch(event)
+            own = _OWN_EVENTS.get(type(event))
+            if own is not None:
+                own(self, event)
             else:
                 self._perform(self.state.handle(event, now))
         if drops:
             self._perform(self.state.handle(Dropped(self.holds.take_dropped(drops)), now))
+
+    def _handle(self, event: Any) -> None:
+        self._perform(self.state.handle(event, time.monotonic()))
 
     def _on_time(self, now: float) -> None:
         if self._alarms and self._alarms[0] <= now:
@@ -280,7 +299,7 @@ class Driver:
             self._perform(self.state.handle(Tick(), now))
         while self._later and self._later[0][0] <= now:
             _, _, member = heapq.heappop(self._later)
-            self._connect_in_thread(member)
+            self._dialler.reach_worker(member)
         if now >= self._next_watch:
             self._next_watch = now + WATCH_INTERVAL_S
             self._perform(explain.watch(self.state, now))
@@ -325,16 +344,25 @@ class Driver:
         for task in instruction.tasks:
             watchers, task.watchers = task.watchers, None
             for watcher in watchers or ():
-                watcher(task)
+                _tell(watcher, task)
 
     def _watch(self, event: Watch) -> None:
         for task in event.tasks:
             if task.published:
-                event.watcher(task)
+                _tell(event.watcher, task)
             elif task.watchers is None:
                 task.watchers = [event.watcher]
             else:
                 task.watchers.append(event.watcher)
+
+    def _unwatch(self, event: Unwatch) -> None:
+        for task in event.tasks:
+            if task.watchers and event.watcher in task.watchers:
+                task.watchers.remove(event.watcher)
+
+    def _answer(self, inquiry: Inquiry) -> None:
+        inquiry.result = inquiry.function()
+        inquiry.done = True
 
     def _show(self, instruction: Show) -> None:
         self.on_output(instruction.output)
@@ -347,8 +375,7 @@ class Driver:
             heapq.heappush(self._alarms, instruction.time)
 
     def _send_request(self, asked: Asked) -> None:
-        number = next(self._numbers)
-        self._requests[number] = asked
+        number = self._requests.add(asked)
         if self._center is not None:
             self._center.push(asked.message, number)
 
@@ -356,128 +383,86 @@ class Driver:
 
     def _read(self, channel: Channel) -> None:
         try:
-            data = channel.sock.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return
+            messages = channel.receive()
+            if messages is None:
+                self._lose(channel, "it closed the connection")
+                return
+            for message, request in messages:
+                self._receive(channel, message, request)
         except OSError as error:
             self._lose(channel, error.strerror or str(error))
-            return
-        if not data:
-            self._lose(channel, "it closed the connection")
-            return
-        self.bytes_received += len(data)
-        try:
-            for header, buffers in channel.decoder.feed(data):
-                message, request = decode(header, buffers)
-                self._receive(channel, message, request)
         except ProtocolError as error:
             logger.error("%s sent what nobody understands: %s", self._name(channel), error)
             self._lose(channel, str(error))
 
     def _receive(self, channel: Channel, message: Message, request: int) -> None:
-        now = time.monotonic()
         if isinstance(message, (Reply, Refusal)):
-            self._settle(channel, message, request)
+            if channel.member is None:
+                self._requests.settle(request, message)
+            else:
+                self._attached(channel, message)
         elif channel.member is None:
-            self._perform(self.state.handle(CenterSaid(message), now))
-        else:
-            self._perform(self.state.handle(Received(channel.member.address, message), now))
+            self._handle(CenterSaid(message))
+        elif channel.is_attached:
+            self._handle(Received(channel.member.address, message))
 
-    def _settle(self, channel: Channel, message: Reply | Refusal, request: int) -> None:
-        if channel.member is not None:
-            self._attached(channel, message)
-            return
-        asked = self._requests.pop(request, None)
-        if asked is None:
-            return
-        if isinstance(message, Reply):
-            asked.settle(message.result, None)
-        else:
-            asked.settle(None, errors.by_name(message.kind, message.reason))
-
-    def _attached(self, channel: Channel, message: Reply | Refusal) -> None:
+    def _attached(self, channel: Channel, answer: Reply | Refusal) -> None:
         """A worker says who it is, and has forgotten what it had of ours: from here on it may be used."""
-        if isinstance(message, Refusal):
-            self._lose(channel, message.reason)
+        if isinstance(answer, Refusal):
+            self._lose(channel, answer.reason)
             return
-        channel.member = Member(*message.result)
-        self._perform(self.state.handle(Connected(channel.member), time.monotonic()))
+        try:
+            member = Member(*answer.result)
+        except TypeError as error:
+            raise ProtocolError("the answer to attach is not a member") from error
+        if channel.is_attached:
+            raise ProtocolError("a second answer to attach")
+        channel.member, channel.is_attached = member, True
+        self._handle(Connected(member))
 
     def _write(self, channel: Channel) -> None:
-        outgoing = channel.outgoing
         try:
-            while outgoing:
-                if len(outgoing) > 1:
-                    pieces = list(itertools.islice(outgoing, 0, WRITE_PIECES_MAX))
-                    sent = channel.sock.sendmsg(pieces)
-                else:
-                    sent = channel.sock.send(outgoing[0])
-                self.bytes_sent += sent
-                _consume(outgoing, sent)
-        except BlockingIOError:
-            pass
+            channel.send()
         except OSError as error:
             self._lose(channel, error.strerror or str(error))
             return
-        if bool(outgoing) != channel.is_writing:
-            channel.is_writing = bool(outgoing)
-            mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if outgoing else 0)
+        if bool(channel.outgoing) != channel.is_writing:
+            channel.is_writing = bool(channel.outgoing)
+            mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.is_writing else 0)
             self._selector.modify(channel.sock, mask, channel)
 
     def _name(self, channel: Channel) -> str:
         return f"worker {channel.member.address}" if channel.member else f"center {self.center_address}"
 
     def _forget(self, channel: Channel) -> None:
+        self._bytes_sent += channel.bytes_sent
+        self._bytes_received += channel.bytes_received
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(channel.sock)
         channel.sock.close()
 
     def _lose(self, channel: Channel, reason: str) -> None:
-        self._forget(channel)
         if channel.member is None:
+            if self._center is not channel:
+                return
             self._center = None
+            self._forget(channel)
             if not self.closed:
                 logger.warning("the connection to the center %s broke (%s); trying again", self.center_address, reason)
-                threading.Thread(target=self._find_center_again, name="distributed-dial", daemon=True).start()
+                self._dialler.find_center()
         elif self._channels.get(channel.member.address) is channel:
             del self._channels[channel.member.address]
-            self._perform(self.state.handle(Disconnected(channel.member, reason), time.monotonic()))
-
-    # -------------------------------------------------------------------- connecting, on threads that end with the try
-
-    def _dial(self, address: str, unix: str) -> socket.socket:
-        return connect_blocking(
-            address, kind="control", role="pool", secret=self.secret, unix=unix, timeout_s=SETTINGS.connect_timeout_s
-        )
-
-    def _connect_in_thread(self, member: Member) -> None:
-        threading.Thread(target=self._reach_worker, args=(member,), name="distributed-dial", daemon=True).start()
-
-    def _reach_worker(self, member: Member) -> None:
-        try:
-            sock = self._dial(member.address, member.unix)
-        except DistributedError as error:
-            self.post(Disconnected(member, str(error)))
-        else:
-            self._hand_over(Dialled(sock, member))
-
-    def _find_center_again(self) -> None:
-        while not self.closed:
-            try:
-                sock = self._dial(self.center_address, "")
-            except DistributedError:
-                time.sleep(SETTINGS.reconnect_interval_s)
-            else:
-                self._hand_over(Dialled(sock, None))
-                return
-
-    def _hand_over(self, dialled: Dialled) -> None:
-        self.post(dialled)
-        if self.closed:  # nobody will take it
-            dialled.sock.close()
+            self._forget(channel)
+            logger.info("the connection to worker %s broke: %s", channel.member.address, reason)
+            self.on_worker_lost(channel.member)
+            self._handle(Disconnected(channel.member, reason))
 
     def _adopt(self, event: Dialled) -> None:
-        """A connection was made: from now on the selector carries it."""
+        """A try to connect has ended: from now on the selector carries the connection, if there is one."""
+        if event.sock is None:
+            if event.member is not None:
+                self._handle(Disconnected(event.member, event.reason))
+            return
         if self.closed:
             event.sock.close()
             return
@@ -486,7 +471,7 @@ class Driver:
         if event.member is None:
             self._center = channel
             channel.push(RegisterClient(self.client))
-            for number, asked in self._requests.items():
+            for number, asked in self._requests.unanswered():
                 channel.push(asked.message, number)
         else:
             self._channels[event.member.address] = channel
@@ -505,36 +490,21 @@ class Driver:
             )
 
 
-WRITE_PIECES_MAX = 64
-ATTACH = 1  # the number of the only request that a worker gets
+def _tell(watcher: Callable[[Task], None], task: Task) -> None:
+    """Watchers are ours, but they reach into event loops and queues of the user's, which may be closed."""
+    try:
+        watcher(task)
+    except Exception:
+        logger.exception("somebody who waited for %s could not be told", task.key)
 
 
-@dataclasses.dataclass(slots=True)
-class Watch:
-    """Somebody wants to be told of the outcomes of these tasks."""
-
-    tasks: list[Task]
-    watcher: Callable[[Task], None]
-
-
-@dataclasses.dataclass(slots=True)
-class Dialled:
-    """A dialling thread has a connection for the selector."""
-
-    sock: socket.socket
-    member: Member | None  # None: the center
-
-
-def _consume(outgoing: collections.deque[Any], sent: int) -> None:
-    """Take `sent` bytes off the front."""
-    while sent:
-        piece = outgoing[0]
-        if len(piece) > sent:
-            outgoing[0] = memoryview(piece)[sent:]
-            return
-        sent -= len(piece)
-        outgoing.popleft()
-
+_OWN_EVENTS: dict[type, Callable[[Driver, Any], None]] = {
+    Asked: Driver._send_request,
+    Dialled: Driver._adopt,
+    Inquiry: Driver._answer,
+    Unwatch: Driver._unwatch,
+    Watch: Driver._watch,
+}
 
 _PERFORMERS: dict[type, Callable[[Driver, Any], None]] = {
     Send: Driver._send,

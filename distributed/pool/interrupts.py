@@ -1,4 +1,4 @@
-"""Ctrl-C leaves a pool as it was: SIGINT waits while the main thread is where it must not be interrupted."""
+"""Signals leave a pool as it was: they wait while the main thread is where it must not be interrupted."""
 
 from __future__ import annotations
 
@@ -8,27 +8,36 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+DEFERRED = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGPROF")
+    if hasattr(signal, name)
+)
+"""The signals whose handlers programs write, and may raise in: Ctrl-C, time limits, requests to end."""
+
 
 @contextlib.contextmanager
-def deferred_interrupt(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Within the block SIGINT is only noted, and `wake` is called so that a wait can end; after it the signal acts.
+def deferred_signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Within the block signals are only noted, and `wake` is called so that a wait can end; after it they act.
 
     Yields a function that tells whether one has come. Elsewhere than in the main thread there is nothing to defer.
     """
-    handler = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
-    if not callable(handler):
+    if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    noted: list[FrameType | None] = []
+    noted: list[tuple[int, FrameType | None]] = []
 
-    def note(signum: int, frame: FrameType | None) -> None:
-        noted.append(frame)
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append((number, frame))
         wake()
 
-    signal.signal(signal.SIGINT, note)
+    handlers = {number: handler for number in DEFERRED if callable(handler := signal.getsignal(number))}
+    for number in handlers:
+        signal.signal(number, note)
     try:
         yield lambda: bool(noted)
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if noted:
-            handler(signal.SIGINT, noted[0])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in noted:
+            handlers[number](number, frame)

@@ -1,0 +1,84 @@
+"""Making connections, which may take long, on a few threads of their own; each try ends in exactly one report."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from distributed.config import SETTINGS
+from distributed.connect import connect_blocking
+from distributed.errors import DistributedError
+from distributed.wire.messages import Member
+
+logger = logging.getLogger("distributed.pool")
+
+
+@dataclasses.dataclass(slots=True)
+class Dialled:
+    """The end of a try: an authenticated socket, or the reason why there is none."""
+
+    member: Member | None  # None: the center
+    sock: socket.socket | None
+    reason: str = ""
+
+
+class Dialler:
+    """Connects to workers, a bounded number at a time, and to the center, for as long as it takes."""
+
+    def __init__(self, center: str, secret: Any, report: Callable[[Dialled], None]) -> None:
+        self.center, self.secret = center, secret
+        self._report = report
+        self._closing = threading.Event()
+        self._threads = ThreadPoolExecutor(SETTINGS.dialling_threads_max, "distributed-dial")
+
+    def dial(self, address: str, unix: str = "") -> socket.socket:
+        """Connect, blocking."""
+        return connect_blocking(
+            address, kind="control", role="pool", secret=self.secret, unix=unix, timeout_s=SETTINGS.connect_timeout_s
+        )
+
+    def reach_worker(self, member: Member) -> None:
+        """Try once."""
+        self._submit(self._try_worker, member)
+
+    def find_center(self) -> None:
+        """Try until somebody answers there."""
+        self._submit(self._try_center)
+
+    def close(self) -> None:
+        """No more tries; one that is under way ends by itself."""
+        self._closing.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            self._threads.submit(function, *args)
+        except RuntimeError:  # closed meanwhile
+            pass
+
+    def _try_worker(self, member: Member) -> None:
+        try:
+            dialled = Dialled(member, self.dial(member.address, member.unix))
+        except (DistributedError, OSError, ValueError) as error:
+            dialled = Dialled(member, None, str(error))
+        self._hand_over(dialled)
+
+    def _try_center(self) -> None:
+        while not self._closing.is_set():
+            try:
+                dialled = Dialled(None, self.dial(self.center))
+            except (DistributedError, OSError, ValueError):
+                self._closing.wait(SETTINGS.reconnect_interval_s)
+            else:
+                self._hand_over(dialled)
+                return
+
+    def _hand_over(self, dialled: Dialled) -> None:
+        self._report(dialled)
+        if self._closing.is_set() and dialled.sock is not None:  # nobody will take it
+            dialled.sock.close()
