@@ -108,24 +108,28 @@ class Placement:
             queue = view.assigned
             if self.unplaced.first_level() < queue.first_level():
                 queue = self.unplaced
-            count = self._room(view, queue.peek())
+            first = queue.peek()
+            count, room_bytes = self._room(view, first), self._room_bytes(view, first)
             if queue is self.unplaced:  # not all to the first who asks
                 count = min(count, max(view.member.ncores, len(queue) // (2 * len(self.workers))))
-            if count < 1:
-                return []
-            batch = [task for task in queue.take(count) if task.status == READY]
+            if count < 1 or (first.message_bytes > room_bytes and len(view.under_way) >= view.member.ncores):
+                return []  # while a core is idle one task is sent, however large: it has to run somewhere
+            batch = [task for task in queue.take(count, room_bytes) if task.status == READY]
             if batch:
                 return batch
         return []
 
     def _room(self, view: WorkerView, task: Task) -> int:
-        """How many tasks like this one the worker may be sent: bounded by time, number, and bytes of arguments."""
+        """How many tasks like this one the worker may be sent: bounded by time and number."""
         mean_s = task.kind.duration.mean_s  # type: ignore[union-attr]
         busy_s, settings = view.busy_s(self.settings), self.settings
-        count = policy.room(view.member.ncores, len(view.under_way), busy_s, mean_s, settings.window_s, settings)
-        if not view.under_way:
-            return count  # however large: it has to run somewhere
-        return min(count, (settings.window_bytes_max - view.bytes_under_way) // (len(task.args or b"") or 1))
+        return policy.room(view.member.ncores, len(view.under_way), busy_s, mean_s, settings.window_s, settings)
+
+    def _room_bytes(self, view: WorkerView, task: Task) -> int:
+        """How much tasks like this one may weigh together in the next message to the worker."""
+        assert task.kind is not None
+        code_bytes = 0 if task.kind.function in view.known else len(task.kind.code)
+        return self.settings.window_bytes_max - view.bytes_under_way - code_bytes
 
     # ------------------------------------------------------------------------------------------------------ moving work
 

@@ -633,7 +633,9 @@ class PoolState:
         """Assert what must hold between any two events."""
         for address, view in self.workers.items():
             assert sum(view.load.values()) == len(view.under_way)
-            assert view.bytes_under_way == sum(len(task.args or b"") for task in view.under_way.values())
+            assert view.bytes_under_way == sum(map(view.weight, view.under_way.values()))
+            is_full = view.bytes_under_way > self.settings.window_bytes_max
+            assert not is_full or len(view.under_way) <= view.member.ncores, "the window of bytes"
             for key, task in view.under_way.items():
                 assert (task.status, task.worker, task.key) == (SENT, address, key), task
             for task in view.holds.values():

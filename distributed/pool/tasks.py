@@ -25,6 +25,8 @@ DONE: Final = "done"
 FAILED: Final = "failed"
 RELEASED: Final = "released"  # nobody needs the value; the recipe may still be needed
 
+INPUT_BYTES: Final = 100  # about what naming an input takes in a message
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Options:
@@ -146,6 +148,24 @@ class Task:
         """About how much memory it takes to remember how this task is computed again."""
         return 250 + len(self.args or b"") + 8 * len(self.inputs)
 
+    @property
+    def message_bytes(self) -> int:
+        """How much it weighs in the message that sends it: its arguments, and the inputs that travel along.
+
+        >>> x = Task('x', None, b''); x.outcome = b'123456'
+        >>> Task('y', None, b'12345', (x,)).message_bytes - INPUT_BYTES
+        11
+        """
+        nbytes = len(self.args or b"")
+        for needed in self.inputs:
+            nbytes += INPUT_BYTES + len(needed.inline or b"")
+        return nbytes
+
+    @property
+    def inline(self) -> Any:
+        """What travels along where this is an input: the value itself, if it is small and therefore here."""
+        return self.outcome if self.holders is None else None
+
     def reference(self) -> list[Any]:
         """What a packed value or another client needs to know of it."""
         return [self.key, self.attempt, self.nbytes, sorted(self.holders or ([self.worker] if self.worker else []))]
@@ -158,7 +178,7 @@ class Levels:
     >>> x, y, urgent = (Task(key, None, b'') for key in ('x', 'y', 'urgent'))
     >>> queue.extend((0, 1), [x, y])
     >>> queue.extend((0, 0), [urgent])
-    >>> [task.key for task in queue.take(2)], len(queue)
+    >>> [task.key for task in queue.take(2, 100)], len(queue)
     (['urgent'], 2)
     """
 
@@ -193,13 +213,24 @@ class Levels:
         """The first task."""
         return self._levels[self._order[0]][0]
 
-    def take(self, count: int) -> list[Any]:
-        """Remove and return up to `count` tasks of the first level that are of one kind."""
+    def take(self, count: int, bytes_max: int) -> list[Any]:
+        """Remove and return tasks of the first level that are of one kind: one, and more while they are within bounds.
+
+        >>> queue = Levels()
+        >>> queue.extend((0, 0), [Task(key, None, b'12345') for key in ('x', 'y', 'z')])
+        >>> queue.take(3, 12), queue.take(3, 0)
+        ([<Task x waiting>, <Task y waiting>], [<Task z waiting>])
+        """
         level = self._order[0]
         queue = self._levels[level]
         taken = [queue.popleft()]
         kind = taken[0].kind
+        left = bytes_max - taken[0].message_bytes
         while queue and len(taken) < count and queue[0].kind is kind:
+            task = queue[0]
+            left -= task.message_bytes if task.inputs else len(task.args)
+            if left < 0:
+                break
             taken.append(queue.popleft())
         if not queue:
             del self._levels[level], self._order[0]

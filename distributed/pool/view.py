@@ -12,12 +12,24 @@ from distributed.wire.messages import Compute, Member
 class WorkerView:
     """What a pool knows of one worker that it is connected to."""
 
-    __slots__ = ("assigned", "bytes_under_way", "holds", "known", "load", "member", "recalling", "since", "under_way")
+    __slots__ = (
+        "_weights",
+        "assigned",
+        "bytes_under_way",
+        "holds",
+        "known",
+        "load",
+        "member",
+        "recalling",
+        "since",
+        "under_way",
+    )
 
     def __init__(self, member: Member) -> None:
         self.member = member
         self.under_way: dict[str, Task] = {}
-        self.bytes_under_way = 0  # of arguments
+        self.bytes_under_way = 0  # of arguments, and of inputs that travelled along
+        self._weights: dict[str, int] = {}  # what each task with inputs adds to that: its inputs may change meanwhile
         self.load: dict[Duration, int] = {}  # tasks under way, by kind of function
         self.assigned = Levels()  # ready tasks that should run here, because their inputs are here
         self.holds: dict[str, Task] = {}  # tasks with a large value here
@@ -49,11 +61,12 @@ class WorkerView:
             task.status, task.worker = SENT, address
             if task.inputs:
                 inputs[position] = [_as_input(needed) for needed in task.inputs]
+                self._weights[task.key] = task.message_bytes
         if not self.under_way:
             self.since = now
         self.under_way.update([(task.key, task) for task in batch])
         self.load[kind.duration] = self.load.get(kind.duration, 0) + len(batch)
-        self.bytes_under_way += sum([len(task.args or b"") for task in batch])
+        self.bytes_under_way += sum([self.weight(task) for task in batch])
         code = b"" if kind.function in self.known else kind.code
         self.known.add(kind.function)
         return Compute(
@@ -70,10 +83,15 @@ class WorkerView:
             asynchronous=kind.asynchronous,
         )
 
+    def weight(self, task: Task) -> int:
+        """What a task that is under way here weighed in its message."""
+        return self._weights[task.key] if task.inputs else len(task.args or b"")
+
     def remove(self, task: Task) -> None:
         """Note that a task is no longer under way here."""
         del self.under_way[task.key]
-        self.bytes_under_way -= len(task.args or b"")
+        self.bytes_under_way -= self.weight(task)
+        self._weights.pop(task.key, None)
         assert task.kind is not None
         left = self.load[task.kind.duration] - 1
         if left:
@@ -83,5 +101,4 @@ class WorkerView:
 
 
 def _as_input(needed: Task) -> list[Any]:
-    inline = needed.outcome if needed.holders is None else None
-    return [needed.key, needed.attempt, needed.nbytes, sorted(needed.holders or ()), inline]
+    return [needed.key, needed.attempt, needed.nbytes, sorted(needed.holders or ()), needed.inline]

@@ -64,6 +64,40 @@ def test_the_window_is_bounded_in_bytes_of_arguments():
     assert len(give(placed)[ALICE]) == 9
 
 
+def test_what_is_sent_to_an_idle_worker_is_bounded_in_bytes_too():
+    placed, fast = placement(ALICE), kind(mean_s=0.0001)
+    tasks = [task(str(n), fast) for n in range(100)]
+    for made in tasks:
+        made.args = bytes(SETTINGS.window_bytes_max // 10)
+    placed.place_anywhere(tasks)
+    assert len(give(placed)[ALICE]) == 10
+
+
+def test_inputs_that_travel_along_count():
+    placed, fast, small = placement(ALICE), kind(mean_s=0.0001), value("x", 1)
+    small.holders, small.outcome = None, bytes(SETTINGS.window_bytes_max // 10)
+    placed.place_anywhere([task(str(n), fast, small) for n in range(100)])
+    assert len(give(placed)[ALICE]) == 9
+    view = placed.workers[ALICE]
+    small.holders = {ALICE}  # it is made again, and large now
+    for under_way in list(view.under_way.values()):
+        view.remove(under_way)
+    assert view.bytes_under_way == 0
+
+
+def test_tasks_that_are_larger_than_the_window_go_one_by_one_while_a_core_is_idle():
+    placed, fast = placement(ALICE, ncores=2), kind(mean_s=0.0001)
+    tasks = [task(str(n), fast) for n in range(5)]
+    for made in tasks:
+        made.args = bytes(SETTINGS.window_bytes_max + 1)
+    placed.place_anywhere(tasks)
+    batches = []
+    for view, batch in placed.batches(0.0):
+        view.send(batch, 0.0)
+        batches.append(len(batch))
+    assert batches == [1, 1]
+
+
 def test_a_batch_is_of_one_kind():
     placed, first, second = placement(ALICE), kind(mean_s=0.0001), kind(mean_s=0.0001)
     placed.place_anywhere([task("x", first), task("y", first)])
