@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Final, get_args, get_origin, get_type_hints
 
 import msgpack
 
-from distributed.errors import ProtocolError
+from distributed import address as addresses
+from distributed.errors import BadAddress, ProtocolError
 
 REGISTRY: dict[str, type[Message]] = {}
 """Operation name -> message class."""
@@ -50,7 +51,7 @@ class Member:
     unix: str = ""  # path of its Unix socket, for processes of the same machine
     directory: str = ""  # its store; whoever can open the nonce file in it is on the same machine
     pid: int = 0
-    versions: dict = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------------------------------- everyone to everyone
@@ -522,20 +523,40 @@ def _check_for(annotation: Any) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, origin)
 
 
-def _restore_members(annotation: Any) -> Callable[[Any], Any] | None:
-    if annotation is Member:
-        return _restore_member
-    if annotation == list[Member]:
-        return lambda value: [_restore_member(item) for item in value]
-    return None
+def _restore_for(annotation: Any) -> Callable[[Any], Any] | None:
+    return {Member: restore_member, list[Member]: restore_members}.get(annotation)
 
 
-def _restore_member(value: Any) -> Member:
-    member = Member(*value)
+def restore_member(value: Any) -> Member:
+    """A member as it travelled, in a field of a message or in a reply; what no worker can be is a `ProtocolError`.
+
+    >>> restore_member(['alice:1', 'one', 'alice', 0, 1000])
+    Traceback (most recent call last):
+    distributed.errors.ProtocolError: a member with 0 cores
+    """
+    try:
+        member = Member(*value)
+    except TypeError as error:
+        raise ProtocolError("not a member") from error
     for name, check in _MEMBER_CHECKS:
         if not check(getattr(member, name)):
-            raise TypeError(name)
+            raise ProtocolError(f"a member whose {name} has the wrong type")
+    try:
+        addresses.parse(member.address)
+    except BadAddress as error:
+        raise ProtocolError(f"a member whose address is none: {error}") from error
+    if member.ncores < 1:
+        raise ProtocolError(f"a member with {member.ncores} cores")
+    if member.memory_limit < 0:
+        raise ProtocolError(f"a member with a memory limit of {member.memory_limit} bytes")
     return member
+
+
+def restore_members(value: Any) -> list[Member]:
+    """Members as they travelled."""
+    if not isinstance(value, list):
+        raise ProtocolError("not a list of members")
+    return [restore_member(item) for item in value]
 
 
 def _plan(cls: type[Message]) -> tuple[list[tuple[str, Callable[[Any], bool], Callable[[Any], Any] | None]], bool, int]:
@@ -545,7 +566,7 @@ def _plan(cls: type[Message]) -> tuple[list[tuple[str, Callable[[Any], bool], Ca
     required = sum(
         field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING for field in fields
     )
-    steps = [(field.name, _check_for(hints[field.name]), _restore_members(hints[field.name])) for field in fields]
+    steps = [(field.name, _check_for(hints[field.name]), _restore_for(hints[field.name])) for field in fields]
     return steps, len(fields) != len(dataclasses.fields(cls)), required
 
 
@@ -587,14 +608,11 @@ def decode(header: bytes | memoryview, buffers: Iterable[Any] = ()) -> tuple[Mes
         raise ProtocolError(f"a frame whose header is not a message ({type(error).__name__})") from error
     if not isinstance(request, int) or request < 0 or not required <= len(values) <= len(steps):
         raise ProtocolError(f"{operation}: {len(values)} fields, between {required} and {len(steps)} expected")
-    try:
-        for position, (name, check, restore) in enumerate(steps[: len(values)]):
-            if restore:
-                values[position] = restore(values[position])
-            elif not check(values[position]):
-                raise ProtocolError(f"{operation}.{name} has the wrong type")
-    except TypeError as error:
-        raise ProtocolError(f"{operation}.{name} is not a member") from error
+    for position, (name, check, restore) in enumerate(steps[: len(values)]):
+        if restore:
+            values[position] = restore(values[position])
+        elif not check(values[position]):
+            raise ProtocolError(f"{operation}.{name} has the wrong type")
     if has_buffers:
         return REGISTRY[operation](*values, buffers=list(buffers)), request  # type: ignore[call-arg]
     return REGISTRY[operation](*values), request

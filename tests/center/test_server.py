@@ -85,7 +85,7 @@ def test_publish_returns_when_workers_have_answered() -> None:
         await pool.ask(m.Publish("table", "x", ["x"]))
         assert worker.heard.get_nowait() == m.Pin("table", "x", ["x"])
         with pytest.raises(DistributedError, match="taken"):
-            await pool.ask(m.Publish("table", "x", ["x"]))
+            await pool.ask(m.Publish("table", "y", ["y"]))
 
     with_center(test, "worker", "pool")
 
@@ -112,6 +112,17 @@ def test_a_peer_that_speaks_out_of_place_is_cut_and_the_others_are_served() -> N
         bad.connection.send(m.Cancel(["x"], [1]))
         await bad.closed
         assert await good.ask(m.Ping()) == "pong"
+
+    with_center(test, "worker", "pool")
+
+
+def test_a_worker_that_cannot_be_one_is_cut_and_nobody_hears_of_it() -> None:
+    async def test(center: Center, bad: Peer, pool: Peer) -> None:
+        await pool.ask(m.RegisterClient(ALICE))
+        bad.connection.send(m.Register(m.Member("127.0.0.1:1", "one", "", 0, 1000), [], [], []))
+        await bad.closed
+        assert await pool.ask(m.Ncores()) == {}
+        assert pool.heard.empty()
 
     with_center(test, "worker", "pool")
 

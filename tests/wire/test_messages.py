@@ -16,6 +16,7 @@ from distributed.wire.messages import (
     Member,
     Members,
     Ping,
+    Register,
     Reply,
     UpdateData,
     Values,
@@ -24,6 +25,7 @@ from distributed.wire.messages import (
     buffers_of,
     decode,
     encode_header,
+    restore_members,
 )
 
 ALICE = Member("127.0.0.1:8788", "ab12", "alice", 4, 1 << 30, "/tmp/a.sock", "/dev/shm/a", 77, {"python": "3.11.4"})
@@ -237,3 +239,30 @@ def test_operations_keep_the_founding_names():
     founding |= {"delete_data", "compute", "terminate", "ping"}
     assert founding <= set(REGISTRY)
     assert (AddKeys.operation, GetData.operation) == ("add_keys", "get_data")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("address", "alice"),
+        ("address", "alice:70000"),
+        ("ncores", 0),
+        ("ncores", -1),
+        ("ncores", True),
+        ("memory_limit", -1),
+        ("versions", {3: "3.11"}),
+    ],
+)
+def test_what_no_worker_can_be_is_no_member(field, value):
+    wrong = dataclasses.replace(ALICE, **{field: value})
+    for message in (Members([ALICE, wrong]), Register(wrong, [], [], [])):
+        with pytest.raises(ProtocolError, match="member"):
+            decode(encode_header(message))
+    with pytest.raises(ProtocolError, match="member"):
+        restore_members([list(dataclasses.astuple(wrong))])
+
+
+@pytest.mark.parametrize("value", [None, 7, {"a": 1}, [7], [[]], ["alice"], [[1] * 20]])
+def test_what_is_no_list_of_members_is_a_protocol_error(value):
+    with pytest.raises(ProtocolError, match="member"):
+        restore_members(value)
