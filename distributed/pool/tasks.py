@@ -152,7 +152,7 @@ class Task:
     def message_bytes(self) -> int:
         """How much it weighs in the message that sends it: its arguments, and the inputs that travel along.
 
-        >>> x = Task('x', None, b''); x.outcome = b'123456'
+        >>> x = Task('x', None, b''); x.status, x.outcome = DONE, b'123456'
         >>> Task('y', None, b'12345', (x,)).message_bytes - INPUT_BYTES
         11
         """
@@ -164,7 +164,7 @@ class Task:
     @property
     def inline(self) -> Any:
         """What travels along where this is an input: the value itself, if it is small and therefore here."""
-        return self.outcome if self.holders is None else None
+        return self.outcome if self.holders is None and self.status == DONE else None
 
     def reference(self) -> list[Any]:
         """What a packed value or another client needs to know of it."""
