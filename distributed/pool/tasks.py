@@ -228,7 +228,7 @@ class Levels:
         left = bytes_max - taken[0].message_bytes
         while queue and len(taken) < count and queue[0].kind is kind:
             task = queue[0]
-            left -= task.message_bytes if task.inputs else len(task.args)
+            left -= task.message_bytes if task.inputs else len(task.args or b"")  # none: it was cancelled
             if left < 0:
                 break
             taken.append(queue.popleft())
