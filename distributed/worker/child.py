@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import logging
 import os
 import socket
@@ -77,6 +78,11 @@ class Stream:
     def last_lines(self) -> str:
         return "\n".join(self.tail).strip("\n")
 
+    def close(self) -> None:
+        """Give up both ends: nobody prints here."""
+        os.close(self.reader)
+        os.close(self.writer)
+
 
 class Child:
     """One executor as its agent sees it.
@@ -95,10 +101,17 @@ class Child:
         self.is_closed = False
         self._on_message, self._on_broken = on_message, on_broken
         self.loop = asyncio.get_running_loop()
-        self.socket, self._their_socket = socket.socketpair()
+        with contextlib.ExitStack() as opened:  # all of it, or nothing
+            self.socket, self._their_socket = socket.socketpair()
+            opened.callback(self.socket.close)
+            opened.callback(self._their_socket.close)
+            self.streams = []
+            for name in ("stdout", "stderr"):
+                self.streams.append(Stream(name, on_output))
+                opened.callback(self.streams[-1].close)
+            self.cell = Cell.create()
+            opened.pop_all()
         self.socket.setblocking(False)
-        self.streams = [Stream("stdout", on_output), Stream("stderr", on_output)]
-        self.cell = Cell.create()
         self._decoder = Decoder(SETTINGS.frame_header_bytes_max, SETTINGS.frame_bytes_max, SETTINGS.frame_buffers_max)
         self._unsent: deque[Any] = deque()
         self.loop.add_reader(self.socket, self.read)

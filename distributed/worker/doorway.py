@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from distributed.errors import ConnectionFailed, DistributedError, StoreFull
 from distributed.worker.events import Put, RoomAbandoned, RoomWanted
 from distributed.worker.store import Store, owner_of
+
+log = logging.getLogger("distributed.worker")
 
 
 class Doorway:
@@ -66,10 +69,18 @@ class Doorway:
         if self._is_closed:
             self.refuse(number, _closing())
         else:
-            self._loop.call_soon_threadsafe(ask)
+            self._loop.call_soon_threadsafe(self._ask, number, ask)
         return future.result()
 
     # ---------------------------------------------------------------------------------------------- in the event loop
+
+    def _ask(self, number: int, ask: Callable[[], None]) -> None:
+        """What goes wrong here ends the waiting of the thread that asked, and nothing else."""
+        try:
+            ask()
+        except Exception as error:
+            log.exception("a request on a bulk connection could not be handled")
+            self.refuse(number, error)
 
     def answer(self, number: int, result: Any) -> None:
         """What a thread waits for has come."""
@@ -77,7 +88,7 @@ class Doorway:
         if future is not None:
             future.set_result(result)
 
-    def refuse(self, number: int, error: DistributedError) -> None:
+    def refuse(self, number: int, error: Exception) -> None:
         """What a thread waits for will not come."""
         future = self._waiting.pop(number, None)
         if future is not None:

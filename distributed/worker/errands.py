@@ -6,6 +6,7 @@ What is to be done was decided by the worker's state; here it is only done, and 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,7 +36,8 @@ class Errands:
         if what.nbytes <= ALLOCATE_HERE_BYTES_MAX:
             self._handle(self._allocate(what))
         else:
-            self._deliver(self._threads.submit(self._allocate, what))
+            failed = functools.partial(events.AllocationFailed, what.ticket)
+            self._deliver(self._threads.submit(self._allocate, what), failed)
 
     def _allocate(self, what: events.Allocate) -> events.Allocated | events.AllocationFailed:
         try:
@@ -44,7 +46,7 @@ class Errands:
             return events.AllocationFailed(what.ticket, str(error))
 
     def spill(self, what: events.Spill) -> None:
-        self._deliver(self._threads.submit(self._spill, what))
+        self._deliver(self._threads.submit(self._spill, what), functools.partial(events.SpillFailed, what.ticket))
 
     def _spill(self, what: events.Spill) -> events.Spilled | events.SpillFailed:
         try:
@@ -59,21 +61,32 @@ class Errands:
             log.warning("cannot remove %s: %s", what.path, error.strerror)
 
     def fetch(self, what: events.Fetch) -> None:
-        self._deliver(self._fetcher.submit(what))
+        self._deliver(self._fetcher.submit(what), functools.partial(events.FetchFailed, what.fetch))
 
     def forget(self, peer: str) -> None:
         """A peer is gone."""
         self._fetcher.forget(peer)
+
+    def let_go(self, peer: str) -> None:
+        """A peer may be gone."""
+        self._fetcher.let_go(peer)
 
     async def close(self) -> None:
         """End all threads; what they were doing is given up."""
         await in_thread(self._fetcher.close)
         await in_thread(lambda: self._threads.shutdown(cancel_futures=True))
 
-    def _deliver(self, future: Future[Any]) -> None:
+    def _deliver(self, future: Future[Any], failed: Callable[[str], Any]) -> None:
+        """Report how an errand ended; what nobody foresaw ends it, too."""
+
         def deliver(done: Future[Any]) -> None:
-            if not done.cancelled():
-                self._loop.call_soon_threadsafe(self._handle, done.result())
+            if done.cancelled():  # the worker is closing
+                return
+            error = done.exception()
+            if error is not None:
+                log.error("an errand broke; this is a bug", exc_info=error)
+            event = done.result() if error is None else failed(f"{type(error).__name__}: {error}")
+            self._loop.call_soon_threadsafe(self._handle, event)
 
         future.add_done_callback(deliver)
 

@@ -38,9 +38,16 @@ class Fetcher:
 
     def forget(self, peer: str) -> None:
         """A peer is gone: close what is open to it."""
+        self.let_go(peer)
+        with self._lock:
+            clients = [client for client in self._busy if client.address == peer]
+        for client in clients:
+            client.close()
+
+    def let_go(self, peer: str) -> None:
+        """A peer may be gone: close what is idle, and let what is under way come to its end."""
         with self._lock:
             clients = self._idle.pop(peer, [])
-            clients += [client for client in self._busy if client.address == peer]
         for client in clients:
             client.close()
 
@@ -61,10 +68,12 @@ class Fetcher:
         received: list[str] = []
         try:
             values = self._fetch(client, what, member, received)
-        except (DistributedError, OSError, ValueError) as error:
+        except BaseException as error:
             client.close()
             for path in received:
                 self._files.remove(path)
+            if not isinstance(error, (DistributedError, OSError, ValueError)):
+                raise
             return FetchFailed(what.fetch, str(error))
         else:
             self._give_back(client)

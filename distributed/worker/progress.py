@@ -47,9 +47,13 @@ class Cell:
     def create(cls) -> Cell:
         """A new cell; pass its `descriptor` on to the executor."""
         descriptor = os.memfd_create("progress", os.MFD_CLOEXEC)
-        os.ftruncate(descriptor, PAGE_BYTES)
-        os.lseek(descriptor, PAGE_BYTES, os.SEEK_SET)  # where a stack will be written
-        return cls(descriptor)
+        try:
+            os.ftruncate(descriptor, PAGE_BYTES)
+            os.lseek(descriptor, PAGE_BYTES, os.SEEK_SET)  # where a stack will be written
+            return cls(descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
 
     def write(self, serial: int, start_s: float) -> None:
         """Say that a task runs since `start_s`."""

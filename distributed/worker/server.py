@@ -239,12 +239,21 @@ class Worker:
             if isinstance(instruction, events.ToCenter):
                 register = instruction.message
             else:
-                self._perform[type(instruction)](instruction)
+                self._carry_out([instruction])
         self._center = connection
         answer = await connection.ask(register, SETTINGS.connect_timeout_s)  # sends before it first lets go
-        for values in answer:
-            member = m.Member(*values)
-            self._members[member.address] = member
+        self._know(m.restore_members(answer))
+
+    def _know(self, members: list[m.Member]) -> None:
+        """These are all there are. Who is missing left, or is only late to find a center that came back."""
+        now = {member.address: member for member in members}
+        for address, known in list(self._members.items()):
+            if address not in now:
+                del self._members[address]
+                self._errands.let_go(address)
+            elif now[address].incarnation != known.incarnation:
+                self._errands.forget(address)
+        self._members.update(now)
 
     async def _stay_registered(self) -> None:
         """When the center was away it has forgotten us: register again, for ever. Whatever we hold, we keep."""
@@ -274,7 +283,7 @@ class Worker:
         if isinstance(message, m.WorkerJoined):
             self._members[message.member.address] = message.member
         elif isinstance(message, m.Members):
-            self._members.update((member.address, member) for member in message.members)
+            self._know(message.members)
         elif isinstance(message, FROM_CENTER):
             if isinstance(message, m.WorkerLeft) and self._forget_member(message):
                 self._errands.forget(message.address)
@@ -306,7 +315,7 @@ class Worker:
             connection.reply(request)
         elif isinstance(message, m.Attach):
             self._attach(connection, message)
-            connection.reply(request, self.member)
+            connection.reply(request, {"member": self.member, "held": self.state.held_of(message.client)})
         else:
             self._on_hand(connection, message, request)
 
@@ -387,7 +396,11 @@ class Worker:
         if self._finished.is_set():
             return
         self._events.append(event)
-        if self._is_handling:
+        if not self._is_handling:
+            self._handle_events()
+
+    def _handle_events(self) -> None:
+        if self._finished.is_set():
             return
         self._is_handling = True
         try:
@@ -395,10 +408,32 @@ class Worker:
                 self._carry_out(self.state.handle(self._events.popleft(), self._loop.time()))
         finally:
             self._is_handling = False
+            if self._events:  # one was refused; it is not their fault
+                self._loop.call_soon(self._handle_events)
 
     def _carry_out(self, instructions: list[Any]) -> None:
+        """Start what is to be started. What cannot even start ends at once, in its event, and the others follow."""
         for instruction in instructions:
-            self._perform[type(instruction)](instruction)
+            try:
+                self._perform[type(instruction)](instruction)
+            except Exception as error:
+                log.exception("cannot do %s", type(instruction).__name__)
+                self._give_up(instruction, f"{type(error).__name__}: {error}")
+
+    def _give_up(self, instruction: Any, reason: str) -> None:
+        match instruction:
+            case events.Spawn(executor):
+                self._on(events.ExecutorEnded(executor, exit_code=1, stderr_tail=f"cannot start it: {reason}"))
+            case events.Give(executor):
+                self._supervisor.kill(executor)  # its end tells what becomes of what it should have had
+            case events.AskRunning(executor):
+                self._on(events.Running(executor, 0, 0.0))
+            case events.Fetch(fetch):
+                self._on(events.FetchFailed(fetch, reason))
+            case events.Allocate(ticket):
+                self._on(events.AllocationFailed(ticket, reason))
+            case events.Spill(ticket):
+                self._on(events.SpillFailed(ticket, reason))
 
     def _send(self, what: events.Send) -> None:
         connection = self._clients.get(what.client)

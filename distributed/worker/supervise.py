@@ -8,6 +8,7 @@ number that could belong to somebody else: the fork server is the parent, and it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
@@ -106,17 +107,25 @@ class Supervisor:
         self._is_started = True
 
     def spawn(self, executor_id: int, asynchronous: bool = False) -> None:
-        """Start an executor; messages may be sent to it at once."""
+        """Start an executor; messages may be sent to it at once.
+
+        `OSError` when this process has no descriptors left, or can start nothing: then there is no `on_ended`.
+        """
+        if self._ended.is_set():  # it ended twice before it was ready: give it another chance
+            self._start_fork_server()
         child = Child(
             lambda message: self.on_message(executor_id, message),
             lambda stream, text: self.on_output(executor_id, stream, text),
             lambda: self.kill(executor_id),
         )
+        try:
+            self._control(["spawn", executor_id, asynchronous], child.descriptors())
+        except OSError:
+            child.close()
+            raise
+        finally:
+            child.close_their_ends()
         self.children[executor_id] = child
-        if self._ended.is_set():  # it ended twice before it was ready: give it another chance
-            self._start_fork_server()
-        self._control(["spawn", executor_id, asynchronous], child.descriptors())
-        child.close_their_ends()
 
     def send(self, executor_id: int, message: Message) -> None:
         """Send a message to an executor; to one that is dead it goes nowhere, and `on_ended` follows."""
@@ -155,27 +164,19 @@ class Supervisor:
     # ------------------------------------------------------------------------------------------- the fork server
 
     def _start_fork_server(self) -> None:
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control.setblocking(False)
-        self._unsent: list[tuple[bytes, list[int]]] = []
-        self._mark = secrets.token_hex(8)
+        mark = secrets.token_hex(8)
         environment = {f"{name}_NUM_THREADS": "1" for name in LIBRARIES} | os.environ | self.environment
         path = [entry or os.getcwd() for entry in sys.path]
+        own_path = environment.get("PYTHONPATH")
+        launched = _launch(environment | {"PYTHONPATH": os.pathsep.join(path), MARK: mark})
+        self.control, self.process, self._exit = launched
+        self._mark = mark
+        self._unsent: list[tuple[bytes, list[int]]] = []
         self._ready.clear()
         self._ended.clear()
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "distributed.worker.forkserver", str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            env=environment | {"PYTHONPATH": os.pathsep.join(path), MARK: self._mark},
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-        )
-        theirs.close()
-        own_path = environment.get("PYTHONPATH")
         settings = {"path": path, "environment": {"PYTHONPATH": own_path}, "directories": self.directories}
         loop = asyncio.get_running_loop()
         loop.add_reader(self.control, self._receive)
-        self._exit = os.pidfd_open(self.process.pid)
         loop.add_reader(self._exit, self._fork_server_ended)
         self._control(["configure", settings])
 
@@ -185,12 +186,15 @@ class Supervisor:
             if self._unsent:
                 raise BlockingIOError
             socket.send_fds(self.control, [packet], descriptors)
+            return
         except BlockingIOError:  # it is starting, or very busy
-            if not self._unsent:
-                asyncio.get_running_loop().add_writer(self.control, self._send_rest)
-            self._unsent.append((packet, [os.dup(descriptor) for descriptor in descriptors]))
-        except OSError:
-            pass  # it died: `_fork_server_ended` follows
+            pass
+        except OSError:  # it died: `_fork_server_ended` follows
+            return
+        kept = _duplicates(descriptors)
+        if not self._unsent:
+            asyncio.get_running_loop().add_writer(self.control, self._send_rest)
+        self._unsent.append((packet, kept))
 
     def _send_rest(self) -> None:
         while self._unsent:
@@ -243,6 +247,8 @@ class Supervisor:
         self.on_ended(executor_id, End(max(0, -code), max(0, code), peak_bytes, serial, tail, stack))
 
     def _close_control(self) -> None:
+        if self.control.fileno() < 0:  # closed already, and there is no new one
+            return
         loop = asyncio.get_running_loop()
         loop.remove_reader(self.control)
         loop.remove_writer(self.control)
@@ -265,3 +271,40 @@ class Supervisor:
         for executor_id in orphans:
             if executor_id in self.children:
                 self._examine(executor_id, -signal.SIGKILL, 0)
+
+
+def _launch(environment: Mapping[str, str]) -> tuple[socket.socket, subprocess.Popen[bytes], int]:
+    """A new fork server: our end of its socket, the process, and a descriptor that tells of its end; or `OSError`."""
+    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "distributed.worker.forkserver", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+        try:
+            exit_descriptor = os.pidfd_open(process.pid)
+        except OSError:
+            process.kill()
+            process.wait()
+            raise
+    except OSError:
+        control.close()
+        raise
+    finally:
+        theirs.close()
+    control.setblocking(False)
+    return control, process, exit_descriptor
+
+
+def _duplicates(descriptors: Sequence[int]) -> list[int]:
+    """Descriptors of the same files: all of them, or none and an `OSError`."""
+    with contextlib.ExitStack() as opened:
+        kept = []
+        for descriptor in descriptors:
+            kept.append(os.dup(descriptor))
+            opened.callback(os.close, kept[-1])
+        opened.pop_all()
+    return kept

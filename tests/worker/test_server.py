@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -10,13 +11,15 @@ import pytest
 
 from distributed.bulk import BulkClient
 from distributed.center.server import Center
-from distributed.comm import connect
+from distributed.comm import Listener, connect
 from distributed.errors import BadAddress, ConnectionFailed, DistributedError, StoreFull
 from distributed.wire import messages as m
 from distributed.wire.functions import pack_function
 from distributed.wire.security import find_secret
 from distributed.wire.values import pack, pack_call, unpack, unpack_exception
+from distributed.worker.doorway import Doorway
 from distributed.worker.server import Worker
+from distributed.worker.store import Store
 
 ALICE = "a11ce0000000"
 MIB = 1 << 20
@@ -380,6 +383,109 @@ def test_a_center_that_comes_back_learns_everything_again():
                 assert set(await who_has(again, [key, other])) == {key, other}
             finally:
                 await again.close()
+
+    run(scenario)
+
+
+def test_who_left_while_the_center_was_away_is_forgotten():
+    async def scenario():
+        async with cluster(2) as (center, client, other):
+            worker, gone = client.worker, other.worker
+            await until(lambda: set(worker._members) == {worker.address, gone.address})
+            port = int(center.address.rpartition(":")[2])
+            await center.close()
+            await gone.close()
+            again = Center(port=port, status_port=None)
+            await again.start()
+            try:
+                await until(lambda: set(worker._members) == {worker.address})
+            finally:
+                await again.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("answer", [None, 7, ["alice"], [["alice", "one", "", 0, 0]]])
+def test_a_center_that_answers_nonsense_is_tried_again(answer):
+    async def scenario():
+        answers = [answer]
+        registered = asyncio.Event()
+
+        def on_message(connection, message, request):
+            if isinstance(message, m.Register):
+                connection.reply(request, answers.pop() if answers else [message.member])
+                if not answers:
+                    registered.set()
+
+        def on_connection(connection):
+            connection.on_message = on_message
+            connections.append(connection)
+
+        connections = []
+        async with cluster() as (center, client):
+            host, port = "127.0.0.1", int(center.address.rpartition(":")[2])
+            await center.close()
+            odd = await Listener.start(host, port, "", find_secret(), "center", on_connection, lambda *_: None)
+            try:
+                await until(lambda: len(connections) == 2 and registered.is_set())
+                await until(lambda: client.worker._center is not None and not client.worker._center.is_closed)
+            finally:
+                await odd.close()
+                for connection in connections:
+                    connection.close()
+
+    run(scenario)
+
+
+def test_an_executor_for_which_there_are_no_descriptors_is_tried_again(monkeypatch, caplog):
+    real, refused = os.pipe, []
+
+    def no_pipe():
+        monkeypatch.setattr(os, "pipe", real)
+        refused.append(True)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def scenario():
+        async with cluster() as (_, client):
+            monkeypatch.setattr(os, "pipe", no_pipe)
+            (key,) = client.compute(os._exit, "x", 3)
+            assert (await client.failure(key)).kind == "crashed"
+            (key,) = client.compute(add, "y", 1, 2)
+            assert await client.value(key) == 3
+            assert client.worker.state.dispatch.bad_starts == 1
+
+    run(scenario)
+    assert refused == [True]
+    assert "Too many open files" in caplog.text
+
+
+@pytest.mark.parametrize(("arm", "name"), [("_errands", "fetch"), ("_fetcher", "submit"), ("_fetcher", "_fetch")])
+def test_a_fetch_that_breaks_where_nobody_foresaw_it_ends_in_a_failure(arm, name, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("can't start new thread")
+
+    async def scenario():
+        async with cluster(2) as (_, client, other):
+            (held,) = other.compute(add, ["held"], 1, 2)
+            await other.value(held)
+            errands = client.worker._errands
+            monkeypatch.setattr(errands if arm == "_errands" else errands._fetcher, name, broken)
+            inputs = [[held, 1, 1, [other.worker.address], None]]
+            (key,) = client.compute(add, ["sum"], 1, 2, inputs=inputs)
+            assert (await client.failure(key)).kind == "missing"
+
+    run(scenario)
+
+
+def test_a_writer_hears_that_its_value_could_not_be_stored():
+    def refuse(event):
+        raise ZeroDivisionError("a bug")
+
+    async def scenario():
+        doorway = Doorway(Store(MIB, []), refuse)
+        for ask in (lambda: doorway.put("", ["x"], [1], [b"N"], {}), lambda: doorway.reserve(MIB)):
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.to_thread(ask)
 
     run(scenario)
 

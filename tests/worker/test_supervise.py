@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -345,6 +347,65 @@ async def test_when_the_fork_server_dies_its_executors_are_reported_and_new_ones
         for pid in pids[:2]:  # the third has neither group, session nor environment in common with anybody
             assert await is_gone(pid)
         os.kill(pids[2], signal.SIGKILL) if is_alive(pids[2]) else None
+
+
+def fails(monkeypatch, module, name, succeeds=0):
+    """Let a function find no descriptors left, after it worked a few times."""
+    calls, real = iter(range(succeeds)), getattr(module, name)
+
+    def attempt(*args, **options):
+        if next(calls, None) is None:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, name, attempt)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "succeeds"),
+    [(socket, "socketpair", 0), (os, "pipe", 0), (os, "pipe", 1), (os, "memfd_create", 0), (os, "dup", 2)],
+)
+def test_without_descriptors_a_spawn_leaves_nothing_and_the_next_one_works(module, name, succeeds, monkeypatch):
+    async def scenario():
+        async with Bench() as bench:
+            await bench.spawn(1)
+            before = set(os.listdir("/proc/self/fd"))
+            with monkeypatch.context() as patch:
+                if name == "dup":  # that happens while the fork server is busy
+                    patch.setattr(socket, "send_fds", raise_blocking)
+                fails(patch, module, name, succeeds)
+                with pytest.raises(OSError, match="Too many"):
+                    bench.supervisor.spawn(2)
+            assert set(os.listdir("/proc/self/fd")) == before
+            assert set(bench.supervisor.children) == {1}
+            await bench.spawn(3)
+            assert await bench.value(lambda: 6, executor=3) == 6
+
+    asyncio.run(scenario())
+
+
+def raise_blocking(*_):
+    raise BlockingIOError
+
+
+@on_bench
+async def test_a_fork_server_that_cannot_be_started_again_is_tried_again_with_the_next_spawn():
+    async with Bench() as bench:
+        bench.supervisor.process.kill()
+        await asyncio.wait_for(bench.supervisor._ended.wait(), WAIT_S)
+        with pytest.MonkeyPatch.context() as patch:
+            fails(patch, os, "pidfd_open")
+            with pytest.raises(OSError, match="Too many"):
+                bench.supervisor.spawn(1)
+        await bench.spawn(2)
+        assert await bench.value(lambda: 6, executor=2) == 6
+
+
+@on_bench
+async def test_a_supervisor_whose_fork_server_could_not_be_started_again_stops():
+    async with Bench() as bench:
+        bench.supervisor.process.kill()
+        await asyncio.wait_for(bench.supervisor._ended.wait(), WAIT_S)
 
 
 @on_bench
