@@ -9,6 +9,9 @@ import functools
 import operator
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -637,3 +640,62 @@ def test_what_a_task_prints_is_shown_with_a_label(pool, capfd):
         pool.submit(abs, 1).get()
         shown += capfd.readouterr().out
     assert "] hello from afar" in shown
+
+
+def test_a_dropped_iterator_over_handles_is_forgotten(pool):
+    slow = pool.submit(time.sleep, 0.3)
+    for _ in range(20):
+        wait([slow], timeout=0)
+        iter(as_completed([slow]))
+    pool._core.driver.inspect(lambda: None)
+    assert not slow._task.watchers
+    slow.get()
+
+
+def test_a_signal_handler_that_raises_leaves_the_pool_as_it_was(pool):
+    def too_late(number, frame):
+        raise InterruptedError("time is over")
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    try:
+        for delay in (0.01, 0.02, 0.03):
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            with pytest.raises(InterruptedError):
+                pool.submit(time.sleep, 0.3).get()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert pool.submit(abs, -1).get() == 1
+
+
+def test_a_signal_handler_that_returns_does_not_end_a_wait(pool):
+    seen = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    try:
+        threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        assert pool.submit(lambda: time.sleep(0.4) or "done").get() == "done"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == [signal.SIGUSR1]
+
+
+def test_a_pool_that_was_not_closed_ends_without_a_word():
+    program = "from distributed import Pool; pool = Pool(1); print(pool.submit(abs, -1).get()); 1 / 0"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "1\n"
+    assert done.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
+    assert "center" not in done.stderr
+
+
+def test_a_pool_that_cannot_join_leaves_no_descriptor():
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with pytest.raises(ConnectionFailed):
+            Pool("127.0.0.1:1")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_terminate_while_tasks_come_and_go():
+    pool = Pool(2)
+    pool.map(abs, range(20_000))
+    pool.terminate()
+    assert "closed" in repr(pool)

@@ -47,7 +47,7 @@ class BulkClient:
     def __init__(self, address: str, unix: str, secret: Secret, role: str) -> None:
         self._stream: Stream | None = None
         self.address, self.unix, self._secret, self._role = address, unix, secret, role
-        self._is_answered = False
+        self._is_answered = self._is_aborted = False
 
     def fetch(
         self, keys: list[str], attempts: list[int], *, linkable: bool = False, receive_into: ReceiveInto | None = None
@@ -72,6 +72,14 @@ class BulkClient:
         for chunk in partition_all(KEYS_PER_REQUEST_MAX, values.items()):
             self._run(functools.partial(self._put, owner, dict(chunk), directory))
 
+    def abort(self) -> None:
+        """Make a request under way, in this or another thread, fail at once. May be called by a signal handler."""
+        self._is_aborted = True
+        stream = self._stream
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close the connection; a request under way in another thread fails."""
         stream, self._stream = self._stream, None
@@ -90,7 +98,7 @@ class BulkClient:
         try:
             return self._attempt(operation)
         except ConnectionFailed:
-            if not is_reused or self._is_answered:
+            if not is_reused or self._is_answered or self._is_aborted:
                 raise
         return self._attempt(operation)
 

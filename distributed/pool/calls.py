@@ -133,7 +133,7 @@ class Calls:
             args, kwargs = (self._spread(carried, stored) or carried, args, kwargs), {}
         payload, handles = pack_call(args, kwargs)
         key = self._core.new_key(kind.options.key)
-        return Task(key, kind, payload, tuple([handle._task for handle in handles]))
+        return Task(key, kind, payload, tuple([handle.living_task for handle in handles]))
 
     def _spread(self, value: Any, stored: dict[int, tuple[Any, RemoteData]]) -> RemoteData | None:
         """Put a large argument on a worker, once in a call; None if it should travel with the arguments."""

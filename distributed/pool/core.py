@@ -15,16 +15,15 @@ from typing import Any
 from distributed.config import SETTINGS
 from distributed.errors import ConnectionFailed, DistributedError, KeyLost, PoolClosed
 from distributed.pool import explain
-from distributed.pool.driver import Driver, Watch
-from distributed.pool.events import Borrowed, CancelAsked, Claimed, Exported, Stored, Wanted
-from distributed.pool.interrupts import deferred_interrupt
+from distributed.pool.driver import Driver, Unwatch, Watch
+from distributed.pool.events import Borrowed, Claimed, Exported, Stored, Wanted
+from distributed.pool.interrupts import deferred_signals
 from distributed.pool.remote import RemoteData, TaskFailed, error_of
 from distributed.pool.state import PoolState
-from distributed.pool.tasks import DONE, FAILED, Task
+from distributed.pool.tasks import DONE, FAILED, RELEASED, Task
 from distributed.pool.transfer import Transfer
 from distributed.wire.values import Packed, unpack
 
-FETCH_TRIES = 3
 CORES: weakref.WeakSet[Core] = weakref.WeakSet()
 """Every open pool of this process."""
 
@@ -44,6 +43,7 @@ class Core:
         self.post, self.watch = self.driver.post, self._watch
         self.holds = self.driver.holds
         self.call_later, self.ask = self.driver.call_later, self.driver.ask
+        self.driver.on_worker_lost = self.transfer.forget
         self.driver.start()
         CORES.add(self)
 
@@ -71,38 +71,47 @@ class Core:
         self.require_open()
         self.driver.post(Watch(tasks, watcher))
 
+    def unwatch(self, tasks: list[Task], watcher: Callable[[Task], None]) -> None:
+        """The watcher need not be called any more."""
+        if not self.driver.closed:
+            self.driver.post(Unwatch(tasks, watcher))
+
     def explain(self, task: Task) -> str:
         """Why a task is where it is."""
-        return explain.explain(self.state, task, time.monotonic())
+        said: str = self.driver.inspect(lambda: explain.explain(self.state, task, time.monotonic()))
+        return said
 
     # ------------------------------------------------------------------------------------------------ values, inwards
 
     def value_of(self, task: Task, timeout: float | None = None) -> Any:
         """The value of a task, when it has one; `TaskFailed` if it has an error, TimeoutError when the time is over."""
-        if task.status == DONE and task.outcome is not None:
-            return unpack(task.outcome, self.make_handle)
+        outcome = task.outcome  # read once: another thread may release it
+        if task.status == DONE and outcome is not None:
+            return unpack(outcome, self.make_handle)
         return self.values_of([task], timeout)[0]
 
     def values_of(self, tasks: Sequence[Task], timeout: float | None = None) -> list[Any]:
         """The values of tasks, those at one worker in one request; the first failure in order is raised."""
         deadline = None if timeout is None else time.monotonic() + timeout
         packed: dict[Task, Any] = {}
+        patience = Patience()
         while True:
             self._wait_for_outcomes(tasks, deadline)
-            elsewhere = {task for task in tasks if task not in packed and task.outcome is None}
+            packed.update([(task, outcome) for task in tasks if (outcome := task.outcome) is not None])
+            elsewhere = {task for task in tasks if task not in packed}
             if not elsewhere:
                 break
             for address, group in self._by_holder(elsewhere).items():
-                self._fetch(address, group, packed)
-        return [unpack(packed.get(task, task.outcome), self.make_handle) for task in tasks]
+                self._fetch(address, group, packed, deadline, patience)
+        return [unpack(packed[task], self.make_handle) for task in tasks]
 
     def _wait_for_outcomes(self, tasks: Sequence[Task], deadline: float | None) -> None:
         position = 0
 
         def all_there() -> bool:
             nonlocal position
-            while position < len(tasks) and tasks[position].status in (DONE, FAILED):
-                if tasks[position].status == FAILED:
+            while position < len(tasks) and tasks[position].status in (DONE, FAILED, RELEASED):
+                if tasks[position].status != DONE:
                     return True
                 position += 1
             return position == len(tasks)
@@ -110,36 +119,51 @@ class Core:
         left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not all_there() and not self.wait(all_there, left_s):
             raise TimeoutError(f"{tasks[position].key} has no value in time: {self.explain(tasks[position])}")
-        if position < len(tasks) and tasks[position].status == FAILED:
-            raise TaskFailed(error_of(tasks[position]))
+        if position < len(tasks):
+            task = tasks[position]
+            raise TaskFailed(error_of(task) if task.status == FAILED else KeyLost(task.key, "it was released"))
 
     def _by_holder(self, tasks: Iterable[Task]) -> dict[str, list[Task]]:
+        """Group tasks by the worker to ask: one that we are connected to, if there is one."""
         groups: dict[str, list[Task]] = {}
         for task in tasks:
-            holders = task.holders
-            groups.setdefault(min(holders) if holders else "", []).append(task)
+            holders = sorted(task.holders or ())
+            connected = [address for address in holders if address in self.state.workers]
+            groups.setdefault(min(connected or holders, default=""), []).append(task)
         return groups
 
-    def _fetch(self, address: str, tasks: list[Task], packed: dict[Task, Any]) -> None:
-        """Get values from one worker; what it can't give is reported, and has another holder or state next time."""
-        values: list[Any] = [None] * len(tasks)
-        for _ in range(FETCH_TRIES):  # a broken connection does not mean that a value is lost
-            view = self.state.workers.get(address)
-            if view is None:
-                break
+    def _fetch(
+        self, address: str, tasks: list[Task], packed: dict[Task, Any], deadline: float | None, patience: Patience
+    ) -> None:
+        """Get values from one worker. What it does not have, the state finds elsewhere, or has computed again.
+
+        A worker that can't be reached is no proof that it lost them: it is tried again, until patience is over.
+        """
+        view = self.state.workers.get(address)
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if view is not None:
             try:
                 keys, attempts = [task.key for task in tasks], [task.attempt for task in tasks]
-                values = self.transfer.fetch(view.member, keys, attempts)
-                break
+                values = self.transfer.fetch(view.member, keys, attempts, left_s)
             except ConnectionFailed:
-                continue  # the driver's connection tells whether the worker is gone
-        for task, value in zip(tasks, values, strict=True):
-            if value is not None:
-                packed[task] = value
+                view = None
             else:
-                wanted = Wanted(task, [address])
-                self.post(wanted)
-                self.wait(lambda wanted=wanted: wanted.handled)  # type: ignore[misc]
+                packed.update([(task, value) for task, value in zip(tasks, values, strict=True) if value is not None])
+                self._report_missing([task for task in tasks if task not in packed], [address])
+                return
+        if left_s == 0.0:
+            raise TimeoutError(f"{tasks[0].key} is on {address}, which did not give it in time")
+        if not address or patience.is_over(address):
+            self._report_missing(tasks, [address])
+        else:
+            pause_s = patience.pause_s(address)
+            self.wait(lambda: False, pause_s if left_s is None else min(left_s, pause_s))
+
+    def _report_missing(self, tasks: list[Task], refused: list[str]) -> None:
+        for task in tasks:
+            wanted = Wanted(task, refused)
+            self.post(wanted)
+            self.wait(lambda wanted=wanted: wanted.handled)  # type: ignore[misc]
 
     # ----------------------------------------------------------------------------------------------- values, outwards
 
@@ -147,25 +171,26 @@ class Core:
         """Store values on workers, spread evenly, each on `replicas` of them; returns when they are stored."""
         self.require_open()
         self.wait_for_workers()
-        tasks = [Task(self.new_key(), None, None) for _ in packed]
-        handles = [RemoteData(self, task) for task in tasks]  # first: what is put in part goes with them
+        contained = [[handle.living_task for handle in value.handles] for value in packed]
         views = sorted(self.state.workers.values(), key=lambda view: (len(view.holds), view.member.address))
         if replicas > len(views):
             raise ValueError(f"replicas={replicas}, but there are only {len(views)} workers")
-        plan: dict[str, dict[str, Packed]] = {}
-        holders: list[list[str]] = []
-        for position, (task, value) in enumerate(zip(tasks, packed, strict=True)):
-            chosen = [views[(position + copy) % len(views)].member for copy in range(replicas)]
-            holders.append([member.address for member in chosen])
-            for member in chosen:
-                plan.setdefault(member.address, {})[task.key] = value
-        members = {view.member.address: view.member for view in views}
-        try:
-            for address, values in plan.items():
-                self.transfer.put(members[address], values)
-        finally:
-            for task, value, where in zip(tasks, packed, holders, strict=True):
-                self.post(Stored(task, where, value.nbytes, [handle._task for handle in value.handles]))
+        members = [view.member for view in views]
+        with deferred_signals(self.transfer.abort) as interrupted:  # an interrupt ends the transfer, then it acts
+            tasks = [Task(self.new_key(), None, None) for _ in packed]
+            handles = [RemoteData(self, task) for task in tasks]  # first: what is put in part goes with them
+            chosen = [
+                [members[(position + copy) % len(members)] for copy in range(replicas)]
+                for position in range(len(tasks))
+            ]
+            try:
+                for member in members:
+                    mine = [at for at, where in enumerate(chosen) if member in where]
+                    if mine and not interrupted():
+                        self.transfer.put(member, {tasks[at].key: packed[at] for at in mine})
+            finally:
+                for task, value, where, inner in zip(tasks, packed, chosen, contained, strict=True):
+                    self.post(Stored(task, [member.address for member in where], value.nbytes, inner))
         return handles
 
     def wait_for_workers(self) -> None:
@@ -180,7 +205,7 @@ class Core:
 
     def handle(self, task: Task) -> RemoteData:
         """One more handle of a task."""
-        with deferred_interrupt(lambda: None):
+        with deferred_signals(lambda: None):
             self.post(Claimed(task))
             return RemoteData(self, task)
 
@@ -206,7 +231,7 @@ class Core:
         if task.key not in self.lent and not task.borrowed:
             self.lent[task.key] = task
             self.post(Exported(task))
-        return restore_handle, (self.center, task.reference())
+        return restore_handle, (self.driver.center_peer, task.reference())
 
     # ------------------------------------------------------------------------------------------------------------ end
 
@@ -219,10 +244,14 @@ class Core:
         if self.is_forked:
             return
         CORES.discard(self)
-        if not self.driver.closed and self.state.unfinished:
-            self.post(CancelAsked(list(explain.unfinished_tasks(self.state))))
-        self.driver.close(timeout_s)
-        self.transfer.close()
+        try:
+            if not self.driver.closed and self.state.unfinished:
+                self.driver.cancel_everything()
+        except DistributedError:
+            pass  # it broke, or somebody else closed it
+        finally:
+            self.driver.close(timeout_s)
+            self.transfer.close()
 
     def become_inert(self) -> None:
         """In a forked child: this pool is the parent's."""
@@ -232,12 +261,30 @@ class Core:
 
 def restore_handle(center: str, reference: list[Any]) -> RemoteData:
     """Called by pickle: a handle that was pickled by a user, here or in another process."""
-    candidates = [core for core in CORES if core.center == center and not core.is_forked]
-    if not candidates:
-        raise DistributedError(f"a handle of a cluster that this process is not in; open Pool({center!r}) first")
+    cores = [core for core in CORES if not core.is_forked]
     owner = reference[0].partition("/")[0]
-    core = next((core for core in candidates if core.client == owner), candidates[0])
-    return core.make_handle(reference)
+    mine = [core for core in cores if core.client == owner]
+    neighbours = [core for core in cores if center in (core.driver.center_peer, core.center)]
+    if not mine and not neighbours:
+        raise DistributedError(f"a handle of a cluster that this process is not in; open Pool({center!r}) first")
+    return (mine or neighbours)[0].make_handle(reference)
+
+
+class Patience:
+    """How long a reader goes on asking a worker that can't be reached: as long as it may come back with its data."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+        self._tries: dict[str, int] = {}
+
+    def is_over(self, address: str) -> bool:
+        """Whether it has been asked for long enough."""
+        return time.monotonic() > self._since.setdefault(address, time.monotonic()) + SETTINGS.closed_client_lease_s
+
+    def pause_s(self, address: str) -> float:
+        """How long to wait before the next try."""
+        self._tries[address] = tries = self._tries.get(address, 0) + 1
+        return min(0.02 * 2.0**tries, 1.0)
 
 
 def _make_inert() -> None:
@@ -247,5 +294,3 @@ def _make_inert() -> None:
 
 
 os.register_at_fork(after_in_child=_make_inert)
-
-__all__ = ["CORES", "Core", "KeyLost", "restore_handle"]

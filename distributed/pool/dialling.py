@@ -6,8 +6,8 @@ import dataclasses
 import logging
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from distributed.config import SETTINGS
@@ -34,7 +34,9 @@ class Dialler:
         self.center, self.secret = center, secret
         self._report = report
         self._closing = threading.Event()
-        self._threads = ThreadPoolExecutor(SETTINGS.dialling_threads_max, "distributed-dial")
+        self._lock = threading.Lock()
+        self._backlog: deque[Callable[[], None]] = deque()
+        self._threads = 0  # daemon threads, not an executor's: a program may end while one of them still tries
 
     def dial(self, address: str, unix: str = "") -> socket.socket:
         """Connect, blocking."""
@@ -44,7 +46,7 @@ class Dialler:
 
     def reach_worker(self, member: Member) -> None:
         """Try once."""
-        self._submit(self._try_worker, member)
+        self._submit(lambda: self._try_worker(member))
 
     def find_center(self) -> None:
         """Try until somebody answers there."""
@@ -53,13 +55,24 @@ class Dialler:
     def close(self) -> None:
         """No more tries; one that is under way ends by itself."""
         self._closing.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._backlog.clear()
 
-    def _submit(self, function: Callable[..., None], *args: Any) -> None:
-        try:
-            self._threads.submit(function, *args)
-        except RuntimeError:  # closed meanwhile
-            pass
+    def _submit(self, job: Callable[[], None]) -> None:
+        with self._lock:
+            self._backlog.append(job)
+            if self._threads == SETTINGS.dialling_threads_max:
+                return
+            self._threads += 1
+        threading.Thread(target=self._run, name="distributed-dial", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._backlog:
+                    self._threads -= 1
+                    return
+                job = self._backlog.popleft()
+            job()
 
     def _try_worker(self, member: Member) -> None:
         try:

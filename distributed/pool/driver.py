@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from distributed.address import unparse
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError, KeyLost, PoolClosed, ProtocolError
 from distributed.pool import explain
@@ -112,6 +113,7 @@ class Driver:
         self.is_selecting = False
         self._channels: dict[str, Channel] = {}
         self._center: Channel | None = None
+        self._center_peer = center
         self._alarms: list[float] = []
         self._next_watch = time.monotonic() + WATCH_INTERVAL_S
         self._requests = Requests()
@@ -177,6 +179,11 @@ class Driver:
     def cancel_everything(self) -> None:
         """Cancel every task that has no outcome."""
         self.inspect(lambda: self._handle(CancelAsked(list(explain.unfinished_tasks(self.state)))))
+
+    @property
+    def center_peer(self) -> str:
+        """The center's address as the network knows it, whatever name was used for it here."""
+        return self._center_peer
 
     @property
     def bytes_sent(self) -> int:
@@ -407,18 +414,18 @@ class Driver:
             self._handle(Received(channel.member.address, message))
 
     def _attached(self, channel: Channel, answer: Reply | Refusal) -> None:
-        """A worker says who it is, and has forgotten what it had of ours: from here on it may be used."""
+        """A worker says who it is, and what it has of ours: from here on it may be used."""
         if isinstance(answer, Refusal):
             self._lose(channel, answer.reason)
             return
         try:
-            member = Member(*answer.result)
-        except TypeError as error:
-            raise ProtocolError("the answer to attach is not a member") from error
+            member, held = Member(*answer.result["member"]), answer.result["held"]
+        except (TypeError, KeyError) as error:
+            raise ProtocolError("the answer to attach is not a member and what it holds") from error
         if channel.is_attached:
             raise ProtocolError("a second answer to attach")
         channel.member, channel.is_attached = member, True
-        self._handle(Connected(member))
+        self._handle(Connected(member, held))
 
     def _write(self, channel: Channel) -> None:
         try:
@@ -470,6 +477,7 @@ class Driver:
         self._selector.register(channel.sock, selectors.EVENT_READ, channel)
         if event.member is None:
             self._center = channel
+            self._center_peer = unparse(*channel.sock.getpeername()[:2])
             channel.push(RegisterClient(self.client))
             for number, asked in self._requests.unanswered():
                 channel.push(asked.message, number)

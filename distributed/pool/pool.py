@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from distributed.cluster.local import Cluster, embedded
@@ -65,6 +65,8 @@ class Pool:
         self._calls = Calls(self._core)
         self._core.driver.on_output = show
         _OPEN[id(self._core)] = self
+        atexit.unregister(_end_open_pools)  # and again: it has to run before what ends the daemons started by now
+        atexit.register(_end_open_pools)
 
     def __repr__(self) -> str:
         if self._core.driver.closed:
@@ -218,7 +220,7 @@ class Pool:
         {'squares': [1, 4], 'n': 2}
         """
         found: dict[Task, None] = {}
-        _map_handles(nested, lambda handle: found.setdefault(handle._task))
+        _map_handles(nested, lambda handle: found.setdefault(handle.living_task))
         values = dict(zip(found, self._calls.values(list(found), timeout), strict=True))
         return _map_handles(nested, lambda handle: values[handle._task])
 
@@ -320,11 +322,13 @@ class Pool:
         self._end(1.0)
 
     def _end(self, timeout_s: float) -> None:
-        self._core.close(timeout_s)
-        if not self._core.is_forked:
-            _OPEN.pop(id(self._core), None)
-            if self._owned is not None:
-                self._owned.close()
+        try:
+            self._core.close(timeout_s)
+        finally:
+            if not self._core.is_forked:
+                _OPEN.pop(id(self._core), None)
+                if self._owned is not None:
+                    self._owned.close()
 
     def __enter__(self) -> Pool:
         return self
@@ -339,7 +343,6 @@ class Pool:
 _OPEN: dict[int, Pool] = {}
 
 
-@atexit.register
 def _end_open_pools() -> None:
     """A program that forgot to close its pools leaves nothing behind all the same."""
     for core in list(CORES):
@@ -398,6 +401,3 @@ def _name(what: str, value: Any) -> str:
     if not isinstance(value, str) or not value or len(value) > SETTINGS.name_characters_max:
         raise ValueError(f"{what} must be a text of 1 to {SETTINGS.name_characters_max} characters, not {value!r:.60}")
     return value
-
-
-__all__ = ["Pool", "Sequence"]

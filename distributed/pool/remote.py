@@ -62,8 +62,8 @@ class RemoteData:
         core.holds.add(self, task)
 
     def __repr__(self) -> str:
-        if self._core is None:
-            return "<RemoteData: released>"
+        if isinstance(self._core, Released):
+            return f"<RemoteData: {self.key}, released>"
         task = self._task
         size = f", {task.nbytes:,} bytes" if task.status == DONE else ""
         name = f" {task.kind.name}" if task.kind is not None else ""
@@ -75,6 +75,12 @@ class RemoteData:
     def key(self) -> str:
         """The name under which workers and center know the value."""
         return self._task.key
+
+    @property
+    def living_task(self) -> Task:
+        """What this handle stands for; `KeyLost` if it was given up."""
+        self._core.client  # noqa: B018 - a handle that was given up raises here
+        return self._task
 
     @property
     def nbytes(self) -> int:
@@ -181,18 +187,21 @@ class RemoteData:
     # ------------------------------------------------------------------------------------------------ ending it
 
     def cancel(self) -> bool:
-        """Stop the task, also a running one. Whether it was cancelled; False if it had an outcome already."""
+        """Stop the task, also a running one. Whether it was cancelled.
+
+        False if it had an outcome already, or is another client's.
+        """
         task = self._task
-        if not task.published:
+        if not task.published and not task.borrowed:
             self._core.post(CancelAsked([task]))
             self._core.wait(lambda: task.published)
         return self.cancelled()
 
     def release(self) -> None:
         """Give the value up now, also one whose handle was pickled for others. The handle is of no use afterwards."""
-        if self._core is not None:
+        if not isinstance(self._core, Released):
             core, task = self._core, self._task
-            self._core = None  # type: ignore[assignment]
+            self._core = Released(task.key)  # type: ignore[assignment]
             core.lent.pop(task.key, None)
             core.post(Unexported(task))
             core.holds.end(self)
@@ -215,6 +224,16 @@ class RemoteData:
 
     def __deepcopy__(self, memo: object) -> RemoteData:
         return self
+
+
+class Released:
+    """What a handle has instead of a pool once it was given up: whatever is asked of it, the answer is the reason."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyLost(self._key, "its handle was released")
 
 
 class TaskFailed(Exception):
@@ -243,6 +262,19 @@ class Done(NamedTuple):
     not_done: set[RemoteData]
 
 
+class Arrivals:
+    """Where finished tasks arrive. The pool refers to this and not to the iterator, which may be dropped half-way."""
+
+    def __init__(self) -> None:
+        self.queue: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self.alert: Callable[[], object] = lambda: None
+
+    def arrive(self, task: Task) -> None:
+        """Called by the pool, on any thread."""
+        self.queue.put(task)
+        self.alert()
+
+
 class AsCompleted:
     """Handles in the order in which they finish; for ``for`` and ``async for``."""
 
@@ -252,17 +284,24 @@ class AsCompleted:
         for handle in handles:
             self._by_task.setdefault(id(handle._task), collections.deque()).append(handle)
             by_pool.setdefault(id(handle._core), []).append(handle)
-        self._arrived: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._arrivals = Arrivals()
+        self._arrived = self._arrivals.queue
         self._left = sum(map(len, self._by_task.values()))
         self._cores = [group[0]._core for group in by_pool.values()]
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._alert: Callable[[], object] = lambda: None
-        for group in by_pool.values():
-            group[0]._core.watch([handle._task for handle in group], self._arrive)
+        self._watched = [(group[0]._core, [handle._task for handle in group]) for group in by_pool.values()]
+        for core, tasks in self._watched:
+            core.watch(tasks, self._arrivals.arrive)
 
-    def _arrive(self, task: Task) -> None:
-        self._arrived.put(task)
-        self._alert()
+    def close(self) -> None:
+        """Nobody will ask for the others any more."""
+        watched, self._watched = self._watched, []
+        for core, tasks in watched if self._left else ():
+            core.unwatch(tasks, self._arrivals.arrive)
+
+    def __del__(self) -> None:
+        if getattr(self, "_watched", None):
+            self.close()
 
     def __iter__(self) -> Iterator[RemoteData]:
         return self
@@ -304,13 +343,13 @@ class AsCompleted:
         if not self._left:
             raise StopAsyncIteration
         loop, something = asyncio.get_running_loop(), asyncio.Event()
-        self._alert = lambda: loop.call_soon_threadsafe(something.set)
+        self._arrivals.alert = lambda: None if loop.is_closed() else loop.call_soon_threadsafe(something.set)
         try:
             left_s = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
             if self._arrived.empty():
                 await asyncio.wait_for(something.wait(), left_s)
         finally:
-            self._alert = lambda: None
+            self._arrivals.alert = lambda: None
         return self._take()
 
 
@@ -334,13 +373,20 @@ def wait(handles: Collection[RemoteData], timeout: float | None = None, return_w
     """
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
         raise ValueError(f"return_when={return_when!r} is none of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION")
+    handles = list(handles)
+    first = None if return_when == ALL_COMPLETED else _is_failed if return_when == FIRST_EXCEPTION else RemoteData.ready
+    completed = as_completed(handles, timeout)
     try:
-        for handle in as_completed(handles, timeout):
-            if return_when == FIRST_COMPLETED:
-                break
-            if return_when == FIRST_EXCEPTION and handle._task.status == FAILED and not handle.cancelled():
+        for handle in completed:
+            if first is not None and first(handle):
                 break
     except TimeoutError:
         pass
+    finally:
+        completed.close()
     done = {handle for handle in handles if handle.ready()}
     return Done(done, set(handles) - done)
+
+
+def _is_failed(handle: RemoteData) -> bool:
+    return handle._task.status == FAILED and not handle.cancelled()

@@ -5,15 +5,19 @@ Runs in the user's threads, blocking. Knows nothing of tasks beyond where their 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from distributed.bulk import BulkClient
 from distributed.wire.messages import Member
 from distributed.wire.security import Secret
 from distributed.wire.values import Packed
+
+IDLE_CONNECTIONS_MAX = 4  # to one worker; a thread that finds none makes one
 
 
 class Transfer:
@@ -23,12 +27,12 @@ class Transfer:
         self.client, self.secret = client, secret
         self.bytes_sent = self.bytes_received = 0  # of values, over sockets
         self._idle: dict[str, list[BulkClient]] = {}  # by incarnation
+        self._busy: dict[int, BulkClient] = {}  # by thread
         self._lock = threading.Lock()
 
-    def fetch(self, member: Member, keys: list[str], attempts: list[int]) -> list[Any]:
+    def fetch(self, member: Member, keys: list[str], attempts: list[int], timeout_s: float | None = None) -> list[Any]:
         """The packed values as bytes or maps, in order; None where the worker does not have one."""
-        client = self._borrow(member)
-        try:
+        with self._connection(member) as client, _time_limit(client, timeout_s):
             linkable = _is_reachable(member)
             values = self._receive(client, keys, attempts, linkable)
             gone = [position for position, value in enumerate(values) if value is None]
@@ -36,23 +40,27 @@ class Transfer:
                 again = self._receive(client, [keys[at] for at in gone], [attempts[at] for at in gone], False)
                 for position, value in zip(gone, again, strict=True):
                     values[position] = value
-        except BaseException:
-            client.close()  # an interrupt or an error leaves the connection in the middle of something
-            raise
-        self._give_back(member, client)
         return values
 
     def put(self, member: Member, packed: dict[str, Packed]) -> None:
         """Store values on a worker; returns when they are stored there."""
-        client = self._borrow(member)
         is_local = _is_reachable(member)
-        try:
+        with self._connection(member) as client:
             client.put(self.client, packed, member.directory if is_local else "")
-        except BaseException:
-            client.close()
-            raise
         self.bytes_sent += 0 if is_local else sum(value.nbytes for value in packed.values())
-        self._give_back(member, client)
+
+    def abort(self) -> None:
+        """Make what this thread transfers just now fail; for signal handlers, which run in the midst of it."""
+        client = self._busy.get(threading.get_ident())
+        if client is not None:
+            client.abort()
+
+    def forget(self, member: Member) -> None:
+        """A worker is gone: its idle connections are of no use."""
+        with self._lock:
+            idle = self._idle.pop(member.incarnation, [])
+        for client in idle:
+            client.close()
 
     def close(self) -> None:
         """Close every idle connection."""
@@ -74,16 +82,41 @@ class Transfer:
                 values.append(found.data)
         return values
 
-    def _borrow(self, member: Member) -> BulkClient:
+    @contextlib.contextmanager
+    def _connection(self, member: Member) -> Iterator[BulkClient]:
+        """A connection that this thread has to itself; one that is left in the midst of something is closed."""
         with self._lock:
             idle = self._idle.get(member.incarnation)
-            if idle:
-                return idle.pop()
-        return BulkClient(member.address, member.unix, self.secret, "pool")
-
-    def _give_back(self, member: Member, client: BulkClient) -> None:
+            client = idle.pop() if idle else BulkClient(member.address, member.unix, self.secret, "pool")
+        thread = threading.get_ident()
+        self._busy[thread] = client
+        try:
+            yield client
+        except BaseException:
+            client.close()
+            raise
+        finally:
+            del self._busy[thread]
         with self._lock:
-            self._idle.setdefault(member.incarnation, []).append(client)
+            idle = self._idle.setdefault(member.incarnation, [])
+            if len(idle) < IDLE_CONNECTIONS_MAX:
+                idle.append(client)
+                return
+        client.close()
+
+
+@contextlib.contextmanager
+def _time_limit(client: BulkClient, timeout_s: float | None) -> Iterator[None]:
+    if timeout_s is None:
+        yield
+        return
+    timer = threading.Timer(timeout_s, client.abort)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _is_reachable(member: Member) -> bool:
