@@ -33,6 +33,11 @@ class Settings:
     closed_client_lease_s: float = 30.0  # a client whose socket closed may come back within this time
     client_lease_s: float = 600.0  # a client that is silent, its socket still open
     borrow_wait_s: float = 5.0  # how long an unknown borrowed key may take to appear
+    borrowers_waiting_max: int = 10_000  # requests that wait at one time; others hear at once what is known
+    exported_keys_max: int = 1_000_000  # remembered of one client; borrowers of older ones wait `borrow_wait_s` only
+    withdrawn_keys_max: int = 10_000  # remembered of one client; of older ones a borrower hears only that they are gone
+    names_max: int = 100_000  # published at one time
+    unpublished_names_max: int = 10_000  # remembered, so that a worker which was away does not bring them back
 
     # values
     inline_bytes_max: int = 64 * KIB  # above: a file

@@ -14,12 +14,12 @@ What a waiting `WhoHas` makes of a key::
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 from distributed.center.directory import owner_of
-
-WITHDRAWN_MAX = 10_000  # remembered per owner; of older ones a borrower learns only that they are gone
-WAITING_MAX = 10_000  # requests that wait at one time; further ones are answered at once with what is known
+from distributed.config import Settings
 
 
 @dataclasses.dataclass(slots=True)
@@ -41,8 +41,9 @@ class Waiter:
 class Borrowing:
     """Exports and withdrawals by owner, waiters by key."""
 
-    def __init__(self) -> None:
-        self.exported: dict[str, set[str]] = {}
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.exported: dict[str, dict[str, None]] = {}  # owner -> its keys, the oldest first
         self.withdrawn: dict[str, dict[str, bytes]] = {}
         self.waiters: dict[int, Waiter] = {}
         self.waiting_for: dict[str, dict[int, None]] = {}  # key -> waiters, in order of arrival
@@ -51,19 +52,19 @@ class Borrowing:
     # ------------------------------------------------------------------------------------------ what owners say
 
     def export(self, owner: str, keys: Iterable[str]) -> None:
-        withdrawn = self.withdrawn.get(owner, {})
+        withdrawn, exported = self.withdrawn.get(owner, {}), self.exported.setdefault(owner, {})
         for key in keys:
             withdrawn.pop(key, None)
-            self.exported.setdefault(owner, set()).add(key)
+            exported[key] = None
+        _forget_oldest(exported, self.settings.exported_keys_max)
 
     def withdraw(self, owner: str, keys: Iterable[str], errors: Iterable[bytes]) -> None:
-        withdrawn, exported = self.withdrawn.setdefault(owner, {}), self.exported.get(owner, set())
+        withdrawn, exported = self.withdrawn.setdefault(owner, {}), self.exported.get(owner, {})
         for key, error in zip(keys, errors, strict=True):
             withdrawn.pop(key, None)
             withdrawn[key] = error
-            exported.discard(key)
-        while len(withdrawn) > WITHDRAWN_MAX:
-            del withdrawn[next(iter(withdrawn))]
+            exported.pop(key, None)
+        _forget_oldest(withdrawn, self.settings.withdrawn_keys_max)
 
     def forget_owner(self, owner: str) -> None:
         self.exported.pop(owner, None)
@@ -77,6 +78,10 @@ class Borrowing:
         return self.withdrawn.get(owner_of(key), {}).get(key)
 
     # ------------------------------------------------------------------------------------------ who waits
+
+    def may_wait(self) -> bool:
+        """Whether there is room for one more who waits."""
+        return len(self.waiters) < self.settings.borrowers_waiting_max
 
     def wait(self, waiter: Waiter) -> int:
         self._last += 1
@@ -139,3 +144,8 @@ class Borrowing:
         for key, numbers in self.waiting_for.items():
             assert numbers, key
             assert all(key in self.waiters[number].missing for number in numbers), key
+
+
+def _forget_oldest(table: dict[str, Any], count_max: int) -> None:
+    for key in list(itertools.islice(table, max(0, len(table) - count_max))):
+        del table[key]

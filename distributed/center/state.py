@@ -24,7 +24,7 @@ import heapq
 from collections.abc import Callable
 from typing import Any
 
-from distributed.center.borrowing import WAITING_MAX, Borrowing, Waiter
+from distributed.center.borrowing import Borrowing, Waiter
 from distributed.center.directory import Directory, Entry, Registration, owner_of
 from distributed.center.events import (
     Broadcast,
@@ -44,7 +44,7 @@ from distributed.config import SETTINGS, Settings
 from distributed.version import version_difference
 from distributed.wire import messages as m
 
-UNPUBLISHED_MAX = 10_000  # names remembered as withdrawn, so that a worker which was away does not bring them back
+ALARMS_TO_SPARE = 64  # so many that are for nobody are not worth the trouble
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,7 +84,7 @@ class CenterState:
         self.leases: dict[str, Lease] = {}
         self.names: dict[str, Publication] = {}
         self.unpublished: dict[str, str] = {}  # name -> the key it had
-        self.borrowing = Borrowing()
+        self.borrowing = Borrowing(settings)
         self._clients: dict[int, str] = {}  # by connection
         self._publishing: dict[int, tuple[int, int]] = {}  # token -> connection, request
         self._tokens = 0
@@ -104,6 +104,8 @@ class CenterState:
             self._told(event.token)
         else:
             self._tick()
+        if len(self._alarms) > 2 * (len(self.leases) + 2 * len(self.borrowing.waiters)) + ALARMS_TO_SPARE:
+            self._clear_alarms()
         if self._alarms and self._alarms[0][0] < self._woken_at:
             self._woken_at = self._alarms[0][0]
             self._out.append(WakeAt(self._woken_at))
@@ -136,6 +138,17 @@ class CenterState:
 
     def _wake(self, time: float, kind: str, which: Any) -> None:
         heapq.heappush(self._alarms, (time, kind, which))
+
+    def _clear_alarms(self) -> None:
+        """Drop the alarms of requests that were answered and of clients that came back, which are most of them."""
+        self._alarms = [alarm for alarm in dict.fromkeys(self._alarms) if self._matters(*alarm)]
+        heapq.heapify(self._alarms)
+
+    def _matters(self, time: float, kind: str, which: Any) -> bool:
+        if kind == "waiter":
+            return which in self.borrowing.waiters
+        lease = self.leases.get(which)
+        return lease is not None and not lease.connection and lease.deadline == time
 
     # ------------------------------------------------------------------------------------------------- workers
 
@@ -190,7 +203,7 @@ class CenterState:
         for name, key in message.names.items():
             if self.unpublished.get(name) == key:
                 self._out.append(Send(connection, m.Unpin(name, self._owners())))
-            elif name not in self.names:
+            elif name not in self.names and len(self.names) < self.settings.names_max:
                 self.names[name] = Publication(key, list(message.published.get(name, [key])))
                 others = [other for other in self.directory.by_connection if other != connection]
                 if others:
@@ -296,8 +309,10 @@ class CenterState:
             return
         if known is not None:
             raise Refused("DistributedError", f"the name {message.name!r} is taken; unpublish it first")
-        if not message.name:
-            raise Refused("DistributedError", "a name must not be empty")
+        if not 0 < len(message.name) <= self.settings.name_characters_max:
+            raise Refused("DistributedError", f"a name has 1 to {self.settings.name_characters_max} characters")
+        if len(self.names) >= self.settings.names_max:
+            raise Refused("DistributedError", f"{len(self.names)} names are published, no more fit; unpublish some")
         keys = list(dict.fromkeys([message.key, *message.keys]))
         self.names[message.name] = Publication(message.key, keys)
         self.unpublished.pop(message.name, None)
@@ -313,12 +328,21 @@ class CenterState:
         self._reply(connection, request, None)
 
     def _unpublish(self, message: m.Unpublish, connection: int, request: int) -> None:
-        self._known_name(message.name)
-        self.unpublished[message.name] = self.names.pop(message.name).key
-        if len(self.unpublished) > UNPUBLISHED_MAX:
-            del self.unpublished[next(iter(self.unpublished))]
-        self._tell_workers(m.Unpin(message.name, self._owners()))
+        name, key = message.name, message.key or self._known_name(message.name).key
+        known = self.names.get(name)
+        if known is None:  # said again; or a worker that has the name will register with it, as after a restart
+            self._remember_unpublished(name, key)
+        elif known.key == key:
+            del self.names[name]
+            self._remember_unpublished(name, key)
+            self._tell_workers(m.Unpin(name, self._owners()))
         self._reply(connection, request, None)
+
+    def _remember_unpublished(self, name: str, key: str) -> None:
+        self.unpublished.pop(name, None)
+        self.unpublished[name] = key
+        if len(self.unpublished) > self.settings.unpublished_names_max:
+            del self.unpublished[next(iter(self.unpublished))]
 
     def _look_up(self, message: m.LookUp, connection: int, request: int) -> None:
         if message.name:
@@ -351,7 +375,7 @@ class CenterState:
         deadline = self._now + message.wait_s
         patience = min(deadline, self._now + self.settings.borrow_wait_s)
         waiter = Waiter(connection, request, message.keys, set(), patience, deadline)
-        if message.wait_s > 0 and request and len(self.borrowing.waiters) < WAITING_MAX:
+        if message.wait_s > 0 and request and self.borrowing.may_wait():
             waiter.missing = {key for key in message.keys if self._may_come(key)}
         if not waiter.missing:
             self._answer(waiter, with_errors=message.wait_s > 0)

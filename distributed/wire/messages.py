@@ -246,9 +246,14 @@ class Publish(Message):
 
 @dataclasses.dataclass(slots=True)
 class Unpublish(Message):
-    """Pool to center: forget a name. An unknown name is refused."""
+    """Pool to center: forget a name, if it still stands for `key`. Without a key: whatever it stands for.
+
+    With a key it may be said twice, as when the answer was lost with a connection: the second time changes nothing.
+    Without one an unknown name is refused.
+    """
 
     name: str
+    key: str = ""
 
 
 @dataclasses.dataclass(slots=True)

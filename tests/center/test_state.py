@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 
-from distributed.center import borrowing
 from distributed.center.events import (
     Broadcast,
     Close,
@@ -400,20 +399,83 @@ def test_a_waiting_request_leaves_with_its_connection(bench: Bench) -> None:
     bench.worker(1, "alice:1", {"x": 1})
 
 
-def test_requests_that_wait_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distributed.center.state.WAITING_MAX", 1)
+def bounded(**settings) -> Bench:
+    bench = Bench()
+    bench.state = CenterState(dataclasses.replace(SETTINGS, **settings))
+    return bench
+
+
+def test_requests_that_wait_are_bounded() -> None:
+    bench = bounded(borrowers_waiting_max=1)
     bench.say(3, m.WhoHas(["x"], wait_s=60), request=8)
     assert bench.ask(3, m.WhoHas(["y"], wait_s=60)) == {}
 
 
-def test_withdrawals_are_remembered_within_bounds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(borrowing, "WITHDRAWN_MAX", 2)
+def test_withdrawals_and_exports_are_remembered_within_bounds() -> None:
+    bench = bounded(withdrawn_keys_max=2, exported_keys_max=3)
     bench.client(2, ALICE)
-    bench.say(2, m.Withdraw([f"{ALICE}/{n}" for n in range(5)], [b""] * 5))
-    assert list(bench.state.borrowing.withdrawn[ALICE]) == [f"{ALICE}/3", f"{ALICE}/4"]
+    keys = [f"{ALICE}/{n}" for n in range(5)]
+    bench.say(2, m.Export(keys))
+    assert list(bench.state.borrowing.exported[ALICE]) == keys[2:]
+    bench.say(2, m.Withdraw(keys, [b""] * 5))
+    assert list(bench.state.borrowing.withdrawn[ALICE]) == keys[3:]
+    assert bench.state.borrowing.exported[ALICE] == {}
 
 
-# ---------------------------------------------------------------------------------------------------------- questions
+def test_requests_that_were_answered_leave_no_alarms_behind(bench: Bench) -> None:
+    bench.client(2, ALICE)
+    bench.say(3, m.WhoHas(["never"], wait_s=600), request=8)
+    for n in range(1000):
+        bench.say(3, m.WhoHas([f"{ALICE}/{n}"], wait_s=600), request=9)
+        bench.say(2, m.Withdraw([f"{ALICE}/{n}"], [b"gone"]))
+    assert len(bench.state._alarms) < 100
+    assert bench.tick_at(bench.now + 600) == [Send(3, m.Reply({}), 8)]
+
+
+def test_clients_that_come_and_go_leave_no_alarms_behind(bench: Bench) -> None:
+    for connection in range(2, 1000):
+        bench.client(connection, ALICE)
+        bench.event(Disconnected(connection))
+    assert len(bench.state._alarms) < 100
+    bench.worker(1, "alice:1")
+    assert bench.tick_at(bench.now + LEASE_S) == [Broadcast([1], m.OwnerLeft(ALICE))]
+
+
+def test_names_are_bounded_in_number_and_length() -> None:
+    bench = bounded(names_max=1, name_characters_max=8)
+    assert bench.ask(2, m.Publish("table", "x", [])) is None
+    for name in ("more", "", "n" * 9):
+        [refused] = bench.say(2, m.Publish(name, "y", []), request=9)
+        assert isinstance(refused.message, m.Refusal)
+    bench.worker(1, "alice:1", names={"table": "x", "other": "y"})
+    assert set(bench.state.names) == {"table"}
+    bench.say(2, m.Unpublish("table"), request=9)
+    bench.say(2, m.Publish("more", "y", []), request=9)
+    assert set(bench.state.names) == {"more"}
+
+
+def test_unpublishing_twice_is_as_good_as_once(bench: Bench) -> None:
+    bench.worker(1, "alice:1", {"x": 1})
+    bench.say(2, m.Publish("table", "x", []), request=8)
+    for _ in range(2):
+        answer = bench.say(2, m.Unpublish("table", "x"), request=9)
+        assert answer[-1] == Send(2, m.Reply(None), 9)
+    assert bench.state.names == {}
+
+
+def test_unpublishing_again_does_not_take_a_name_from_who_has_it_now(bench: Bench) -> None:
+    bench.say(2, m.Publish("table", "x", []), request=7)
+    bench.say(2, m.Unpublish("table", "x"), request=8)
+    bench.say(3, m.Publish("table", "y", []), request=7)
+    assert bench.ask(2, m.Unpublish("table", "x")) is None
+    assert bench.ask(2, m.LookUp("table")) == "y"
+
+
+def test_a_name_unpublished_before_its_worker_came_back_stays_so(bench: Bench) -> None:
+    assert bench.ask(2, m.Unpublish("table", "x")) is None
+    out = bench.say(1, register("alice:1", {"x": 1}, names={"table": "x"}), request=5)
+    assert Send(1, m.Unpin("table", [])) in out
+    assert bench.state.names == {}
 
 
 def test_ping_status_and_terminate(bench: Bench) -> None:
