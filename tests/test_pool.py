@@ -409,6 +409,45 @@ def test_get_with_a_timeout_raises_and_the_task_goes_on(pool):
 
 
 @pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda pool: pool.unpublish(None),
+        lambda pool: pool.unpublish("x" * 10_000_000),
+        lambda pool: pool.who_has([3]),
+        lambda pool: pool.publish("\ud800", pool.submit(int)),
+        lambda pool: pool.options(key="\ud800"),
+        lambda pool: pool.options(priority=10**400),
+        lambda pool: pool.options(workers=[]),
+        lambda pool: pool.options(workers=[None]),
+        lambda pool: pool.options(recompute="x"),
+        lambda pool: pool["\ud800"],
+        lambda pool: wait([1]),
+        lambda pool: pool.submit(int).add_done_callback(None),
+        lambda pool: iter(pool),
+        lambda pool: pickle.dumps(pool),
+    ],
+)
+def test_what_makes_no_sense_is_refused_on_the_spot_and_the_pool_goes_on(pool, wrong):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        wrong(pool)
+    assert len(str(caught.value)) < 300
+    assert pool.submit(abs, -1).get(10) == 1
+
+
+def test_a_pool_named_in_a_function_is_refused_with_advice(pool):
+    with pytest.raises(CannotPickle, match="where it is needed"):
+        pool.submit(lambda: pool.ncores())
+
+
+def test_a_function_with_a_strange_name_runs(pool):
+    def strange():
+        return 5
+
+    strange.__qualname__ = "\ud800"
+    assert pool.submit(strange).get() == 5
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"timeout": -1}, "timeout"),

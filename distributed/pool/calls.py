@@ -102,7 +102,7 @@ class Calls:
             kind = Kind(
                 function=packed.id,
                 code=CALL_CARRIED if is_carried else packed.code,
-                name=packed.name,
+                name=packed.name.encode(errors="replace").decode(),
                 asynchronous=packed.asynchronous,
                 options=options,
                 duration=duration,

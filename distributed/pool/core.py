@@ -22,8 +22,10 @@ from distributed.pool.remote import RemoteData, TaskFailed, error_of
 from distributed.pool.state import PoolState
 from distributed.pool.tasks import DONE, FAILED, RELEASED, Task
 from distributed.pool.transfer import Transfer
+from distributed.wire.messages import Message
 from distributed.wire.values import Packed, unpack
 
+MEETING_TIME_S = 2.0  # how long a new pool waits for workers to answer; those that take longer come later
 CORES: weakref.WeakSet[Core] = weakref.WeakSet()
 """Every open pool of this process."""
 
@@ -42,7 +44,7 @@ class Core:
         self._numbers = itertools.count(1)
         self.post, self.watch = self.driver.post, self._watch
         self.holds = self.driver.holds
-        self.call_later, self.ask = self.driver.call_later, self.driver.ask
+        self.call_later = self.driver.call_later
         self.driver.on_worker_lost = self.transfer.forget
         self.driver.start()
         CORES.add(self)
@@ -65,6 +67,11 @@ class Core:
         if self.is_forked:
             self.require_open()
         return self.driver.wait(is_done, timeout)
+
+    def ask(self, message: Message, timeout: float | None = None) -> Any:
+        """Ask the center."""
+        self.require_open()
+        return self.driver.ask(message, timeout)
 
     def _watch(self, tasks: list[Task], watcher: Callable[[Task], None]) -> None:
         """Have `watcher` called once for each task that has an outcome, now or later, quickly and on any thread."""
@@ -192,6 +199,10 @@ class Core:
                 for task, value, where, inner in zip(tasks, packed, chosen, contained, strict=True):
                     self.post(Stored(task, [member.address for member in where], value.nbytes, inner))
         return handles
+
+    def wait_for_members(self) -> None:
+        """Wait a moment until the workers that are there have been met, so that a new pool knows its cluster."""
+        self.wait(lambda: self.driver.has_met_members and not self.state.membership.connecting, MEETING_TIME_S)
 
     def wait_for_workers(self) -> None:
         """Wait until there is a worker to talk to."""

@@ -48,9 +48,9 @@ class Dialler:
         """Try once."""
         self._submit(lambda: self._try_worker(member))
 
-    def find_center(self) -> None:
+    def find_center(self, after_s: float) -> None:
         """Try until somebody answers there."""
-        self._submit(self._try_center)
+        self._submit(lambda: self._try_center(after_s))
 
     def close(self) -> None:
         """No more tries; one that is under way ends by itself."""
@@ -81,7 +81,8 @@ class Dialler:
             dialled = Dialled(member, None, str(error))
         self._hand_over(dialled)
 
-    def _try_center(self) -> None:
+    def _try_center(self, after_s: float) -> None:
+        self._closing.wait(after_s)
         while not self._closing.is_set():
             try:
                 dialled = Dialled(None, self.dial(self.center))

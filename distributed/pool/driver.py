@@ -53,6 +53,7 @@ from distributed.version import installed, version_difference
 from distributed.wire.messages import (
     Attach,
     Member,
+    Members,
     Message,
     Refusal,
     RegisterClient,
@@ -103,6 +104,7 @@ class Driver:
         self._bytes_sent = self._bytes_received = 0  # over connections that are closed
         self.closed = False
         self.broken: BaseException | None = None
+        self.has_met_members = False  # the center has told who is there
         self.on_worker_lost: Callable[[Member], None] = lambda member: None
         self.on_output: Callable[[Any], None] = lambda output: None
         self._baton = Baton(self._turn_safely, self.wake, lambda: self.closed)
@@ -113,7 +115,7 @@ class Driver:
         self.is_selecting = False
         self._channels: dict[str, Channel] = {}
         self._center: Channel | None = None
-        self._center_peer = center
+        self._center_peer, self._center_since = center, 0.0
         self._alarms: list[float] = []
         self._next_watch = time.monotonic() + WATCH_INTERVAL_S
         self._requests = Requests()
@@ -410,6 +412,7 @@ class Driver:
                 self._attached(channel, message)
         elif channel.member is None:
             self._handle(CenterSaid(message))
+            self.has_met_members = self.has_met_members or isinstance(message, Members)
         elif channel.is_attached:
             self._handle(Received(channel.member.address, message))
 
@@ -456,7 +459,8 @@ class Driver:
             self._forget(channel)
             if not self.closed:
                 logger.warning("the connection to the center %s broke (%s); trying again", self.center_address, reason)
-                self._dialler.find_center()
+                was_short = time.monotonic() - self._center_since < SETTINGS.reconnect_interval_s
+                self._dialler.find_center(SETTINGS.reconnect_interval_s if was_short else 0.0)
         elif self._channels.get(channel.member.address) is channel:
             del self._channels[channel.member.address]
             self._forget(channel)
@@ -478,6 +482,9 @@ class Driver:
         if event.member is None:
             self._center = channel
             self._center_peer = unparse(*channel.sock.getpeername()[:2])
+            if self._center_since:
+                logger.warning("connected to the center %s again", self.center_address)
+            self._center_since = time.monotonic()
             channel.push(RegisterClient(self.client))
             for number, asked in self._requests.unanswered():
                 channel.push(asked.message, number)

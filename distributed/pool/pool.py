@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
-import copy
-import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from distributed.cluster.local import Cluster, embedded
 from distributed.config import SETTINGS
@@ -61,6 +60,7 @@ class Pool:
             if self._owned is not None:
                 self._owned.close()
             raise
+        self._core.wait_for_members()
         self._options = Options()
         self._calls = Calls(self._core)
         self._core.driver.on_output = show
@@ -185,12 +185,13 @@ class Pool:
         if attempts is not None:
             changes["attempts"] = _count("attempts", attempts, 1)
         if recompute is not None:
-            changes["recompute"] = bool(recompute)
+            changes["recompute"] = _truth("recompute", recompute)
         if workers is not None:
-            changes["workers"] = frozenset([workers] if isinstance(workers, str) else workers)
+            changes["workers"] = _worker_names(workers)
         if key is not None:
             changes["key"] = _name("key", key)
-        view = copy.copy(self)
+        view = object.__new__(Pool)
+        view.__dict__.update(self.__dict__)
         view._options = Options(**{**_fields(self._options), **changes})
         return view
 
@@ -244,11 +245,17 @@ class Pool:
 
     def unpublish(self, name: str) -> None:
         """Forget a published name. The data goes when its owner does not need it either."""
-        self._core.ask(Unpublish(name))
+        self._core.ask(Unpublish(name, self._core.ask(LookUp(_name("name", name)))))
 
     def __getitem__(self, name: str) -> RemoteData:
         """The handle of data that somebody published."""
         return self._core.borrow(self._core.ask(LookUp(_name("name", name))))
+
+    def __contains__(self, name: object) -> bool:
+        """Whether something is published under this name."""
+        return name in self.names
+
+    __iter__ = None  # or `for name in pool` would ask for pool[0], pool[1], ...; it is `pool.names`
 
     @property
     def names(self) -> list[str]:
@@ -266,7 +273,7 @@ class Pool:
                     held.setdefault(key, []).append(address)
             return held
         listed = [handles] if isinstance(handles, RemoteData) else list(handles)
-        keys = [item.key if isinstance(item, RemoteData) else item for item in listed]
+        keys = [item.key if isinstance(item, RemoteData) else _name("key", item) for item in listed]
         known = self._core.ask(WhoHas(keys))
         held = {key: sorted(known.get(key) or ()) for key in keys}
         for item in listed:
@@ -330,6 +337,15 @@ class Pool:
                 if self._owned is not None:
                     self._owned.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a Pool stays in its process; open Pool({self._core.center!r}) where it is needed")
+
+    async def __aenter__(self) -> Pool:
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await asyncio.to_thread(self.__exit__, *error)
+
     def __enter__(self) -> Pool:
         return self
 
@@ -357,7 +373,7 @@ def show(output: Output) -> None:
     if stream is None:  # a program without a console
         return
     label = f"[{output.worker} {output.pid}] "
-    stream.write("".join(label + line for line in output.text.splitlines(keepends=True)))
+    stream.write("".join(f"{label}{line}\n" for line in output.text.splitlines()))
     stream.flush()
 
 
@@ -380,15 +396,17 @@ def _fields(options: Options) -> dict[str, Any]:
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name}={value!r} is not a finite number")
-    return value
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not abs(value) <= 1e300:
+        raise ValueError(f"{name}={value!r:.60} is not a finite number")
+    return float(value)
 
 
 def _positive(name: str, value: Any) -> float:
-    if _number(name, value) <= 0:
+    number = _number(name, value)
+    if number <= 0:
         raise ValueError(f"{name}={value!r} must be above 0")
-    return float(value)
+    return number
 
 
 def _count(name: str, value: Any, least: int) -> int:
@@ -400,4 +418,19 @@ def _count(name: str, value: Any, least: int) -> int:
 def _name(what: str, value: Any) -> str:
     if not isinstance(value, str) or not value or len(value) > SETTINGS.name_characters_max:
         raise ValueError(f"{what} must be a text of 1 to {SETTINGS.name_characters_max} characters, not {value!r:.60}")
+    if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{what}={value!r:.60} has characters that cannot be sent: a file name? use os.fsencode")
     return value
+
+
+def _truth(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r:.60} must be True or False")
+    return value
+
+
+def _worker_names(workers: Any) -> frozenset[str]:
+    names = [workers] if isinstance(workers, str) else list(workers) if isinstance(workers, Iterable) else []
+    if not names:
+        raise ValueError(f"workers={workers!r:.60} must be an address or name, or a list of at least one")
+    return frozenset(_name("each of workers", name) for name in names)

@@ -1,4 +1,4 @@
-"""A progress bar over handles, in a terminal or a notebook. Needs tqdm: ``pip install distributed[progress]``."""
+"""A progress bar over handles, in a terminal or a notebook. Needs tqdm: ``pip install tqdm``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def progress(handles: Iterable[RemoteData], **options: Any) -> Iterator[RemoteDa
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        raise ImportError("progress() draws with tqdm: pip install tqdm, or distributed[progress]") from None
+        raise ImportError("progress() draws with tqdm: pip install tqdm") from None
 
     class Bar(tqdm):
         monitor_interval = 0  # without tqdm's own thread, which would outlive the bar

@@ -181,6 +181,8 @@ class RemoteData:
 
     def add_done_callback(self, callback: Callable[[RemoteData], object]) -> None:
         """Call `callback` with this handle when there is an outcome; on a thread that is there for callbacks."""
+        if not callable(callback):
+            raise TypeError(f"a {type(callback).__name__} cannot be called back")
         core = self._core
         core.watch([self._task], lambda task: core.call_later(callback, self))
 
@@ -282,6 +284,8 @@ class AsCompleted:
         self._by_task: dict[int, collections.deque[RemoteData]] = {}
         by_pool: dict[int, list[RemoteData]] = {}
         for handle in handles:
+            if not isinstance(handle, RemoteData):
+                raise TypeError(f"a {type(handle).__name__} is no handle: {handle!r:.60}")
             self._by_task.setdefault(id(handle._task), collections.deque()).append(handle)
             by_pool.setdefault(id(handle._core), []).append(handle)
         self._arrivals = Arrivals()

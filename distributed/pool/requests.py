@@ -9,14 +9,17 @@ from typing import Any
 from distributed import errors
 from distributed.wire.messages import Message, Refusal, Reply
 
+REPEATS_MAX = 5
+
 
 class Asked:
     """A request and what became of it; `done` is set last."""
 
-    __slots__ = ("done", "error", "is_given_up", "message", "result", "then")
+    __slots__ = ("done", "error", "is_given_up", "message", "repeats", "result", "then")
 
     def __init__(self, message: Message, then: Callable[[Asked], None] | None = None) -> None:
         self.message, self.then = message, then
+        self.repeats = 0
         self.done = False
         self.is_given_up = False  # nobody waits any more
         self.result: Any = None
@@ -37,9 +40,19 @@ class Requests:
         return number
 
     def unanswered(self) -> Iterator[tuple[int, Asked]]:
-        """What a new connection has to be asked again; what nobody waits for is forgotten."""
-        self._waiting = {number: asked for number, asked in self._waiting.items() if not asked.is_given_up}
-        yield from self._waiting.items()
+        """What a new connection has to be asked again, but for what nobody waits for, or broke every one so far."""
+        waiting, self._waiting = self._waiting, {}
+        for number, asked in waiting.items():
+            asked.repeats += 1
+            if asked.is_given_up:
+                continue
+            if asked.repeats > REPEATS_MAX:
+                name = type(asked.message).__name__
+                asked.error = errors.ConnectionFailed("", f"the center closed the connection each time at this {name}")
+                self._end(asked)
+                continue
+            self._waiting[number] = asked
+            yield number, asked
 
     def settle(self, number: int, answer: Reply | Refusal) -> None:
         """The center answered; an answer that nobody asked for goes nowhere."""
@@ -50,6 +63,9 @@ class Requests:
             asked.result = answer.result
         else:
             asked.error = errors.by_name(answer.kind, answer.reason)
+        self._end(asked)
+
+    def _end(self, asked: Asked) -> None:
         asked.done = True
         if asked.then is not None:
             asked.then(asked)

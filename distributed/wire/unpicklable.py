@@ -151,8 +151,10 @@ def _attributes(path: str, value: Any) -> Iterator[Part]:
     """Attributes that are pickled; where the class has its own idea of them, what its ``__reduce_ex__`` gives."""
     try:
         reduced = value.__reduce_ex__(5)
-    except Exception:  # noqa: BLE001 - foreign code; then the attributes are the best guess
-        reduced = None
+    except Exception:  # noqa: BLE001 - foreign code
+        if type(value).__reduce__ is not object.__reduce__ or type(value).__reduce_ex__ is not object.__reduce_ex__:
+            return  # it refuses by itself, and says why
+        reduced = None  # the attributes are the best guess
     state = reduced[2] if isinstance(reduced, tuple) and len(reduced) > 2 else getattr(value, "__dict__", None)
     for fields in state if isinstance(state, tuple) and len(state) == 2 else (state,):
         if isinstance(fields, dict):
