@@ -1,28 +1,24 @@
-"""Control connections of the event loop: authenticated sockets that carry messages, and the listener that accepts them.
+"""Control connections of the event loop: authenticated sockets that carry messages.
 
 A connection turns bytes into messages and back, joins what is sent in one turn of the loop into one write, and pairs
 replies with requests. It knows no message's meaning. Whatever a peer does, only its own connection suffers: garbage,
-an exception in a callback or an ever growing backlog close it with one line in the log.
+an exception in a callback or an ever growing backlog close it with one line in the log. Who listens for connections is
+:mod:`distributed.listen`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import functools
 import logging
-import os
 import socket
-import stat
 from collections.abc import Callable
 from typing import Any
 
 from distributed import address as addresses
 from distributed import errors
 from distributed.config import SETTINGS
-from distributed.connect import UNIX_PATH_BYTES_MAX, explain, tune
-from distributed.errors import ConnectionFailed, DistributedError, ProtocolError, StartFailed
+from distributed.connect import explain, tune
+from distributed.errors import ConnectionFailed, ProtocolError
 from distributed.wire import frames
 from distributed.wire.messages import Message, Refusal, Reply, buffers_of, decode, encode_header
 from distributed.wire.security import ClientHandshake, Secret, ServerHandshake
@@ -32,9 +28,6 @@ logger = logging.getLogger("distributed.comm")
 OnMessage = Callable[["Connection", Message, int], object]
 OnClose = Callable[["Connection", str], object]
 
-LISTEN_BACKLOG = 1024
-ACCEPTED_AT_ONCE_MAX = 64  # connections taken from the listen queue in one turn of the loop
-ACCEPT_PAUSE_S = 0.1  # when the process has no descriptors left
 CLOSE_TIMEOUT_S = 2.0  # a peer that reads nothing holds up the end of its connection no longer than this
 
 
@@ -212,7 +205,7 @@ class Connection(asyncio.Protocol):
 # --------------------------------------------------------------------------------------- a socket becomes a connection
 
 
-async def _shake_hands(sock: socket.socket, handshake: ClientHandshake | ServerHandshake) -> None:
+async def shake_hands(sock: socket.socket, handshake: ClientHandshake | ServerHandshake) -> None:
     """Authenticate a fresh non-blocking socket, reading not one byte too many. Encryption will begin here, too."""
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, handshake.start())
@@ -228,7 +221,7 @@ async def _shake_hands(sock: socket.socket, handshake: ClientHandshake | ServerH
         raise handshake.failure
 
 
-async def _become_connection(sock: socket.socket, connection: Connection) -> None:
+async def become_connection(sock: socket.socket, connection: Connection) -> None:
     """Hand an authenticated socket to the event loop, which closes it from now on."""
     await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
 
@@ -253,9 +246,9 @@ async def connect(
     try:
         async with asyncio.timeout(timeout_s):
             sock = await _open_unix(unix) or await _open_tcp(address)
-            await _shake_hands(sock, handshake)
+            await shake_hands(sock, handshake)
             connection = Connection(handshake.peer_role, address, on_message, on_close)
-            await _become_connection(sock, connection)
+            await become_connection(sock, connection)
     except BaseException as error:
         if sock is not None:
             sock.close()
@@ -294,177 +287,3 @@ async def _open(family: int, target: Any, failures: list[OSError]) -> socket.soc
         sock.close()
         raise
     return sock
-
-
-# ----------------------------------------------------------------------------------------------------------- listening
-
-
-class Listener:
-    """Accepts connections and authenticates them; strangers, however many or slow, keep nobody else out.
-
-    A handshake has a limited time. When too many are under way the oldest is given up: a member's takes milliseconds,
-    so the oldest one is not a member's.
-    """
-
-    def __init__(
-        self,
-        secret: Secret,
-        role: str,
-        on_connection: Callable[[Connection], object],
-        on_bulk: Callable[[socket.socket, str], object],
-    ) -> None:
-        self.address = self.unix_path = ""
-        self._secret, self._role = secret, role
-        self._on_connection, self._on_bulk = on_connection, on_bulk
-        self._loop = asyncio.get_running_loop()
-        self._sockets: list[socket.socket] = []
-        self._handshakes: dict[asyncio.Task[None], None] = {}  # in the order of their beginning
-        self._resume: asyncio.TimerHandle | None = None
-
-    @classmethod
-    async def start(
-        cls,
-        host: str,
-        port: int,
-        unix_path: str,
-        secret: Secret,
-        role: str,
-        on_connection: Callable[[Connection], object],
-        on_bulk: Callable[[socket.socket, str], object],
-    ) -> Listener:
-        """Listen at host and port (0: any free one), and on a Unix socket if a path is given.
-
-        `on_connection(connection)` gets control connections; it sets their callbacks before it returns.
-        `on_bulk(socket, peer_role)` gets bulk connections as blocking sockets, and closes them. Both run on the loop.
-        """
-        listener = cls(secret, role, on_connection, on_bulk)
-        try:
-            await listener._listen_tcp(host, port)
-            if unix_path:
-                listener._listen_unix(unix_path)
-        except BaseException:
-            await listener.close()
-            raise
-        listener._watch()
-        return listener
-
-    async def _listen_tcp(self, host: str, port: int) -> None:
-        address = addresses.unparse(host, port)
-        try:
-            infos = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            family, _, _, _, target = infos[0]
-            sock = self._add_socket(family)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(target)
-            sock.listen(LISTEN_BACKLOG)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                reason = "another program uses this port; choose another one (--port), 0 for any that is free"
-            else:
-                reason = explain(error, address, 0)
-            raise StartFailed(f"cannot listen at {address}: {reason}") from error
-        self.address = addresses.unparse(host, sock.getsockname()[1])
-
-    def _listen_unix(self, path: str) -> None:
-        if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
-            raise StartFailed(
-                f"cannot listen at {path}: the path of a Unix socket has at most {UNIX_PATH_BYTES_MAX} bytes"
-            )
-        sock = self._add_socket(socket.AF_UNIX)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                if stat.S_ISSOCK(os.stat(path).st_mode):  # left by a process that was killed: the path is ours
-                    os.unlink(path)
-            sock.bind(path)
-            os.chmod(path, 0o600)
-            sock.listen(LISTEN_BACKLOG)
-        except OSError as error:
-            raise StartFailed(f"cannot listen at {path}: {explain(error, path, 0)}") from error
-        self.unix_path = path
-
-    def _add_socket(self, family: int) -> socket.socket:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        self._sockets.append(sock)
-        return sock
-
-    async def close(self) -> None:
-        """Accept nobody any more and give up handshakes; connections that were handed over are their owners'."""
-        if self._resume is not None:
-            self._resume.cancel()
-        for sock in self._sockets:
-            self._loop.remove_reader(sock)
-            sock.close()
-        self._sockets.clear()
-        if self.unix_path:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.unix_path)
-        tasks = list(self._handshakes)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _watch(self) -> None:
-        for sock in self._sockets:
-            self._loop.add_reader(sock, self._accept, sock)
-
-    def _accept(self, listening: socket.socket) -> None:
-        for _ in range(ACCEPTED_AT_ONCE_MAX):
-            try:
-                sock, source = listening.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self._pause(error)
-                return
-            peer = addresses.unparse(*source[:2]) if isinstance(source, tuple) else f"unix:{self.unix_path}"
-            if len(self._handshakes) >= SETTINGS.handshakes_under_way_max:
-                oldest = next(iter(self._handshakes))
-                del self._handshakes[oldest]
-                oldest.cancel("too many handshakes are under way, and this is the oldest")
-            task = self._loop.create_task(self._admit(sock, peer))
-            self._handshakes[task] = None
-            task.add_done_callback(functools.partial(self._forget, sock))
-
-    def _forget(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
-        self._handshakes.pop(task, None)
-        if task.cancelled():  # perhaps before its first step
-            sock.close()
-
-    def _pause(self, error: OSError) -> None:
-        """No descriptors are left: the oldest handshake gives one back, and we look again a little later."""
-        logger.warning("cannot accept a connection: %s", explain(error, self.address, 0))
-        for sock in self._sockets:
-            self._loop.remove_reader(sock)
-        if self._handshakes:
-            next(iter(self._handshakes)).cancel("no descriptors are left")
-        self._resume = self._loop.call_later(ACCEPT_PAUSE_S, self._watch)
-
-    async def _admit(self, sock: socket.socket, peer: str) -> None:
-        """Authenticate one peer and hand it over; whatever fails closes this socket, with one line in the log."""
-        handshake = ServerHandshake(self._secret, self._role, peer)
-        timeout_s = SETTINGS.handshake_timeout_s
-        try:
-            sock.setblocking(False)
-            tune(sock)
-            async with asyncio.timeout(timeout_s):
-                await _shake_hands(sock, handshake)
-            if handshake.kind == "bulk":
-                sock.setblocking(True)
-                self._on_bulk(sock, handshake.peer_role)
-            else:
-                made = self._on_connection
-                await _become_connection(sock, Connection(handshake.peer_role, peer, on_made=made))
-        except asyncio.CancelledError as cancelled:
-            if self._sockets:  # else the listener is being closed
-                logger.warning("refused %s: %s", peer, cancelled)
-            raise
-        except (OSError, DistributedError) as error:
-            sock.close()
-            reason = (
-                explain(error, peer, timeout_s) if isinstance(error, OSError) else str(error).removeprefix(f"{peer}: ")
-            )
-            logger.warning("refused %s: %s", peer, reason)
-        except Exception:
-            sock.close()
-            logger.exception("cannot take the connection of %s", peer)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from distributed import comm
-from distributed.comm import Connection, Listener, connect
+from distributed import comm, listen
+from distributed.comm import Connection, connect
 from distributed.config import SETTINGS
 from distributed.connect import connect_blocking
 from distributed.errors import (
@@ -28,6 +28,7 @@ from distributed.errors import (
     StoreFull,
     VersionMismatch,
 )
+from distributed.listen import Listener
 from distributed.wire import frames, security
 from distributed.wire.messages import (
     AddKeys,
@@ -108,9 +109,10 @@ async def pinged(listener: Listener, unix: str = "") -> Connection:
 
 @contextlib.contextmanager
 def settings(monkeypatch: pytest.MonkeyPatch, **changed: Any):
-    monkeypatch.setattr(comm, "SETTINGS", dataclasses.replace(SETTINGS, **changed))
-    yield
-    monkeypatch.setattr(comm, "SETTINGS", SETTINGS)
+    with monkeypatch.context() as patch:
+        for module in (comm, listen):
+            patch.setattr(module, "SETTINGS", dataclasses.replace(SETTINGS, **changed))
+        yield
 
 
 # ------------------------------------------------------------------------------------------------------------- messages
@@ -546,7 +548,7 @@ async def test_without_descriptors_the_listener_waits_and_goes_on(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     async with echo() as (_, listener):
-        monkeypatch.setattr(comm, "ACCEPT_PAUSE_S", 0.01)
+        monkeypatch.setattr(listen, "ACCEPT_PAUSE_S", 0.01)
         (listening,) = listener._sockets
         failures = [OSError(24, "Too many open files")] * 2
 

@@ -13,8 +13,9 @@ import pytest
 
 import distributed
 from distributed.bulk import BulkServer
-from distributed.comm import Connection, Listener
+from distributed.comm import Connection
 from distributed.errors import AuthenticationFailed, CannotPickle, ConnectionFailed, KeyLost, SecretUnusable
+from distributed.listen import Listener
 from distributed.rpc import operations, rpc
 from distributed.wire.messages import REGISTRY, AddKeys, HasWhat, Message, Ncores, Ping, Status, Terminate, WhoHas
 from distributed.wire.security import Secret

@@ -13,9 +13,10 @@ from typing import Any
 from distributed import address as addresses
 from distributed.center import events
 from distributed.center.state import CenterState
-from distributed.comm import Connection, Listener
+from distributed.comm import Connection
 from distributed.config import SETTINGS
 from distributed.errors import BadAddress, DistributedError
+from distributed.listen import Listener
 from distributed.version import installed
 from distributed.wire import messages as m
 from distributed.wire.security import find_or_create_secret, secret_path

@@ -16,10 +16,11 @@ from typing import Any
 
 from distributed import address as addresses
 from distributed.bulk import BulkServer
-from distributed.comm import Connection, Listener, connect
+from distributed.comm import Connection, connect
 from distributed.config import SETTINGS
 from distributed.connect import UNIX_PATH_BYTES_MAX
 from distributed.errors import BadAddress, DistributedError, ProtocolError
+from distributed.listen import Listener
 from distributed.version import installed
 from distributed.wire import messages as m
 from distributed.wire.security import find_secret

@@ -11,8 +11,9 @@ import pytest
 
 from distributed.bulk import BulkClient
 from distributed.center.server import Center
-from distributed.comm import Listener, connect
+from distributed.comm import connect
 from distributed.errors import BadAddress, ConnectionFailed, DistributedError, StoreFull
+from distributed.listen import Listener
 from distributed.wire import messages as m
 from distributed.wire.functions import pack_function
 from distributed.wire.security import find_secret
