@@ -16,7 +16,7 @@ from distributed.config import SETTINGS
 from distributed.errors import ConnectionFailed, DistributedError, KeyLost, PoolClosed
 from distributed.pool import explain
 from distributed.pool.driver import Driver, Unwatch, Watch
-from distributed.pool.events import Borrowed, Claimed, Exported, Stored, Wanted
+from distributed.pool.events import Borrowed, Claimed, Exported, Stored, Storing, Wanted
 from distributed.pool.interrupts import deferred_signals
 from distributed.pool.remote import RemoteData, TaskFailed, error_of
 from distributed.pool.state import PoolState
@@ -190,6 +190,7 @@ class Core:
                 [members[(position + copy) % len(members)] for copy in range(replicas)]
                 for position in range(len(tasks))
             ]
+            self.post(Storing(tasks))
             try:
                 for member in members:
                     mine = [at for at, where in enumerate(chosen) if member in where]

@@ -22,6 +22,13 @@ class Submitted:
 
 
 @dataclasses.dataclass(slots=True)
+class Storing:
+    """The user's values are about to be put on workers: what a worker lists from now on may be one of them."""
+
+    tasks: list[Task]
+
+
+@dataclasses.dataclass(slots=True)
 class Stored:
     """The user's value was put on these workers, which acknowledged it."""
 
@@ -108,9 +115,10 @@ class CenterSaid:
 
 @dataclasses.dataclass(slots=True)
 class Connected:
-    """The connection to a worker that `Connect` asked for is there."""
+    """The connection to a worker that `Connect` asked for is there. It holds these keys of ours: [key, attempt]."""
 
     member: Member
+    held: list[list[Any]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(slots=True)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 from distributed.pool.events import Send
 from distributed.pool.lineage import Lineage
+from distributed.pool.membership import Membership
 from distributed.pool.tasks import DONE, FAILED, RELEASED, Task
 from distributed.pool.view import WorkerView
 from distributed.wire.messages import DeleteData
@@ -19,10 +21,11 @@ from distributed.wire.messages import DeleteData
 class Lifetimes:
     """The users of each task's value, and what follows when there are none."""
 
-    def __init__(self, workers: dict[str, WorkerView], lineage_bytes_max: int) -> None:
-        self.workers = workers
+    def __init__(self, membership: Membership, lineage_bytes_max: int) -> None:
+        self._membership, self.workers = membership, membership.workers
         self.shared: dict[str, Task] = {}  # tasks whose reference is inside stored values or with other clients
         self.lineage = Lineage(lineage_bytes_max)
+        self.storing: set[str] = set()  # keys of values that the user is just putting on workers
         self._deletions: defaultdict[str, list[str]] = defaultdict(list)
 
     def let_go(self, tasks: Iterable[Task]) -> None:
@@ -55,7 +58,7 @@ class Lifetimes:
         for address in sorted(task.holders or ([task.worker] if task.worker else ())):
             if not task.borrowed:
                 self.delete_at(address, task.key)
-            if task.holders and address in self.workers:
+            if task.holders:
                 self._forget_held(task, address)
 
     def keep_contained(self, task: Task, contained: tuple[Task, ...]) -> None:
@@ -69,23 +72,45 @@ class Lifetimes:
         """A worker does not give a value that it should have: it is no holder, and shall not be one by surprise."""
         if task.holders is not None:
             task.holders.discard(address)
-        if address in self.workers:
-            self._forget_held(task, address)
-            if not task.borrowed:
-                self.delete_at(address, task.key)
+        self._forget_held(task, address)
+        if not task.borrowed:
+            self.delete_at(address, task.key)
 
     def _forget_held(self, task: Task, address: str) -> None:
-        holds = self.workers[address].holds
-        if holds.get(task.key) is task:
-            del holds[task.key]
+        view = self._membership.find(address)
+        if view is not None and view.holds.get(task.key) is task:
+            del view.holds[task.key]
 
     def delete_at(self, address: str, key: str) -> None:
         """Whatever a worker holds under this key shall go."""
         self._deletions[address].append(key)
 
-    def forget_worker(self, address: str) -> None:
-        """It is gone, and its data with it."""
-        self._deletions.pop(address, None)
+    def reconcile(self, view: WorkerView, believed: dict[str, Task], held: list[list[Any]]) -> None:
+        """A worker came back: what it lists and nobody accounts for goes, what it does not list it does not hold."""
+        address, there = view.member.address, dict(held)
+        for key, task in believed.items():
+            if task.borrowed or there.get(key) == task.attempt:  # other clients' keys are not listed
+                view.holds[key] = task
+            elif task.holders is not None:
+                task.holders.discard(address)
+        for key, attempt in there.items():
+            if not self._accounts_for(view, key, attempt):
+                self.delete_at(address, key)
+
+    def _accounts_for(self, view: WorkerView, key: str, attempt: int) -> bool:
+        if key in self.storing:
+            return True
+        known = view.holds.get(key)
+        if known is not None and not known.borrowed:
+            return True
+        task = self.shared.get(key)
+        if task is None or task.status != DONE or task.attempt != attempt or task.borrowed:
+            return False
+        if task.holders is None:  # a small result: we have it here too, but others may ask for it there
+            return task.worker == view.member.address
+        task.holders.add(view.member.address)  # it was believed to be lost
+        view.holds[key] = task
+        return True
 
     def take_deletions(self) -> list[Send]:
         """What to tell workers, one message each."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from distributed.pool.events import Connect, Instruction
+from distributed.pool.tasks import Task
 from distributed.pool.view import WorkerView
 from distributed.wire.messages import Member
 
@@ -16,12 +17,35 @@ class Membership:
         self.workers = workers
         self.reconnect_interval_s = reconnect_interval_s
         self.members: dict[str, Member] = {}
+        self.away: dict[str, WorkerView] = {}  # no connection, but not gone as far as the center knows: data is there
         self.connecting: set[str] = set()  # addresses with a `Connect` under way: one at a time
 
-    def keep_only(self, listed: Iterable[str]) -> None:
-        """A snapshot of the center's: nobody else is here."""
-        for address in self.members.keys() - set(listed):
+    def keep_only(self, listed: Iterable[str]) -> list[WorkerView]:
+        """A snapshot of the center's: nobody else is here. Returns those who were away, and are gone."""
+        gone = sorted(self.members.keys() - set(listed))
+        for address in gone:
             del self.members[address]
+        return [self.away.pop(address) for address in gone if address in self.away]
+
+    def part(self, address: str) -> WorkerView:
+        """The connection to a worker is gone. As long as the center knows the worker it is away, with its data."""
+        view = self.workers.pop(address)
+        known = self.members.get(address)
+        if known is not None and known.incarnation == view.member.incarnation:
+            self.away[address] = WorkerView(view.member)
+            self.away[address].holds = view.holds
+        return view
+
+    def succeeded(self, member: Member) -> WorkerView | None:
+        """Whoever was away from this address, if somebody else is there now: gone, with the data."""
+        away = self.away.get(member.address)
+        if away is None or away.member.incarnation == member.incarnation:
+            return None
+        return self.away.pop(member.address)
+
+    def find(self, address: str) -> WorkerView | None:
+        """A worker that is connected or away."""
+        return self.workers.get(address) or self.away.get(address)
 
     def replaces(self, member: Member) -> bool:
         """Whether this is another worker on an address that a connection exists to."""
@@ -36,16 +60,25 @@ class Membership:
         self.members[member.address] = member
         return [] if member.address in self.workers else self._connect(member, 0.0)
 
-    def left(self, address: str, incarnation: str) -> None:
-        """The center says that a worker is gone. Its connection, if there is one, decides whether that is so."""
-        member = self.members.get(address)
+    def left(self, address: str, incarnation: str) -> WorkerView | None:
+        """The center says that a worker is gone. Its connection, if there is one, decides whether that is so.
+
+        Returns it if there is none.
+        """
+        member, away = self.members.get(address), self.away.get(address)
         if member is not None and member.incarnation == incarnation:
             del self.members[address]
+        if away is not None and away.member.incarnation == incarnation:
+            del self.away[address]
+            return away
+        return None
 
-    def connected(self, member: Member) -> None:
-        """Somebody answers at this address, whoever was expected there."""
+    def connected(self, member: Member) -> tuple[WorkerView, dict[str, Task]]:
+        """Somebody answers at this address, whoever was expected there; with what it held when it was last here."""
         self.connecting.discard(member.address)
-        self.workers[member.address] = WorkerView(member)
+        view = self.workers[member.address] = WorkerView(member)
+        away = self.away.pop(member.address, None)
+        return view, away.holds if away is not None else {}
 
     def disconnected(self, address: str) -> list[Instruction]:
         """A connection broke or was never made: whoever the center says is there now is tried again."""
@@ -59,3 +92,12 @@ class Membership:
             return []
         self.connecting.add(member.address)
         return [Connect(member, after_s)]
+
+    def check(self) -> None:
+        """Assert what must hold between any two events."""
+        assert not self.away.keys() & self.workers.keys()
+        for address, view in self.away.items():
+            assert self.members[address].incarnation == view.member.incarnation, address
+        for address, view in (*self.workers.items(), *self.away.items()):
+            for task in view.holds.values():
+                assert address in (task.holders or ()), task

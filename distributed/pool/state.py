@@ -34,6 +34,7 @@ from distributed.pool.events import (
     Send,
     Show,
     Stored,
+    Storing,
     Submitted,
     TellCenter,
     Tick,
@@ -75,7 +76,7 @@ class PoolState:
         self.placement = Placement(settings)
         self.workers = self.placement.workers
         self.membership = Membership(self.workers, settings.reconnect_interval_s)
-        self.lifetimes = Lifetimes(self.workers, settings.lineage_bytes_max)
+        self.lifetimes = Lifetimes(self.membership, settings.lineage_bytes_max)
         self.exported: dict[str, Task] = {}
         self.troubles: dict[str, Trouble] = {}  # what went wrong so far, by key of unfinished tasks
         self.counters = {"tasks": 0, "bytes_in_place": 0, "bytes_moved": 0}
@@ -89,6 +90,7 @@ class PoolState:
             Received: self._on_received,
             Dropped: self._on_dropped,
             Claimed: self._on_claimed,
+            Storing: self._on_storing,
             Stored: self._on_stored,
             Exported: self._on_exported,
             Unexported: self._on_unexported,
@@ -223,17 +225,22 @@ class PoolState:
     def _on_dropped(self, event: Dropped, now: float) -> None:
         self.lifetimes.let_go(event.tasks)
 
+    def _on_storing(self, event: Storing, now: float) -> None:
+        self.lifetimes.storing.update(task.key for task in event.tasks)
+
     def _on_stored(self, event: Stored, now: float) -> None:
         task = event.task
+        self.lifetimes.storing.discard(task.key)
         task.nbytes = event.nbytes
         for inner in event.contains:
             self.lifetimes.shared[inner.key] = inner
         self.lifetimes.keep_contained(task, tuple(event.contains))
         task.holders = set()
         for address in event.holders:
-            if address in self.workers:
+            view = self.membership.find(address)
+            if view is not None:
                 task.holders.add(address)
-                self.workers[address].holds[task.key] = task
+                view.holds[task.key] = task
         self.lifetimes.shared[task.key] = task
         self._settle_done(task, now)
 
@@ -457,7 +464,8 @@ class PoolState:
     def _on_members(self, event: CenterSaid, now: float) -> None:
         """The center knows us (again): it tells who is here, and is told what may have been lost on the way."""
         members: list[Member] = event.message.members  # type: ignore[attr-defined]
-        self.membership.keep_only(member.address for member in members)
+        for view in self.membership.keep_only(member.address for member in members):
+            self._lose_data(view, now)
         for member in members:
             self._meet(member, now)
         if self.exported:
@@ -472,31 +480,40 @@ class PoolState:
     def _meet(self, member: Member, now: float) -> None:
         if self.membership.replaces(member):
             self._out.append(Disconnect(member.address))
-            self._lose(member.address, "another worker started on its address", now)
+            self._part(member.address, "another worker started on its address", now)
+        former = self.membership.succeeded(member)
         self._out += self.membership.meet(member)
+        if former is not None:
+            self._lose_data(former, now)
 
     def _on_worker_left(self, event: CenterSaid, now: float) -> None:
         message: Any = event.message
-        self.membership.left(message.address, message.incarnation)
+        view = self.membership.left(message.address, message.incarnation)
+        if view is not None:
+            self._lose_data(view, now)
 
     def _on_connected(self, event: Connected, now: float) -> None:
-        self.membership.connected(event.member)
+        """A worker that was away may have its data still: it lists what it has."""
+        former = self.membership.succeeded(event.member)
+        if former is not None:
+            self._lose_data(former, now)
+        view, believed = self.membership.connected(event.member)
+        self.lifetimes.reconcile(view, believed, event.held)
+        self._restore_exported(event.member.address, {key for key, _ in event.held}, now)
         for task in self.placement.take_reachable():
             self._place(task, now)
 
     def _on_disconnected(self, event: Disconnected, now: float) -> None:
         address = event.member.address
         if address in self.workers and address not in self.membership.connecting:
-            self._lose(address, event.reason, now)
+            self._part(address, event.reason, now)
         self._out += self.membership.disconnected(address)
 
-    def _lose(self, address: str, reason: str, now: float) -> None:
-        """Move everything away from a worker that is gone."""
-        view = self.workers.pop(address)
-        self.lifetimes.forget_worker(address)
-        for task in view.holds.values():
-            if task.holders is not None:
-                task.holders.discard(address)
+    def _part(self, address: str, reason: str, now: float) -> None:
+        """No connection to a worker any more: its tasks move. Its data is lost only if the worker is gone as well."""
+        view = self.membership.part(address)
+        if address not in self.membership.away:
+            self._lose_data(view, now)
         for task in view.assigned.take_all():
             if task.status == READY:
                 self._wait_again(task, now)
@@ -507,11 +524,23 @@ class PoolState:
                 self._on_crash(task, "crashed", f"worker {address} was lost: {reason}", {}, now)
             else:
                 self._again(task, now)
-        for task in list(self.exported.values()):
-            if task.status == DONE and not task.holders and (task.outcome is None or task.worker == address):
-                self._restore_exported(task, now)
 
-    def _restore_exported(self, task: Task, now: float) -> None:
+    def _lose_data(self, view: WorkerView, now: float) -> None:
+        """A worker is gone, and its data with it."""
+        address = view.member.address
+        for task in view.holds.values():
+            if task.holders is not None:
+                task.holders.discard(address)
+        self._restore_exported(address, set(), now)
+
+    def _restore_exported(self, address: str, there: set[str], now: float) -> None:
+        """See to it that others can still have what a worker held for us and does not any more."""
+        for task in list(self.exported.values()):
+            is_gone = task.outcome is None or (task.worker == address and task.key not in there)
+            if task.status == DONE and not task.holders and is_gone:
+                self._restore(task, now)
+
+    def _restore(self, task: Task, now: float) -> None:
         """No worker has it any more: others wait for it, and can't get it from us."""
         if task.outcome is None or task.is_repeatable:
             if self._revive(task):
@@ -638,8 +667,7 @@ class PoolState:
             assert not is_full or len(view.under_way) <= view.member.ncores, "the window of bytes"
             for key, task in view.under_way.items():
                 assert (task.status, task.worker, task.key) == (SENT, address, key), task
-            for task in view.holds.values():
-                assert address in (task.holders or ()), task
+        self.membership.check()
         self.lifetimes.check()
         assert self.unfinished >= 0
 

@@ -283,9 +283,10 @@ class Withdraw(Message):
 
 @dataclasses.dataclass(slots=True)
 class Attach(Message):
-    """Pool to worker, first on its connection: I am `client`. Tasks and keys of mine from an older connection go.
+    """Pool to worker, first on its connection: I am `client`. Tasks of mine from an older connection stop.
 
-    Reply: the worker's `Member` as a list, so that a pool notices another incarnation on the same address.
+    Reply: ``{'member': [...], 'held': [[key, attempt], ...]}``: who the worker is, so that a pool notices another
+    incarnation on the same address, and what it holds of the client's. The pool deletes what it does not account for.
     """
 
     client: str

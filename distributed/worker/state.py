@@ -125,8 +125,9 @@ class WorkerState:
         self._handlers[type(event.message)](event)
 
     def _attach(self, event: events.FromClient) -> None:
-        """A pool's connection begins: nothing of an older one is left."""
-        self._forget_client(event.client)
+        """A pool's connection begins: tasks of an older one stop. What is stored stays; the pool tells what may go."""
+        self.absent.pop(event.client, None)
+        self._stop_tasks(event.client)
 
     def _compute(self, event: events.FromClient) -> None:
         message: messages.Compute = event.message  # type: ignore[assignment]
@@ -461,6 +462,11 @@ class WorkerState:
     def status(self) -> dict[str, Any]:
         """Everything a person may want to know."""
         return describe.status(self)
+
+    def held_of(self, client: str) -> list[list[Any]]:
+        """The keys of a client's that are stored here, each with its attempt."""
+        entries = self.store.entries
+        return [[key, entries[key].attempt] for key in self.store.owners.get(client, ())]
 
     def client_of(self, executor: int) -> str:
         """Whose task an executor was given last: what it prints is for them."""

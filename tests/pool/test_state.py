@@ -26,6 +26,7 @@ from distributed.pool.events import (
     Resolved,
     Send,
     Stored,
+    Storing,
     Submitted,
     TellCenter,
     Tick,
@@ -138,8 +139,14 @@ class Bench:
         self.finish(task, value)
         return task
 
-    def lose(self, address: str, incarnation: str = "one") -> list[Any]:
-        return self.on(Disconnected(member(address, incarnation), "it died"))
+    def cut(self, address: str, incarnation: str = "one") -> list[Any]:
+        """Its connection breaks; it may be there still."""
+        return self.on(Disconnected(member(address, incarnation), "the connection broke"))
+
+    def lose(self, address: str) -> list[Any]:
+        """It dies: its connections break, to us and to the center."""
+        out = self.on(CenterSaid(WorkerLeft(address, "one", "it died")))
+        return out + self.cut(address)
 
 
 def sent(out: list[Any], message: type) -> list[Any]:
@@ -438,7 +445,7 @@ def test_a_lost_worker_costs_only_those_an_attempt_that_may_have_run():
     bench.kind.duration.mean_s = 0.001
     tasks = [bench.task() for _ in range(3)]
     bench.on(Submitted(tasks))
-    assert bench.lose(ALICE) == [Connect(member(ALICE), SETTINGS.reconnect_interval_s)]
+    assert bench.cut(ALICE) == [Connect(member(ALICE), SETTINGS.reconnect_interval_s)]
     assert list(bench.state.troubles) == [tasks[0].key]
     assert [task.status for task in tasks] == [READY] * 3
     out = bench.on(Connected(member(ALICE)))
@@ -621,10 +628,10 @@ def test_one_connection_at_a_time_is_tried_for_an_address():
     assert bench.on(CenterSaid(WorkerJoined(member(ALICE)))) == [Connect(member(ALICE))]
     assert bench.on(CenterSaid(WorkerLeft(ALICE, "one", "it died"))) == []
     assert bench.on(CenterSaid(WorkerJoined(member(ALICE, "two")))) == []
-    assert bench.lose(ALICE) == [Connect(member(ALICE, "two"), SETTINGS.reconnect_interval_s)]
+    assert bench.cut(ALICE) == [Connect(member(ALICE, "two"), SETTINGS.reconnect_interval_s)]
     assert bench.on(Connected(member(ALICE, "two"))) == []
     assert bench.on(CenterSaid(WorkerLeft(ALICE, "two", "it died"))) == []
-    assert bench.lose(ALICE, "two") == []
+    assert bench.cut(ALICE, "two") == []
     assert bench.state.workers == {}
 
 
@@ -635,6 +642,102 @@ def test_the_word_of_the_center_alone_moves_nothing():
     assert bench.on(CenterSaid(Members([]))) == []
     assert task.status == SENT
     assert bench.on(CenterSaid(Members([member(ALICE)]))) == []
+
+
+# -------------------------------------------------------------------------------------- a connection is not a worker
+
+
+def test_a_broken_connection_moves_tasks_but_loses_no_data():
+    bench = Bench(ALICE, BOB)
+    x, task = bench.stored(ALICE), bench.submit(kind=kind(workers=frozenset([ALICE])))
+    assert bench.cut(ALICE) == [Connect(member(ALICE), SETTINGS.reconnect_interval_s)]
+    assert task.status == READY
+    assert (x.status, x.holders) == (DONE, {ALICE}), "others can still fetch it"
+    y = bench.submit(x)
+    assert y.worker == BOB
+    assert bench.finish(y, held=(x,)) == [Resolved([y])]
+    assert x.holders == {ALICE, BOB}
+    assert sent(bench.on(Connected(member(ALICE), [[x.key, 1]])), Compute) == [(ALICE, compute([task]))]
+    assert deleted(bench.on(Dropped([x]))) == {ALICE: [x.key], BOB: [x.key]}
+
+
+@pytest.mark.parametrize("word", ["left", "snapshot", "another", "another answers"])
+def test_the_data_of_a_worker_that_is_away_is_lost_when_the_worker_is(word):
+    bench = Bench(ALICE, BOB)
+    x, task = bench.stored(ALICE), bench.done(value=None)
+    assert task.worker == ALICE
+    bench.on(Exported(task))
+    bench.cut(ALICE)
+    out = bench.on(
+        {
+            "left": CenterSaid(WorkerLeft(ALICE, "one", "it died")),
+            "snapshot": CenterSaid(Members([member(BOB)])),
+            "another": CenterSaid(WorkerJoined(member(ALICE, "two"))),
+            "another answers": Connected(member(ALICE, "two")),
+        }[word]
+    )
+    assert x.holders == set()
+    assert (BOB, compute([task])) in sent(out, Compute) or task.worker == ALICE
+    assert task.attempt == 2, "others wait for it"
+
+
+def test_the_word_of_the_center_about_another_incarnation_loses_nothing():
+    bench = Bench(ALICE)
+    x = bench.stored(ALICE)
+    bench.cut(ALICE)
+    bench.on(CenterSaid(WorkerLeft(ALICE, "zero", "it died")))
+    bench.on(CenterSaid(Members([member(ALICE)])))
+    assert x.has_value
+
+
+def test_a_worker_that_comes_back_is_asked_to_delete_what_nobody_accounts_for():
+    bench = Bench(ALICE)
+    kept, gone, made = bench.stored(ALICE), bench.stored(ALICE), bench.done(value=None)
+    dropped, small, lent = bench.stored(ALICE), bench.done(), bench.done()
+    bench.on(Exported(lent))
+    moved = bench.submit()
+    bench.cut(ALICE)
+    assert bench.on(Dropped([dropped])) == [], "nobody can tell it"
+    coming = bench.task()
+    bench.on(Storing([coming]))
+    listed = [[kept.key, 1], [made.key, 2], [dropped.key, 1], [small.key, 1], [lent.key, 1], [moved.key, 1]]
+    out = bench.on(Connected(member(ALICE), [*listed, [coming.key, 1]]))
+    assert deleted(out) == {ALICE: [made.key, dropped.key, small.key, moved.key]}
+    assert (kept.holders, gone.holders, made.holders) == ({ALICE}, set(), set())
+    assert lent.status == DONE
+    bench.on(Stored(coming, [ALICE], LARGE, []))
+    assert bench.state.lifetimes.storing == set()
+
+
+def test_what_was_believed_to_be_lost_is_there_again_when_others_know_its_name():
+    bench = Bench(ALICE)
+    x, y = bench.stored(ALICE), bench.stored(ALICE)
+    bench.state.lifetimes.shared.pop(y.key)
+    bench.lose(ALICE)
+    assert not x.has_value
+    bench.on(CenterSaid(WorkerJoined(member(ALICE))))
+    assert deleted(bench.on(Connected(member(ALICE), [[x.key, 1], [y.key, 1]]))) == {ALICE: [y.key]}
+    assert (x.holders, y.holders) == ({ALICE}, set())
+    assert deleted(bench.on(Dropped([x]))) == {ALICE: [x.key]}
+
+
+def test_what_a_worker_that_comes_back_does_not_hold_is_made_again_for_others():
+    bench = Bench(ALICE)
+    small, large = bench.done(), bench.done(value=None)
+    bench.on(Exported(small))
+    bench.on(Exported(large))
+    bench.cut(ALICE)
+    messages = sent(bench.on(Connected(member(ALICE), [])), Compute)
+    assert [message.keys for _, message in messages] == [[small.key], [large.key]]
+
+
+def test_a_value_that_is_stored_while_the_connection_is_broken_is_there():
+    bench = Bench(ALICE)
+    bench.cut(ALICE)
+    x = bench.stored(ALICE)
+    assert x.holders == {ALICE}
+    bench.on(Connected(member(ALICE), [[x.key, 1]]))
+    assert deleted(bench.on(Dropped([x]))) == {ALICE: [x.key]}
 
 
 # ------------------------------------------------------------------------------------------------ sharing with others

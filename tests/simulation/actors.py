@@ -223,7 +223,7 @@ class WorkerActor(Actor):
                 self.clients[client] = end
             self.handle(events.FromClient(client, message))
             if request:
-                end.send(m.Reply(self.member), request)
+                end.send(m.Reply({"member": self.member, "held": self.state.held_of(client)}), request)
 
         def lose(_: End) -> None:
             self.ends.pop(end, None)

@@ -113,7 +113,7 @@ class Client(Actor):
 
         def hear(end: End, message: m.Message, request: int) -> None:
             if isinstance(message, m.Reply):
-                self.handle(events.Connected(m.Member(*message.result)))
+                self.handle(events.Connected(m.Member(*message.result["member"]), message.result["held"]))
             else:
                 self.handle(events.Received(member.address, message))
 
@@ -209,6 +209,7 @@ class Client(Actor):
         content = Value(task.key, 1, number, references).pack()
         missing = set(addresses)
         self.tasks[task] = None
+        self.handle(events.Storing([task]))
         for inner in contains:  # the user holds them meanwhile
             self.claim(inner)
 

@@ -52,6 +52,7 @@ class Story:
         self.held: list[tuple[Client, Task]] = []
         self.lent: list[tuple[Client, Task]] = []
         self.names: list[str] = []  # published
+        self.may_lose = False  # a worker was lost, or somebody was without the center for a while
         self.workers: dict[str, WorkerActor] = {}
         self.submitted = self.incarnations = self.checked = self.published = 0
         self.center = CenterActor(self.world, self.settings)
@@ -323,6 +324,7 @@ class Story:
         worker = self.some_worker()
         if worker is not None:
             worker.die()
+            self.may_lose = True
             self.world.note("fault", f"{worker.name} is lost")
             if self.dice.random() < 0.5:  # it comes back on the same address, at once or later
                 self.world.after(self.dice.choice((0.0, 0.0, 0.3, 2.0)), self.start_worker, worker.name)
@@ -335,6 +337,7 @@ class Story:
     def restart_center(self) -> None:
         if self.center.is_alive:
             self.center.die()
+            self.may_lose = True
             self.world.note("fault", "the center is lost")
             self.world.after(self.dice.choice((0.0, 0.2, 3.0)), self.start_center)
 
@@ -347,7 +350,16 @@ class Story:
         if links:
             end = self.dice.choice(links)
             self.world.note("fault", f"a link of {end.who} and {end.peer.who} is cut")
+            self.may_lose |= "center" in (end.who, end.peer.who)
             end.cut()
+
+    def cut_worker(self) -> None:
+        """All connections between pools and one worker break; that costs time, but no data."""
+        worker = self.some_worker()
+        if worker is not None:
+            self.world.note("fault", f"{worker.name} is cut off from the pools")
+            for end in worker.clients.values():
+                end.cut()
 
     def isolate_client(self) -> None:
         """A client cannot reach the center for longer than its lease lasts, but its workers it can."""
@@ -356,6 +368,7 @@ class Story:
             self.world.note("fault", f"{client.name} is cut off from the center")
             client.isolated_until_s = self.world.now + self.settings.closed_client_lease_s + self.dice.uniform(1, 5)
             client.center.cut()
+            self.may_lose = True
 
     FAULTS = (
         start_worker,
@@ -365,6 +378,7 @@ class Story:
         restart_center,
         cut_link,
         cut_link,
+        cut_worker,
         isolate_client,
     )
 
@@ -413,9 +427,15 @@ class Story:
         elif isinstance(error, NoWorker):
             assert any(cause.key == error.key and cause.options.workers for cause in causes), error
         elif isinstance(error, KeyLost):
-            assert any(is_fragile(cause, plan) for cause in causes), error
+            assert any(self.is_fragile(cause, plan) for cause in causes), error
         else:
             assert isinstance(error, StoreFull) and self.is_tight, error
+
+    def is_fragile(self, cause: Plan, plan: Plan) -> bool:
+        """Whether a value may be lost for good: with a worker, or by its owner's will."""
+        options = cause.options
+        is_single = cause.is_scattered or not options.recompute or options.attempts == 1
+        return (self.may_lose and is_single) or owner_of(cause) != owner_of(plan)
 
     def read_everything(self) -> None:
         for client, task in list(self.held):
@@ -508,9 +528,3 @@ def ancestors(plan: Plan) -> list[Plan]:
 
 def owner_of(plan: Plan) -> str:
     return plan.key.partition("/")[0]
-
-
-def is_fragile(cause: Plan, plan: Plan) -> bool:
-    """Whether a value may be lost for good, together with a worker."""
-    options = cause.options
-    return cause.is_scattered or not options.recompute or options.attempts == 1 or owner_of(cause) != owner_of(plan)

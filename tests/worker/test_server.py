@@ -43,8 +43,9 @@ class Client:
             on_message=self.on_message,
             on_close=lambda *_: self.closed.set(),
         )
-        member = await self.connection.ask(m.Attach(ALICE))
-        assert m.Member(*member) == self.worker.member
+        answer = await self.connection.ask(m.Attach(ALICE))
+        assert m.Member(*answer["member"]) == self.worker.member
+        self.held = answer["held"]
         return self
 
     def on_message(self, connection, message, request):
@@ -491,15 +492,15 @@ def test_a_writer_hears_that_its_value_could_not_be_stored():
     run(scenario)
 
 
-def test_a_second_connection_of_a_client_starts_afresh():
+def test_a_second_connection_of_a_client_learns_what_is_stored():
     async def scenario():
         async with cluster() as (_, client):
             (key,) = client.compute(add, "x", 1, 2)
             await client.value(key)
             again = await Client(client.worker).attach()
             await client.closed.wait()
-            assert client.worker.state.store.entries == {}
-            (key,) = again.compute(add, "x", 1, 2)
+            assert again.held == [[key, 1]]
+            (key,) = again.compute(add, "y", 1, 2)
             assert await again.value(key) == 3
             again.connection.close()
             await again.closed.wait()

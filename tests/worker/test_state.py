@@ -501,12 +501,13 @@ def test_a_coroutine_that_ends_when_asked_to_harms_nobody(bench):
 # ------------------------------------------------------------------------------------------------ clients and center
 
 
-def test_attach_starts_afresh(bench):
+def test_attach_stops_tasks_and_keeps_what_is_stored(bench):
     bench.on(Put(ALICE, [key("x")], [2], [b"ex"], [""]))
     bench.on(Put("", ["mine"], [2], [b"ex"], [""]))
     bench.client(compute("ab", code=b"code"))
     assert bench.client(Attach(ALICE)) == [AskRunning(1)]
-    assert list(bench.state.store.entries) == ["mine"]
+    assert list(bench.state.store.entries) == [key("x"), "mine"]
+    assert bench.state.held_of(ALICE) == [[key("x"), 1]]
     assert bench.state.tasks == {}
 
 
