@@ -14,7 +14,7 @@ from toolz import partition_all
 
 from distributed.bulk.stream import Stream, write_all
 from distributed.config import SETTINGS
-from distributed.connect import connect_blocking, explain
+from distributed.connect import connect_blocking, explain, tune
 from distributed.errors import ConnectionFailed, ProtocolError, StoreFull, by_name
 from distributed.wire.messages import GetData, Message, NeedRoom, Refusal, Reply, Room, UpdateData, Values
 from distributed.wire.security import Secret
@@ -47,7 +47,8 @@ class BulkClient:
     def __init__(self, address: str, unix: str, secret: Secret, role: str) -> None:
         self._stream: Stream | None = None
         self.address, self.unix, self._secret, self._role = address, unix, secret, role
-        self._is_answered = self._is_aborted = False
+        self._is_answered = False
+        self.is_aborted = False  # and of no use any more
 
     def fetch(
         self, keys: list[str], attempts: list[int], *, linkable: bool = False, receive_into: ReceiveInto | None = None
@@ -74,7 +75,7 @@ class BulkClient:
 
     def abort(self) -> None:
         """Make a request under way, in this or another thread, fail at once. May be called by a signal handler."""
-        self._is_aborted = True
+        self.is_aborted = True
         stream = self._stream
         if stream is not None:
             with contextlib.suppress(OSError):
@@ -88,17 +89,13 @@ class BulkClient:
                 stream.sock.shutdown(socket.SHUT_RDWR)
             stream.sock.close()
 
-    def __del__(self) -> None:
-        if self._stream is not None:  # not shut down: a forked child may have a copy of the descriptor
-            self._stream.sock.close()
-
     def _run(self, operation: Callable[[], Any]) -> Any:
         """Run it on the open connection, or on a new one when that turns out to be closed before any answer came."""
         is_reused, self._is_answered = self._stream is not None, False
         try:
             return self._attempt(operation)
         except ConnectionFailed:
-            if not is_reused or self._is_answered or self._is_aborted:
+            if not is_reused or self._is_answered or self.is_aborted:
                 raise
         return self._attempt(operation)
 
@@ -171,8 +168,13 @@ class BulkClient:
         raw = [packed for packed, path in zip(values.values(), paths, strict=True) if not path]
         message = UpdateData(owner, list(values), sizes, paths, contains, buffers=[])
         pieces = [piece for packed in raw for piece in packed.pieces()]
+        sock = self._connected().sock
+        if raw:  # the worker may have to spill before it reads on: that is no silence
+            tune(sock, SETTINGS.client_lease_s)
         self._connected().send(message, [packed.nbytes for packed in raw], pieces)
         self._receive(Reply)
+        if raw:
+            tune(sock, SETTINGS.silent_worker_s)
 
     def _write(self, packed: Packed, directory: str) -> str:
         """Write a large value into the worker's directory, and say where; '' if it has to travel instead."""

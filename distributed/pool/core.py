@@ -151,7 +151,8 @@ class Core:
         if view is not None:
             try:
                 keys, attempts = [task.key for task in tasks], [task.attempt for task in tasks]
-                values = self.transfer.fetch(view.member, keys, attempts, left_s)
+                with deferred_signals(self.transfer.abort):
+                    values = self.transfer.fetch(view.member, keys, attempts, left_s)
             except ConnectionFailed:
                 view = None
             else:
@@ -161,7 +162,7 @@ class Core:
         if left_s == 0.0:
             raise TimeoutError(f"{tasks[0].key} is on {address}, which did not give it in time")
         if not address or patience.is_over(address):
-            self._report_missing(tasks, [address])
+            self._report_missing(tasks, [])
         else:
             pause_s = patience.pause_s(address)
             self.wait(lambda: False, pause_s if left_s is None else min(left_s, pause_s))

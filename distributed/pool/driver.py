@@ -77,6 +77,11 @@ class Watch:
     watcher: Callable[[Task], None]
 
 
+def _is_awaited(watcher: Any) -> bool:
+    """Whether somebody is still behind a watcher; what was dropped half-way says so when the next one comes."""
+    return not getattr(watcher, "forsaken", None)
+
+
 @dataclasses.dataclass(slots=True)
 class Unwatch:
     """Somebody does not want to be told any more."""
@@ -362,7 +367,7 @@ class Driver:
             elif task.watchers is None:
                 task.watchers = [event.watcher]
             else:
-                task.watchers.append(event.watcher)
+                task.watchers = [*filter(_is_awaited, task.watchers), event.watcher]
 
     def _unwatch(self, event: Unwatch) -> None:
         for task in event.tasks:

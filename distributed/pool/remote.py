@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import queue
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -265,13 +266,18 @@ class Done(NamedTuple):
 
 
 class Arrivals:
-    """Where finished tasks arrive. The pool refers to this and not to the iterator, which may be dropped half-way."""
+    """Where finished tasks arrive. The pool refers to this and not to the iterator, which may be dropped half-way.
 
-    def __init__(self) -> None:
+    That it was dropped is noted by a weak reference, as with handles: a signal could arrive in a `__del__`.
+    """
+
+    def __init__(self, iterator: AsCompleted) -> None:
         self.queue: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self.alert: Callable[[], object] = lambda: None
+        self.forsaken: list[Any] = []  # not empty: nobody will ask
+        self._iterator = weakref.ref(iterator, self.forsaken.append)
 
-    def arrive(self, task: Task) -> None:
+    def __call__(self, task: Task) -> None:
         """Called by the pool, on any thread."""
         self.queue.put(task)
         self.alert()
@@ -288,24 +294,20 @@ class AsCompleted:
                 raise TypeError(f"a {type(handle).__name__} is no handle: {handle!r:.60}")
             self._by_task.setdefault(id(handle._task), collections.deque()).append(handle)
             by_pool.setdefault(id(handle._core), []).append(handle)
-        self._arrivals = Arrivals()
+        self._arrivals = Arrivals(self)
         self._arrived = self._arrivals.queue
         self._left = sum(map(len, self._by_task.values()))
         self._cores = [group[0]._core for group in by_pool.values()]
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._watched = [(group[0]._core, [handle._task for handle in group]) for group in by_pool.values()]
         for core, tasks in self._watched:
-            core.watch(tasks, self._arrivals.arrive)
+            core.watch(tasks, self._arrivals)
 
     def close(self) -> None:
         """Nobody will ask for the others any more."""
         watched, self._watched = self._watched, []
         for core, tasks in watched if self._left else ():
-            core.unwatch(tasks, self._arrivals.arrive)
-
-    def __del__(self) -> None:
-        if getattr(self, "_watched", None):
-            self.close()
+            core.unwatch(tasks, self._arrivals)
 
     def __iter__(self) -> Iterator[RemoteData]:
         return self

@@ -99,7 +99,7 @@ class Transfer:
             del self._busy[thread]
         with self._lock:
             idle = self._idle.setdefault(member.incarnation, [])
-            if len(idle) < IDLE_CONNECTIONS_MAX:
+            if len(idle) < IDLE_CONNECTIONS_MAX and not client.is_aborted:  # a signal may come when all is done
                 idle.append(client)
                 return
         client.close()
@@ -117,6 +117,7 @@ def _time_limit(client: BulkClient, timeout_s: float | None) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        timer.join()  # or it might abort what the connection is used for next
 
 
 def _is_reachable(member: Member) -> bool:
