@@ -84,7 +84,10 @@ class Located:
 
 @dataclasses.dataclass(slots=True)
 class Wanted:
-    """The user asks for a value that none of these holders could give."""
+    """The user asks for a value: these holders said that they do not have it, the others could not be reached.
+
+    `handled` becomes true when it makes sense to look again.
+    """
 
     task: Task
     refused: list[str]

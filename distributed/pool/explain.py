@@ -52,6 +52,9 @@ def explain(state: PoolState, task: Task, now: float) -> str:
         if task.borrowed:
             return f"{task.key} belongs to another client; the center has not told yet where it is"
         unready = [needed.key for needed in task.inputs if not needed.has_value]
+        if not unready and task.key in state.troubles:
+            missed = state.troubles[task.key].missed
+            return f"{name} could not fetch its inputs {missed} times; it is tried again in a moment"
         return f"{name} waits for {len(unready)} of its {len(task.inputs)} inputs, for example {unready[:1]}"
     if task.status == READY and not state.workers:
         return f"{name} waits: no worker is connected; start one with `dworker HOST:PORT`"

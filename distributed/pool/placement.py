@@ -23,6 +23,7 @@ class Placement:
         self.settings = settings
         self.workers: dict[str, WorkerView] = {}
         self.unplaced = Levels()  # ready tasks that may run anywhere
+        self.near: dict[str, set[str]] = {}  # tasks whose inputs others cannot fetch: run them at a holder of these
         self.stranded: dict[str, tuple[Task, float]] = {}  # ready tasks whose `workers=` are not here, till when
 
     def place(self, task: Task, now: float) -> Instruction | None:
@@ -66,6 +67,8 @@ class Placement:
                 return None
             _, calmest = min((view.wait_s(self.settings, now), address) for address, view in self.workers.items())
             held.setdefault(calmest, 0)
+        if task.key in self.near:
+            held = {address: held[address] for address in held if address in self.near[task.key]} or held
         waits = {address: self.workers[address].wait_s(self.settings, now) for address in held}
         return policy.place(held, waits, self.settings.local_bytes_per_s, self.settings)
 

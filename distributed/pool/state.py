@@ -7,6 +7,7 @@ The states of a task are drawn in :mod:`distributed.pool.tasks`.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -44,6 +45,7 @@ from distributed.pool.events import (
 )
 from distributed.pool.lifetimes import Lifetimes
 from distributed.pool.membership import Membership
+from distributed.pool.pauses import Pauses
 from distributed.pool.placement import Placement
 from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Task, Trouble
 from distributed.pool.view import WorkerView
@@ -64,7 +66,7 @@ from distributed.wire.messages import (
     WorkerLeft,
 )
 
-MISSED_IN_TRUST_MAX = 2
+MISSED_BY_ABSENT_MAX = 5  # so often no answer from holders that we are not connected to: compute it again if we can
 MISSED_MAX = 30  # a task whose inputs cannot be fetched so often, though they were computed again, is given up
 
 
@@ -83,6 +85,9 @@ class PoolState:
         self.unfinished = 0
         self.progress_at = now  # when something was last submitted or finished
         self.warned_at = now
+        self.pauses = Pauses()
+        self._alarms: list[tuple[float, int, Callable[[float], None]]] = []
+        self._numbers = itertools.count()
         self._resolved: list[Task] = []
         self._out: list[Instruction] = []
         self._handlers: dict[type, Callable[[Any, float], None]] = {
@@ -287,11 +292,25 @@ class PoolState:
         self._settle_done(task, now)
 
     def _on_wanted(self, event: Wanted, now: float) -> None:
+        task = event.task
+        for address in event.refused:
+            self.lifetimes.distrust(task, address)
+        if task.status != DONE or task.outcome is not None:
+            event.handled = True
+        elif not event.refused if task.has_value else task.borrowed:  # or the center tells the same again, at once
+            self._at(self.pauses.next(task.key, now), lambda now: self._want_again(event, now))
+        else:
+            event.handled = True
+            self._need_again(task, now)
+
+    def _want_again(self, event: Wanted, now: float) -> None:
+        """The pause is over. Another client's value may be elsewhere by now; ours is where it was."""
         task, event.handled = event.task, True
         if task.status != DONE or task.outcome is not None:
             return
-        for address in event.refused:
-            self.lifetimes.distrust(task, address)
+        if task.borrowed:
+            for holder in sorted(task.holders or ()):
+                self.lifetimes.distrust(task, holder)
         self._need_again(task, now)
 
     def _on_cancel_asked(self, event: CancelAsked, now: float) -> None:
@@ -397,7 +416,7 @@ class PoolState:
             text = f"{task.kind.name} ran longer than timeout={options.timeout_s:g} s and was killed{place}"
             self._settle_failed(task, TaskTimeout(text, task.key))
         elif message.kind == "missing":
-            self._on_missing(task, address, message.detail["keys"], now)
+            self._on_missing(task, address, message.detail, now)
         elif message.kind == "requeue":
             self._again(task, now)
         else:
@@ -405,6 +424,10 @@ class PoolState:
 
     def _trouble(self, task: Task) -> Trouble:
         return self.troubles.setdefault(task.key, Trouble())
+
+    def _forget_troubles(self, task: Task) -> None:
+        self.troubles.pop(task.key, None)
+        self.placement.near.pop(task.key, None)
 
     def _on_crash(self, task: Task, kind: str, line: str, detail: dict[str, Any], now: float) -> None:
         """An attempt is used up: try again, or tell what happened in each."""
@@ -419,22 +442,48 @@ class PoolState:
             text = f"{task.kind.name} ({task.key}) crashed its executor"
             self._settle_failed(task, TaskCrashed(text, task.key, attempts))
 
-    def _on_missing(self, task: Task, address: str, keys: list[str], now: float) -> None:
-        """No holder gave an input. A connection may have broken; after a few times its holders are wrong about it.
+    def _on_missing(self, task: Task, address: str, detail: dict[str, Any], now: float) -> None:
+        """No holder gave an input. Those that said that they do not have it are wrong holders: it is computed again.
 
-        Then it is computed again. The attempt of the task that wanted it is not used up: it never began.
+        One that could not be reached proves nothing: after a pause the task is tried at a holder that we can reach.
+        The attempt of the task is not used up: it never began.
         """
         trouble = self._trouble(task)
         trouble.missed += 1
-        for needed in task.inputs:
-            if needed.key in keys and needed.status == DONE:
-                for holder in sorted(needed.holders or ()):
-                    if holder not in self.workers or trouble.missed > MISSED_IN_TRUST_MAX:
-                        self.lifetimes.distrust(needed, holder)
-        if trouble.missed > MISSED_MAX:
-            self._settle_failed(task, KeyLost(keys[0], f"{address} could not fetch it, time and again"))
+        missing = [needed for needed in task.inputs if needed.key in detail["keys"] and needed.status == DONE]
+        for needed in missing:
+            self._doubt(needed, detail.get("refused", {}).get(needed.key, ()), trouble)
+        near = {holder for needed in missing for holder in needed.holders or () if holder in self.workers}
+        if trouble.missed > MISSED_MAX and not near:
+            self._settle_failed(task, KeyLost(detail["keys"][0], f"{address} could not fetch it, time and again"))
+        elif any(needed.has_value or needed.borrowed for needed in missing):
+            self.placement.near[task.key] = near
+            self._again_later(task, now + trouble.pause_s)
         else:
             self._again(task, now)
+
+    def _doubt(self, needed: Task, refused: Iterable[str], trouble: Trouble) -> None:
+        """Which holders of an input that could not be fetched are none."""
+        holders, connected = needed.holders or set(), self.workers.keys()
+        wrong = holders & set(refused)
+        if needed.borrowed:
+            wrong = set(holders)  # the center is asked again, which costs nothing
+        elif needed.is_repeatable and trouble.missed > MISSED_BY_ABSENT_MAX and not holders & connected:
+            wrong = set(holders)
+        for holder in sorted(wrong):
+            self.lifetimes.distrust(needed, holder)
+
+    def _again_later(self, task: Task, time: float) -> None:
+        """Run a task again after a pause."""
+        task.attempt += 1
+        task.status, task.worker, task.missing = WAITING, None, 0
+        attempt = task.attempt
+
+        def resume(now: float) -> None:
+            if task.status == WAITING and task.attempt == attempt:
+                self._wait_again(task, now)
+
+        self._at(time, resume)
 
     def _on_recalled(self, event: Received, now: float) -> None:
         message: Any = event.message
@@ -600,7 +649,7 @@ class PoolState:
             task.published = True
             self._resolved.append(task)
         if self.troubles:
-            self.troubles.pop(task.key, None)
+            self._forget_troubles(task)
         if task.dependents:
             dependents, task.dependents = task.dependents, None
             for waiting in dependents:
@@ -624,7 +673,7 @@ class PoolState:
             if not task.published:
                 task.published = True
                 self._resolved.append(task)
-            self.troubles.pop(task.key, None)
+            self._forget_troubles(task)
             if task.key in self.exported:
                 self._withdraw(task)
             self.lifetimes.keep_contained(task, ())
@@ -652,11 +701,19 @@ class PoolState:
     # --------------------------------------------------------------------------------------------- time, explanations
 
     def _on_tick(self, event: Tick, now: float) -> None:
+        while self._alarms and self._alarms[0][0] <= now:
+            heapq.heappop(self._alarms)[2](now)
+        if self._alarms:
+            self._out.append(WakeAt(self._alarms[0][0]))
         for task, deadline in list(self.placement.stranded.values()):
             if now >= deadline and task.status == READY:
                 self._settle_failed(task, NoWorker(explain.explain(self, task, now), task.key))
         if self.placement.stranded:
             self._out.append(WakeAt(min(deadline for _, deadline in self.placement.stranded.values())))
+
+    def _at(self, time: float, action: Callable[[float], None]) -> None:
+        heapq.heappush(self._alarms, (time, next(self._numbers), action))
+        self._out.append(WakeAt(time))
 
     def check(self) -> None:
         """Assert what must hold between any two events."""

@@ -25,6 +25,8 @@ DONE: Final = "done"
 FAILED: Final = "failed"
 RELEASED: Final = "released"  # nobody needs the value; the recipe may still be needed
 
+PAUSE_S_MIN: Final = 0.1  # before a holder that could not be reached is asked again; the next pause is twice as long
+PAUSE_S_MAX: Final = 2.0
 INPUT_BYTES: Final = 100  # about what naming an input takes in a message
 
 
@@ -83,6 +85,16 @@ class Trouble:
     attempts: list[str] = dataclasses.field(default_factory=list)  # a line for each attempt that was used up
     raised: int = 0
     missed: int = 0  # how often its inputs could not be fetched
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before they are fetched again.
+
+        >>> [Trouble(missed=missed).pause_s for missed in (1, 2, 3, 9999)]
+        [0.1, 0.2, 0.4, 2.0]
+        """
+        pause_s: float = PAUSE_S_MIN * 2 ** min(self.missed - 1, 10)
+        return min(pause_s, PAUSE_S_MAX)
 
 
 class Task:

@@ -22,11 +22,12 @@ from distributed.worker.store import Entry, Store
 class Want:
     """One value that tasks wait for."""
 
-    __slots__ = ("attempt", "holders", "key", "nbytes", "peer", "reserved", "tasks", "under_way")
+    __slots__ = ("attempt", "holders", "key", "nbytes", "peer", "refused", "reserved", "tasks", "under_way")
 
     def __init__(self, key: str, attempt: int, nbytes: int) -> None:
         self.key, self.attempt, self.nbytes = key, attempt, nbytes
         self.holders: list[str] = []  # still to be asked
+        self.refused: list[str] = []  # said that they do not have it, which says more than that they could not be asked
         self.tasks: dict[Any, None] = {}
         self.peer = ""
         self.under_way = False
@@ -55,6 +56,7 @@ class Fetches:
         want = self.wants[key, attempt] = Want(key, attempt, nbytes)
         want.tasks[task] = None
         want.holders = [holder for holder in dict.fromkeys(holders) if holder != self.own_address]
+        want.refused = [self.own_address] if self.own_address in holders else []
         return None if self._ask_next(want) else want
 
     def _ask_next(self, want: Want) -> bool:
@@ -136,6 +138,7 @@ class Fetches:
         missing: list[Want] = []
         for want, size, value, path in zip(self._ended(fetch), nbytes, values, paths, strict=True):
             if size < 0:
+                want.refused.append(want.peer)
                 missing += self._failed(want)
                 continue
             self.fetched_bytes += size

@@ -378,7 +378,11 @@ class WorkerState:
 
     def _missing(self, wants: Iterable[Want]) -> None:
         """Nobody has these values: the tasks that want them fail, and what only they wanted is not fetched."""
-        self._fail_wanting(wants, "missing", lambda gone: {"keys": gone})
+        wants = list(wants)
+        refused = {want.key: want.refused for want in wants if want.refused}
+        self._fail_wanting(
+            wants, "missing", lambda gone: {"keys": gone, "refused": {key: refused.get(key, []) for key in gone}}
+        )
 
     def _homeless(self, wants: list[Want]) -> None:
         """There is no room for these values."""

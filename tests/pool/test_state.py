@@ -9,6 +9,7 @@ import pytest
 
 from distributed.config import SETTINGS
 from distributed.errors import KeyLost, NoWorker, TaskCancelled, TaskCrashed, TaskTimeout
+from distributed.pool import explain
 from distributed.pool.events import (
     Borrowed,
     CancelAsked,
@@ -34,7 +35,7 @@ from distributed.pool.events import (
     WakeAt,
     Wanted,
 )
-from distributed.pool.state import MISSED_IN_TRUST_MAX, PoolState
+from distributed.pool.state import MISSED_BY_ABSENT_MAX, MISSED_MAX, PoolState
 from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Kind, Options, Task
 from distributed.wire.exceptions import unpack_exception
 from distributed.wire.messages import (
@@ -408,20 +409,118 @@ def test_a_dependent_fails_with_the_error_of_its_input_and_its_own_inputs_are_le
     assert out == [Send(ALICE, DeleteData([z.key])), Resolved([x, y])]
 
 
-def test_an_input_that_cannot_be_fetched_is_computed_again_once_its_holders_are_not_trusted():
+def test_an_input_that_its_holder_does_not_have_is_computed_again():
     bench = Bench(ALICE, BOB)
     x = bench.done(value=None)
     task = bench.submit(x)
-    for _ in range(MISSED_IN_TRUST_MAX):
-        bench.fail(task, "missing", keys=[x.key])
-        assert (x.status, task.status) == (DONE, SENT)
-    out = bench.fail(task, "missing", keys=[x.key])
+    out = bench.fail(task, "missing", keys=[x.key], refused={x.key: [ALICE]})
     assert deleted(out) == {ALICE: [x.key]}
     assert (x.status, x.attempt, task.status) == (SENT, 2, WAITING)
     bench.finish(x, value=None)
     assert task.status == SENT
     bench.fail(task, "crashed", signal=9)
     assert task.status == SENT, "what could not be fetched used up no attempt"
+
+
+def test_a_holder_that_could_not_be_reached_keeps_its_trust_and_the_task_goes_there_after_a_pause():
+    bench = Bench(ALICE, BOB)
+    x, y = bench.stored(BOB), bench.stored(ALICE, nbytes=2 * LARGE)
+    task = bench.submit(x, y)
+    assert task.worker == ALICE
+    assert bench.fail(task, "missing", keys=[x.key], refused={x.key: []}) == []
+    assert (x.holders, task.status) == ({BOB}, WAITING)
+    assert "could not fetch its inputs 1 times" in explain.explain(bench.state, task, bench.now)
+    bench.now += 0.11
+    assert [address for address, _ in sent(bench.on(Tick()), Compute)] == [BOB]
+    assert bench.finish(task) == [Resolved([task])]
+    assert not bench.state.placement.near
+
+
+def test_nothing_is_lost_while_a_connected_worker_holds_it_however_often_it_cannot_be_reached():
+    bench = Bench(ALICE, BOB)
+    x = bench.stored(BOB)
+    task = bench.submit(x, kind=kind(workers=frozenset([ALICE])))
+    pauses = []
+    for _ in range(2 * MISSED_MAX):
+        assert bench.fail(task, "missing", keys=[x.key]) == []
+        began = bench.now
+        while task.status != SENT:
+            bench.now += 0.1
+            bench.on(Tick())
+        pauses.append(round(bench.now - began, 1))
+    assert pauses[:7] == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert x.holders == {BOB}
+    bench.finish(task)
+    assert bench.state.troubles == {}
+
+
+def test_what_only_a_worker_holds_that_nobody_reaches_is_computed_again_or_given_up():
+    bench = Bench(BOB)
+    x, y = bench.done(value=None), bench.stored(BOB)
+    bench.on(CenterSaid(WorkerJoined(member(ALICE))))
+    bench.on(Connected(member(ALICE)))
+    bench.cut(BOB)
+    first, second = bench.submit(x), bench.submit(y)
+    for _ in range(MISSED_BY_ABSENT_MAX + 1):
+        bench.fail(first, "missing", keys=[x.key])
+        bench.now += 3
+        bench.on(Tick())
+    assert (x.status, x.worker, y.holders) == (SENT, ALICE, {BOB})
+    while second.status == SENT:
+        bench.fail(second, "missing", keys=[y.key])
+        bench.now += 3
+        bench.on(Tick())
+    assert isinstance(second.outcome, KeyLost)
+    assert "time and again" in str(second.outcome)
+
+
+def test_a_task_that_is_cancelled_while_it_pauses_stays_so():
+    bench = Bench(ALICE, BOB)
+    task = bench.submit(bench.stored(BOB), kind=kind(workers=frozenset([ALICE])))
+    bench.fail(task, "missing", keys=[task.inputs[0].key])
+    bench.on(CancelAsked([task]))
+    bench.now += 3
+    assert bench.on(Tick()) == []
+    assert isinstance(task.outcome, TaskCancelled)
+
+
+def test_whoever_wants_a_value_whose_holder_cannot_be_reached_looks_again_after_a_pause():
+    bench = Bench(ALICE)
+    x = bench.stored(ALICE)
+    for pause_s in (0.1, 0.2, 0.4):
+        wanted = Wanted(x, [])
+        assert bench.on(wanted) == []
+        bench.now += 0.9 * pause_s
+        bench.on(Tick())
+        assert not wanted.handled
+        bench.now += 0.1 * pause_s + 0.001
+        assert bench.on(Tick()) == []
+        assert wanted.handled
+    assert x.holders == {ALICE}
+
+
+def test_a_borrowed_value_whose_holder_cannot_be_reached_is_looked_for_after_a_pause():
+    bench = Bench(ALICE)
+    x = Task("other/1", None, None)
+    x.borrowed = True
+    bench.on(Borrowed(x))
+    for refused in ([], ["nobody:1"], []):
+        bench.on(Located(x, {"nobody:1": [1, LARGE]}))
+        wanted = Wanted(x, refused)
+        assert (bench.on(wanted), wanted.handled) == ([], False)
+        bench.now += 3
+        assert (bench.on(Tick()), wanted.handled) == ([Locate(x)], True)
+
+
+def test_alarms_are_told_again_after_each_tick():
+    bench = Bench(ALICE)
+    early, late = Wanted(bench.stored(ALICE), []), Wanted(bench.stored(ALICE), [])
+    assert WakeAt(bench.now + 0.1) in bench.state.handle(early, bench.now)
+    bench.now += 0.05
+    bench.state.handle(late, bench.now)
+    bench.now += 0.06
+    assert WakeAt(1000.0 + 0.05 + 0.1) in bench.state.handle(Tick(), bench.now)
+    assert (early.handled, late.handled) == (True, False)
 
 
 def test_a_value_of_another_client_is_never_deleted():
@@ -431,9 +530,9 @@ def test_a_value_of_another_client_is_never_deleted():
     assert bench.on(Borrowed(x)) == [Locate(x)]
     bench.on(Located(x, {ALICE: [1, LARGE]}))
     task = bench.submit(x)
-    for _ in range(MISSED_IN_TRUST_MAX + 1):
-        out = bench.fail(task, "missing", keys=[x.key])
-    assert out == [Locate(x)]
+    assert bench.fail(task, "missing", keys=[x.key], refused={x.key: [ALICE]}) == []
+    bench.now += 1
+    assert bench.on(Tick()) == [Locate(x)]
     bench.on(Located(x, {ALICE: [2, LARGE]}))
     assert task.status == SENT
     assert bench.finish(task) == [Resolved([task])]
@@ -790,7 +889,9 @@ def test_a_borrowed_value_is_located_or_fails_with_its_owners_error():
     assert (found.attempt, found.holders, found.nbytes) == (2, {ALICE}, LARGE)
     assert bench.on(Located(lost, {}, b"error")) == [Resolved([lost, dependent])]
     assert dependent.outcome == b"error"
-    assert bench.on(Wanted(found, [ALICE])) == [Locate(found)]
+    assert bench.on(Wanted(found, [ALICE])) == []
+    bench.now += 1
+    assert bench.on(Tick()) == [Locate(found)]
 
 
 def test_our_own_key_borrowed_by_name_does_not_hold_a_replica_for_us():

@@ -310,7 +310,7 @@ class WorkerActor(Actor):
                 paths.append(self.make_file(nbytes, content) if large else "")
             self.handle(events.Fetched(what.fetch, sizes, contents, paths))
 
-        self.world.ask(what.peer, lambda peer: peer.give(what.keys, what.attempts), arrived)
+        self.world.ask(what.peer, lambda peer: peer.give(what.keys, what.attempts), arrived, self.name)
 
     def give(self, keys: list[str], attempts: list[int]) -> Any:
         """A reader asks for values: what is here now is read, which takes its time."""

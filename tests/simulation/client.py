@@ -35,6 +35,7 @@ class Client(Actor):
         self.channels: dict[str, End] = {}
         self.asking: dict[int, tuple[m.Message, Callable[[Any, str], None]]] = {}
         self.getting: dict[Task, list[Callable[[Value | None], None]]] = {}
+        self.wanted: list[tuple[events.Wanted, list[Callable[[Value | None], None]]]] = []
         self.resolved: Counter[Task] = Counter()
         self.borrowed: list[Task] = []
         self._numbers = itertools.count(1)
@@ -250,7 +251,8 @@ class Client(Actor):
         elif task.status == DONE and task.outcome is not None:
             self._got(task, Value.unpack(task.outcome))
         elif task.status == DONE:
-            address = min(task.holders) if task.holders else ""
+            connected = [address for address in task.holders or () if address in self.state.workers]
+            address = min(connected or task.holders or [""])
             waiting, self.getting[task] = self.getting[task], []
             self.world.ask(
                 address,
@@ -265,8 +267,10 @@ class Client(Actor):
         if values is None and tries:
             self._look(task, tries)
         elif values is None or values[0][0] < 0:
-            self.handle(events.Wanted(task, [address]))
-            self._look(task)
+            wanted = events.Wanted(task, [] if values is None and address else [address])
+            self.wanted.append((wanted, waiting))
+            self.getting[task] = [then for then in self.getting[task] if then not in waiting]
+            self.handle(wanted)
         else:
             self._got(task, Value.unpack(values[0][1]))
 
@@ -304,8 +308,15 @@ class Client(Actor):
         super().handle(event)
         self.world.published.update(key for key, task in accepted.items() if (task.key, task.attempt) == key)
         if not self._is_handling:
+            self._look_again()
             for task in list(self.getting):
                 self._look(task)
+
+    def _look_again(self) -> None:
+        """The pool says that it makes sense to look for these values again."""
+        for wanted, waiting in [item for item in self.wanted if item[0].handled]:
+            self.wanted.remove((wanted, waiting))
+            self.getting.setdefault(wanted.task, []).extend(waiting)
 
     def _reported(self, event: Any) -> dict[tuple[str, int], Task]:
         """The attempts that a message reports finished and that are the ones we wait for."""

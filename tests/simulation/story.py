@@ -361,6 +361,15 @@ class Story:
             for end in worker.clients.values():
                 end.cut()
 
+    def part_workers(self) -> None:
+        """Two workers cannot reach one another for a while; the pools reach both."""
+        names = sorted(name for name, worker in self.workers.items() if worker.is_alive)
+        if len(names) > 1:
+            pair = frozenset(self.dice.sample(names, 2))
+            self.world.note("fault", f"{' and '.join(sorted(pair))} cannot reach one another")
+            self.world.parted.add(pair)
+            self.world.after(self.dice.uniform(0.1, 8.0), self.world.parted.discard, pair)
+
     def isolate_client(self) -> None:
         """A client cannot reach the center for longer than its lease lasts, but its workers it can."""
         client = self.client()
@@ -379,6 +388,7 @@ class Story:
         cut_link,
         cut_link,
         cut_worker,
+        part_workers,
         isolate_client,
     )
 

@@ -28,6 +28,7 @@ class World:
         self.is_faulty = True  # whether requests may fail for no reason
         self.doors: dict[str, Callable[[End], None]] = {}  # address -> who accepts connections there
         self.bulk: dict[str, Any] = {}  # address -> the actor that answers requests there
+        self.parted: set[frozenset[str]] = set()  # two addresses each that cannot reach one another
         self.published: set[tuple[str, int]] = set()  # (key, attempt) of every value that its owner knows
         self._open: dict[str, dict[int, Callable[[Any], None]]] = {}  # address -> requests not answered yet
         self.starts: Counter[str] = Counter()  # how often each task was begun
@@ -83,8 +84,12 @@ class World:
         accept(far)
         self.after(self.delay_s(), ready, near)
 
-    def ask(self, address: str, question: Callable[[Any], Any], answered: Callable[[Any], None]) -> None:
+    def ask(
+        self, address: str, question: Callable[[Any], Any], answered: Callable[[Any], None], asker: str = ""
+    ) -> None:
         """A request over a bulk connection. The answer is None if that breaks, before or after it was done."""
+        if frozenset((asker, address)) in self.parted:
+            address = ""
         self.after(self.delay_s(), self._ask, address, question, answered)
 
     def _ask(self, address: str, question: Callable[[Any], Any], answered: Callable[[Any], None]) -> None:
