@@ -25,10 +25,10 @@ def deferred_signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    noted: list[tuple[int, FrameType | None]] = []
+    noted: list[int] = []  # without frames: one would keep itself alive, and with it all handles in it
 
     def note(number: int, frame: FrameType | None) -> None:
-        noted.append((number, frame))
+        noted.append(number)
         wake()
 
     handlers = {number: handler for number in DEFERRED if callable(handler := signal.getsignal(number))}
@@ -39,5 +39,5 @@ def deferred_signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number, frame in noted:
-            handlers[number](number, frame)
+        for number in noted:
+            handlers[number](number, None)

@@ -152,7 +152,7 @@ def _attributes(path: str, value: Any) -> Iterator[Part]:
     try:
         reduced = value.__reduce_ex__(5)
     except Exception:  # noqa: BLE001 - foreign code
-        if type(value).__reduce__ is not object.__reduce__ or type(value).__reduce_ex__ is not object.__reduce_ex__:
+        if any("__reduce__" in vars(cls) or "__reduce_ex__" in vars(cls) for cls in type(value).__mro__[:-1]):
             return  # it refuses by itself, and says why
         reduced = None  # the attributes are the best guess
     state = reduced[2] if isinstance(reduced, tuple) and len(reduced) > 2 else getattr(value, "__dict__", None)

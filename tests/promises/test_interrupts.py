@@ -44,7 +44,7 @@ pool.close()
 def test_a_thousand_interrupts_at_random_moments_leave_a_pool_that_is_right():
     dice = random.Random(5)
     client = subprocess.Popen(
-        [sys.executable, "-c", CLIENT, str(INTERRUPTS)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", CLIENT, str(INTERRUPTS)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     )
     try:
         assert client.stdout.readline() == b"ready\n"
