@@ -5,6 +5,7 @@ Reads a pool's state and changes nothing, but for the time of the last warning.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,8 @@ def explain(state: PoolState, task: Task, now: float) -> str:
         if not unready and task.key in state.troubles:
             missed = state.troubles[task.key].missed
             return f"{name} could not fetch its inputs {missed} times; it is tried again in a moment"
+        if not unready:
+            return f"{name} has just been submitted"
         return f"{name} waits for {len(unready)} of its {len(task.inputs)} inputs, for example {unready[:1]}"
     if task.status == READY and not state.workers:
         return f"{name} waits: no worker is connected; start one with `dworker HOST:PORT`"
@@ -67,6 +70,7 @@ def explain(state: PoolState, task: Task, now: float) -> str:
 
 
 def where(detail: dict[str, Any]) -> str:
+    """Where the task was, for the end of a sentence."""
     stack = detail.get("stack") or ""
     return f"; it was at\n{stack}" if stack else ""
 
@@ -75,9 +79,16 @@ def obituary(address: str, detail: dict[str, Any]) -> str:
     """One attempt's end, in a line, and what the executor last said below it."""
     if detail.get("reason"):
         return f"on {address}: {detail['reason']}"
-    cause = f"signal {detail['signal']}" if detail.get("signal") else f"exit code {detail.get('exit_code')}"
+    cause = _signal_name(detail["signal"]) if detail.get("signal") else f"exit code {detail.get('exit_code')}"
     peak = detail.get("peak_bytes") or 0
     memory = f", peak memory {peak / 2**20:.0f} MiB" if peak else ""
     last = "".join(f"\n    {line}" for line in (detail.get("stderr_tail") or "").splitlines())
     stack = "".join(f"\n    {line}" for line in (detail.get("stack") or "").splitlines())
     return f"on {address}: {cause}{memory}{last}{stack}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
