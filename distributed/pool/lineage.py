@@ -41,6 +41,12 @@ class Lineage:
             if not self.tasks:
                 self.tasks.clear()  # emptied one by one, it would keep the room of its best times
 
+    def rename(self, task: Task, key: str) -> None:
+        """Another task has its key now; if this one is computed again, it is under this new one."""
+        if self.tasks.get(task.key) is task:
+            self.tasks[key] = self.tasks.pop(task.key)
+            task.key = key
+
     def forget(self, task: Task) -> None:
         """Drop arguments and inputs of a task; recipes that were kept only for this one follow."""
         forgotten = [task]

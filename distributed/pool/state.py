@@ -45,6 +45,7 @@ from distributed.pool.events import (
 )
 from distributed.pool.lifetimes import Lifetimes
 from distributed.pool.membership import Membership
+from distributed.pool.naming import Naming
 from distributed.pool.pauses import Pauses
 from distributed.pool.placement import Placement
 from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Task, Trouble
@@ -79,6 +80,7 @@ class PoolState:
         self.workers = self.placement.workers
         self.membership = Membership(self.workers, settings.reconnect_interval_s)
         self.lifetimes = Lifetimes(self.membership, settings.lineage_bytes_max)
+        self.naming = Naming(self.lifetimes.lineage)
         self.exported: dict[str, Task] = {}
         self.troubles: dict[str, Trouble] = {}  # what went wrong so far, by key of unfinished tasks
         self.counters = {"tasks": 0, "bytes_in_place": 0, "bytes_moved": 0}
@@ -141,6 +143,8 @@ class PoolState:
         self.progress_at = now
         plain, others = [], []
         for task in event.tasks:
+            if task.kind.options.key:  # type: ignore[union-attr]
+                self.naming.take(task)
             if task.inputs or task.kind.options.workers:  # type: ignore[union-attr]
                 others.append(task)
             else:

@@ -35,6 +35,7 @@ from distributed.pool.events import (
     WakeAt,
     Wanted,
 )
+from distributed.pool.naming import NAMES_MAX
 from distributed.pool.state import MISSED_BY_ABSENT_MAX, MISSED_MAX, PoolState
 from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Kind, Options, Task
 from distributed.wire.exceptions import unpack_exception
@@ -371,8 +372,8 @@ def test_a_crashed_task_is_tried_again_and_tells_the_story_of_each_attempt():
     assert isinstance(task.outcome, TaskCrashed)
     assert task.outcome.key == task.key
     assert [line.partition("\n")[0] for line in task.outcome.attempts] == [
-        "attempt 1: on alice:1: signal 11, peak memory 1 MiB",
-        "attempt 2: on alice:1: signal 11, peak memory 1 MiB",
+        "attempt 1: on alice:1: signal 11 (SIGSEGV), peak memory 1 MiB",
+        "attempt 2: on alice:1: signal 11 (SIGSEGV), peak memory 1 MiB",
         "attempt 3: on alice:1: exit code 1",
     ]
     assert bench.state.troubles == {}
@@ -741,6 +742,58 @@ def test_the_word_of_the_center_alone_moves_nothing():
     assert bench.on(CenterSaid(Members([]))) == []
     assert task.status == SENT
     assert bench.on(CenterSaid(Members([member(ALICE)]))) == []
+
+
+# ----------------------------------------------------------------------------------------------- keys that come again
+
+
+def named(name: str, *inputs: Task) -> Task:
+    return Task(f"me/{name}", kind(key=name), b"args", inputs)
+
+
+def test_attempts_of_a_key_go_on_when_it_is_used_again():
+    bench = Bench(ALICE)
+    first, second = named("x"), named("x")
+    bench.on(Submitted([first]))
+    bench.fail(first, "crashed", signal=9)
+    bench.finish(first, value=None)
+    bench.on(Dropped([first]))
+    [(_, message)] = sent(bench.on(Submitted([second])), Compute)
+    assert (message.keys, message.attempts) == (["me/x"], [3])
+    bench.finish(second)
+    assert bench.state.counters["tasks"] == 2
+
+
+def test_a_recipe_whose_key_was_used_again_is_followed_under_another_key():
+    bench = Bench(ALICE)
+    first = named("x")
+    bench.on(Submitted([first]))
+    bench.finish(first, value=None)
+    heir = bench.done(first, value=None)
+    bench.on(Dropped([first]))
+    second = named("x")
+    bench.on(Submitted([second]))
+    bench.finish(second, value=None)
+    [(_, message)] = sent(bench.on(Wanted(heir, [ALICE])), Compute)
+    assert (message.keys, message.attempts) == (["me/x/1"], [2])
+    bench.finish(first, value=None)
+    bench.finish(heir, value=None)
+    assert (second.status, second.holders) == (DONE, {ALICE})
+    bench.on(Dropped([heir]))
+    assert not bench.state.lifetimes.lineage.tasks
+
+
+def test_names_that_were_used_are_forgotten_but_never_their_attempts():
+    bench = Bench(ALICE)
+    for number in range(3 * NAMES_MAX):
+        task = named(str(number % 5000))
+        bench.state.handle(Submitted([task]), bench.now)
+        bench.state.handle(CancelAsked([task]), bench.now)
+        bench.state.handle(Dropped([task]), bench.now)
+    assert len(bench.state.naming) <= NAMES_MAX
+    again = named("0")
+    bench.on(Submitted([again]))
+    assert again.attempt > 3 * NAMES_MAX // 5000
 
 
 # -------------------------------------------------------------------------------------- a connection is not a worker
