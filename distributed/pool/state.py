@@ -16,6 +16,7 @@ from typing import Any
 from distributed.config import SETTINGS, Settings
 from distributed.errors import KeyLost, NoWorker, StoreFull, TaskCancelled, TaskCrashed, TaskTimeout
 from distributed.pool import explain
+from distributed.pool.checks import CHECKS, complaint_about
 from distributed.pool.events import (
     Borrowed,
     CancelAsked,
@@ -120,7 +121,10 @@ class PoolState:
         }
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
-        """Absorb one event; return the instructions it calls for."""
+        """Absorb one event; return the instructions it calls for. `ProtocolError`: it was wrong, and changed nothing."""
+        kind = type(event)
+        if kind in CHECKS:
+            CHECKS[kind](event)
         self._handlers[type(event)](event, now)
         self._fill(now)
         return self._take_instructions()
@@ -284,8 +288,9 @@ class PoolState:
         task = event.task
         if task.status != WAITING:
             return
-        if event.error is not None:
-            self._settle_failed(task, event.error)
+        error = event.error or complaint_about(event)
+        if error is not None:
+            self._settle_failed(task, error)
             return
         newest = max(attempt for attempt, _ in event.holders.values())
         task.attempt = newest

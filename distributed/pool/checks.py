@@ -1,0 +1,130 @@
+"""What others may say to a pool, and in which shape. Looked at before anything changes: a peer's bug is not ours.
+
+The codec has checked the outer types of fields; here is what it cannot know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from distributed.errors import ProtocolError
+from distributed.pool.events import CenterSaid, Connected, Located, Received
+from distributed.wire.messages import (
+    Failed,
+    Finished,
+    Members,
+    NeedFunction,
+    Output,
+    Recalled,
+    WorkerJoined,
+    WorkerLeft,
+)
+
+FROM_CENTER: Final = (Members, WorkerJoined, WorkerLeft)
+FAILURES: Final = ("raised", "crashed", "timeout", "missing", "full", "requeue")
+DETAILS: Final[dict[str, Any]] = {
+    "signal": int,
+    "exit_code": int,
+    "peak_bytes": (int, float),
+    "stderr_tail": str,
+    "stack": str,
+    "reason": str,
+}
+
+
+def check_received(event: Received) -> None:
+    """A worker's message."""
+    check = _CHECKS.get(type(event.message))
+    if check is None:
+        raise ProtocolError(f"a worker does not say {event.message.operation} to a pool")
+    check(event.message)
+
+
+def check_center_said(event: CenterSaid) -> None:
+    """The center's message."""
+    if not isinstance(event.message, FROM_CENTER):
+        raise ProtocolError(f"the center does not say {event.message.operation} to a pool")
+
+
+def check_connected(event: Connected) -> None:
+    """What a worker lists that it holds."""
+    _require(_are_pairs(event.held), "attach: a held key is not [key, attempt]")
+
+
+def complaint_about(event: Located) -> ProtocolError | None:
+    """What is wrong with what the center says of where a value is. An answer, so it can only harm who asked."""
+    is_right = isinstance(event.holders, dict) and all(
+        isinstance(address, str) and _is_numbers(where, 2) for address, where in event.holders.items()
+    )
+    if is_right and event.holders:
+        return None
+    return ProtocolError(f"the center tells nonsense about where {event.task.key} is: {event.holders!r:.80}")
+
+
+def _check_finished(message: Finished) -> None:
+    count = len(message.keys)
+    columns = (message.attempts, message.nbytes, message.values, message.durations_us)
+    _require(all(len(column) == count for column in columns), "finished: columns of different lengths")
+    _require(min((*message.nbytes, *message.durations_us), default=0) >= 0, "finished: a negative size or duration")
+    _require({*map(type, message.values)} <= {bytes, type(None)}, "finished: a value is not packed")
+    _require(all(0 <= position < count for position in message.contains), "finished: contains has no such position")
+    references = (reference for inside in message.contains.values() for reference in inside)
+    _require(all(map(_is_reference, references)), "finished: a contained handle is not a reference")
+    _require(_are_pairs(message.held), "finished: a held key is not [key, attempt]")
+
+
+def _check_failed(message: Failed) -> None:
+    detail = message.detail
+    _require(message.kind in FAILURES, f"failed: no such kind as {message.kind!r:.80}")
+    _require(_are_pairs(message.held), "failed: a held key is not [key, attempt]")
+    for name, kind in DETAILS.items():
+        _require(detail.get(name) is None or isinstance(detail[name], kind), f"failed: {name} has the wrong type")
+    if message.kind == "missing":
+        refused = detail.get("refused", {})
+        _require(bool(detail.get("keys")) and _is_texts(detail["keys"]), "failed: missing without keys")
+        _require(isinstance(refused, dict) and all(map(_is_texts, refused.values())), "failed: refused by nobody")
+
+
+def _check_recalled(message: Recalled) -> None:
+    _require(len(message.keys) == len(message.attempts), "recalled: columns of different lengths")
+
+
+def _require(is_right: bool, complaint: str) -> None:
+    if not is_right:
+        raise ProtocolError(complaint)
+
+
+def _are_pairs(items: Any) -> bool:
+    return isinstance(items, list) and all(
+        isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], int)
+        for item in items
+    )
+
+
+def _is_reference(item: Any) -> bool:
+    return isinstance(item, (list, tuple)) and len(item) == 4 and isinstance(item[0], str)
+
+
+def _is_texts(items: Any) -> bool:
+    return isinstance(items, list) and all(isinstance(item, str) for item in items)
+
+
+def _is_numbers(items: Any, count: int) -> bool:
+    return isinstance(items, (list, tuple)) and len(items) == count and all(isinstance(item, int) for item in items)
+
+
+_CHECKS: dict[type, Callable[[Any], None]] = {
+    Finished: _check_finished,
+    Failed: _check_failed,
+    Recalled: _check_recalled,
+    NeedFunction: lambda message: None,
+    Output: lambda message: None,
+}
+FROM_WORKERS: Final = tuple(_CHECKS)
+CHECKS: Final[dict[type, Callable[[Any], None]]] = {
+    Received: check_received,
+    CenterSaid: check_center_said,
+    Connected: check_connected,
+}
+"""By event: raises `ProtocolError` where somebody else did wrong."""
