@@ -18,6 +18,8 @@
     │   └── NoWorker                no worker can run it
     ├── RemoteError             a task raised an exception that cannot travel: this tells of it
     ├── KeyLost                 every copy of a value is gone, and no recipe makes it again
+    ├── NameUnknown             nothing is published under this name: `pool.names` lists what is
+    ├── NameTaken               something else is: choose another name, or unpublish that
     ├── StoreFull               no worker has room for a value: release data, or add memory or a spill directory
     └── StartFailed             a daemon of a local cluster did not start: its last words are in the message
 
@@ -128,6 +130,14 @@ class KeyLost(DistributedError):
     def __init__(self, key: str, reason: str = "every worker that held it is gone, and it has no recipe") -> None:
         super().__init__(f"{key} is lost: {reason}")
         self.key, self.reason = key, reason
+
+
+class NameUnknown(DistributedError, LookupError):
+    """Nothing is published under this name. `pool.names` lists what is."""
+
+
+class NameTaken(DistributedError):
+    """Something else is published under this name. Choose another, or unpublish that first."""
 
 
 class StoreFull(DistributedError):

@@ -308,7 +308,7 @@ class CenterState:
             self._reply(connection, request, None)
             return
         if known is not None:
-            raise Refused("DistributedError", f"the name {message.name!r} is taken; unpublish it first")
+            raise Refused("NameTaken", f"the name {message.name!r} is taken; unpublish it first")
         if not 0 < len(message.name) <= self.settings.name_characters_max:
             raise Refused("DistributedError", f"a name has 1 to {self.settings.name_characters_max} characters")
         if len(self.names) >= self.settings.names_max:
@@ -352,7 +352,7 @@ class CenterState:
 
     def _known_name(self, name: str) -> Publication:
         if name not in self.names:
-            raise Refused("DistributedError", f"nothing is published under the name {name!r}")
+            raise Refused("NameUnknown", f"nothing is published under the name {name!r}")
         return self.names[name]
 
     # ------------------------------------------------------------------------------------------------- borrowing

@@ -43,7 +43,6 @@ _NONCE_BYTES: Final = 32
 _PROOF_BYTES: Final = 32
 _ACCEPTED, _WRONG_SECRET = b"\x01", b"\x02"
 _SECRET_DIGITS: Final = 64
-_WRONG = "the two sides hold different secrets: copy the center's secret file here, or set DISTRIBUTED_SECRET_FILE"
 
 
 # --------------------------------------------------------------------------------------------------------- the secret
@@ -213,6 +212,13 @@ class _Handshake:
         return self.failure is None and len(self._received) == _HELLO.size
 
 
+def _wrong() -> str:
+    return (
+        f"the two sides hold different secrets (this side reads {secret_path()}): "
+        "copy the center's secret file to the other machines, or name it in DISTRIBUTED_SECRET_FILE"
+    )
+
+
 def _name_of(code: int, codes: dict[str, int]) -> str:
     return next((name for name, number in codes.items() if number == code), "")
 
@@ -259,13 +265,13 @@ class ClientHandshake(_Handshake):
 
     def _read_proof(self, data: bytes) -> bytes:
         if not hmac.compare_digest(data, self._secret.derive("distributed server", self._transcript)):
-            return self._fail(AuthenticationFailed, _WRONG, _WRONG_SECRET + bytes(_PROOF_BYTES))
+            return self._fail(AuthenticationFailed, _wrong(), _WRONG_SECRET + bytes(_PROOF_BYTES))
         self._answer_with, self.wanted = self._read_verdict, 1
         return _ACCEPTED + self._secret.derive("distributed client", self._transcript + data)
 
     def _read_verdict(self, data: bytes) -> bytes:
         self.wanted = 0
-        return b"" if data == _ACCEPTED else self._fail(AuthenticationFailed, _WRONG)
+        return b"" if data == _ACCEPTED else self._fail(AuthenticationFailed, _wrong())
 
 
 class ServerHandshake(_Handshake):
@@ -303,4 +309,4 @@ class ServerHandshake(_Handshake):
         ):
             self.wanted = 0
             return _ACCEPTED
-        return self._fail(AuthenticationFailed, _WRONG, _WRONG_SECRET if data[:1] == _ACCEPTED else b"")
+        return self._fail(AuthenticationFailed, _wrong(), _WRONG_SECRET if data[:1] == _ACCEPTED else b"")

@@ -263,6 +263,7 @@ class Worker:
             self._center_lost.clear()
             self._center = None
             self._on(events.CenterLost())
+            log.warning("lost the center at %s; trying again, and keeping what is here", self.center)
             while self._center is None:
                 await asyncio.sleep(SETTINGS.reconnect_interval_s)
                 await self._try_to_register()
