@@ -81,16 +81,19 @@ def contents(center: str) -> dict[str, list[str]]:
 
 
 class Terminal:
-    """A command as somebody types it; what it prints is kept."""
+    """A command as somebody types it; what it prints is kept. With `log`, a file, its stderr goes there."""
 
-    def __init__(self, *arguments: str, prefix: tuple[str, ...] = (), **environment: str) -> None:
-        self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "distributed", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-        )
+    def __init__(
+        self, *arguments: str, prefix: tuple[str, ...] = (), log: Path | None = None, **environment: str
+    ) -> None:
+        with contextlib.ExitStack() as stack:
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, "-m", "distributed", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=stack.enter_context(log.open("w")) if log is not None else subprocess.PIPE,
+                text=True,
+                env={**os.environ, **environment},
+            )
 
     def said(self, lines: int = 5) -> dict[str, str]:
         """The start lines by their first word; `Center` and `Worker` give the address."""
