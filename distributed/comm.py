@@ -60,10 +60,12 @@ class Connection(asyncio.Protocol):
         on_message: OnMessage = _ignore,
         on_close: OnClose = _ignore,
         on_made: Callable[[Connection], object] = _ignore,
+        silent_s: float = SETTINGS.silent_worker_s,
     ) -> None:
         self.peer_role, self.peer_address = peer_role, peer_address
         self.on_message, self.on_close, self._on_made = on_message, on_close, on_made
         self.is_closed = False
+        self._silent_s = silent_s  # as the socket was tuned; for the words about its end
         self._reason = ""
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
@@ -166,7 +168,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
         if not self._reason:
-            words = explain(exc, self.peer_address, SETTINGS.client_lease_s) if isinstance(exc, OSError) else ""
+            words = explain(exc, self.peer_address, self._silent_s) if isinstance(exc, OSError) else ""
             cut = "in the middle of a message" if self._decoder.pending_bytes else ""
             self._reason = " ".join(filter(None, [words or "the peer closed the connection", cut]))
             if cut:
@@ -278,7 +280,7 @@ async def _open(family: int, target: Any, failures: list[OSError]) -> socket.soc
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, target)
-        tune(sock)
+        tune(sock, SETTINGS.silent_worker_s)  # who listens is a daemon
     except OSError as error:
         sock.close()
         failures.append(error)

@@ -26,12 +26,13 @@ class Settings:
     frame_bytes_max: int = 1 << 40
     write_buffer_bytes_max: int = 64 * MIB  # a peer that reads so slowly that more piles up is paused, then cut
     reconnect_interval_s: float = 0.5
+    silent_worker_s: float = 30.0  # a center's or worker's machine that answers nothing, not even probes, is gone
 
     # center
     report_interval_s: float = 0.05  # workers tell the center about keys at most this late
     load_interval_s: float = 1.0  # workers tell the center about their load
     closed_client_lease_s: float = 30.0  # a client whose socket closed may come back within this time
-    client_lease_s: float = 600.0  # a client that is silent, its socket still open
+    client_lease_s: float = 600.0  # the same for a client's machine; a client that is only stopped has no end
     borrow_wait_s: float = 5.0  # how long an unknown borrowed key may take to appear
     borrowers_waiting_max: int = 10_000  # requests that wait at one time; others hear at once what is known
     exported_keys_max: int = 1_000_000  # remembered of one client; borrowers of older ones wait `borrow_wait_s` only

@@ -63,7 +63,7 @@ def _connect_tcp(address: str, deadline: float, timeout_s: float) -> socket.sock
             try:
                 sock.settimeout(_left(deadline))
                 sock.connect(target)
-                tune(sock)
+                tune(sock, SETTINGS.silent_worker_s)  # who listens is a daemon
                 return sock
             except OSError as error:
                 sock.close()
@@ -106,21 +106,33 @@ def _receive_exactly(sock: socket.socket, nbytes: int, deadline: float) -> bytes
     return data
 
 
-def tune(sock: socket.socket) -> None:
-    """The options of every TCP socket here: nothing waits for more to send, and the kernel notices dead peers."""
+def tune(sock: socket.socket, silent_s: float) -> None:
+    """The options of every TCP socket here: nothing waits for more to send, and the kernel notices dead peers.
+
+    A peer is dead when its machine has been silent for `silent_s`. One that is stopped, or in a debugger, is not: its
+    kernel answers. But a peer that has read nothing for so long, while something waits for it, is given up, too.
+    """
     if sock.family == socket.AF_UNIX:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    lease_s = SETTINGS.client_lease_s  # a peer that is silent for so long is gone; one in a debugger still answers
     for name, value in (
-        ("TCP_KEEPIDLE", lease_s / 2),
-        ("TCP_KEEPINTVL", lease_s / 2 / KEEPALIVE_PROBES),
+        ("TCP_KEEPIDLE", silent_s / 2),
+        ("TCP_KEEPINTVL", silent_s / 2 / KEEPALIVE_PROBES),
         ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", lease_s * 1000),
+        ("TCP_USER_TIMEOUT", silent_s * 1000),
     ):
         if hasattr(socket, name):  # macOS lacks some
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, int(value)))
+
+
+def silence_of(role: str) -> float:
+    """How long the machine of a peer may be silent: a worker's is expected to be there, a client's may go to sleep.
+
+    >>> silence_of('worker') < silence_of('pool')
+    True
+    """
+    return SETTINGS.silent_worker_s if role == "worker" else SETTINGS.client_lease_s
 
 
 def explain(error: OSError, address: str, timeout_s: float) -> str:

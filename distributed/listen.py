@@ -20,7 +20,7 @@ from collections.abc import Callable
 from distributed import address as addresses
 from distributed.comm import Connection, become_connection, shake_hands
 from distributed.config import SETTINGS
-from distributed.connect import UNIX_PATH_BYTES_MAX, explain, tune
+from distributed.connect import UNIX_PATH_BYTES_MAX, explain, silence_of, tune
 from distributed.errors import DistributedError, StartFailed
 from distributed.wire.security import Secret, ServerHandshake
 
@@ -178,15 +178,17 @@ class Listener:
         timeout_s = SETTINGS.handshake_timeout_s
         try:
             sock.setblocking(False)
-            tune(sock)
+            tune(sock, timeout_s)
             async with asyncio.timeout(timeout_s):
                 await shake_hands(sock, handshake)
+            silent_s = silence_of(handshake.peer_role)
+            tune(sock, silent_s)
             if handshake.kind == "bulk":
                 sock.setblocking(True)
                 self._on_bulk(sock, handshake.peer_role)
             else:
                 made = self._on_connection
-                await become_connection(sock, Connection(handshake.peer_role, peer, on_made=made))
+                await become_connection(sock, Connection(handshake.peer_role, peer, on_made=made, silent_s=silent_s))
         except asyncio.CancelledError as cancelled:
             if self._sockets:  # else the listener is being closed
                 logger.warning("refused %s: %s", peer, cancelled)

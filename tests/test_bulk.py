@@ -93,7 +93,7 @@ class Holder:
                 sock, _ = self.listening.accept()
             except OSError:
                 return
-            tune(sock)
+            tune(sock, SETTINGS.client_lease_s)
             handshake = ServerHandshake(self.secret, "worker")
             while handshake.wanted:
                 sock.sendall(handshake.receive(sock.recv(handshake.wanted, socket.MSG_WAITALL)))

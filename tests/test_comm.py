@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import inspect
 import os
 import socket
@@ -42,7 +43,7 @@ from distributed.wire.messages import (
     decode,
     encode_header,
 )
-from distributed.wire.security import Secret
+from distributed.wire.security import Secret, find_or_create_secret
 
 SECRET = Secret.create()
 
@@ -113,6 +114,39 @@ def settings(monkeypatch: pytest.MonkeyPatch, **changed: Any):
         for module in (comm, listen):
             patch.setattr(module, "SETTINGS", dataclasses.replace(SETTINGS, **changed))
         yield
+
+
+@pytest.mark.parametrize(("role", "expected_s"), [("worker", 30), ("pool", 600), ("hand", 600)])
+def test_a_silent_daemon_is_noticed_soon_and_a_silent_client_when_its_lease_is_over(role: str, expected_s: int):
+    @on_a_loop
+    async def scenario():
+        secret, accepted, handed = find_or_create_secret(), asyncio.Queue(), asyncio.Queue()
+        ours, theirs = accepted.put_nowait, lambda sock, _: handed.put_nowait(sock)
+        listener = await Listener.start("127.0.0.1", 0, "", secret, "worker", ours, theirs)
+        near = await connect(listener.address, role=role, secret=secret)
+        far = await accepted.get()
+        bulk = await asyncio.to_thread(connect_blocking, listener.address, kind="bulk", role=role, secret=secret)
+        far_bulk = await handed.get()
+        try:
+            assert [patience_of(near._transport.get_extra_info("socket")), patience_of(bulk)] == [30, 30]
+            ends = [patience_of(far._transport.get_extra_info("socket")), patience_of(far_bulk)]
+            assert ends == [expected_s, expected_s]
+        finally:
+            for end in (bulk, far_bulk, near, far):
+                end.close()
+            await listener.close()
+
+    scenario()
+
+
+def patience_of(sock: Any) -> float:
+    """After how many seconds of silence the kernel gives a connection up, whether or not something was sent."""
+    option = functools.partial(sock.getsockopt, socket.IPPROTO_TCP)
+    timeout_s = option(socket.TCP_USER_TIMEOUT) / 1000
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    probing_s = option(socket.TCP_KEEPIDLE) + option(socket.TCP_KEEPCNT) * option(socket.TCP_KEEPINTVL)
+    assert timeout_s / 2 < probing_s <= timeout_s
+    return timeout_s
 
 
 # ------------------------------------------------------------------------------------------------------------- messages
