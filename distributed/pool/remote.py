@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Generator, Iter
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distributed.errors import KeyLost, TaskCancelled
+from distributed.errors import KeyLost
 from distributed.pool.events import CancelAsked, Unexported
 from distributed.pool.tasks import DONE, FAILED, Task
 from distributed.wire.exceptions import unpack_exception
@@ -91,12 +91,7 @@ class RemoteData:
     @property
     def status(self) -> str:
         """'pending', 'done', 'failed' or 'cancelled'; once it is one of the latter three it stays so."""
-        task = self._task
-        if not task.published:
-            return "pending"
-        if task.status != FAILED:
-            return "done"
-        return "cancelled" if isinstance(task.outcome, TaskCancelled) else "failed"
+        return self._task.published or "pending"
 
     def explain(self) -> str:
         """Why the task is where it is just now, in a sentence."""
@@ -106,20 +101,20 @@ class RemoteData:
 
     def ready(self) -> bool:
         """Whether there is an outcome, good or bad. Never waits, never raises."""
-        return self._task.published
+        return bool(self._task.published)
 
     done = ready
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the outcome, at most `timeout` seconds; whether it is there. Does not raise what the task raised."""
         task = self._task
-        return task.published or self._core.wait(lambda: task.published, timeout)
+        return bool(task.published) or self._core.wait(lambda: bool(task.published), timeout)
 
     def successful(self) -> bool:
         """Whether the task ended without an error. ValueError while it has not ended, as in multiprocessing."""
         if not self._task.published:
             raise ValueError(f"{self!r} is not ready")
-        return self._task.status != FAILED
+        return self._task.published == "done"
 
     def cancelled(self) -> bool:
         """Whether it was cancelled."""
@@ -154,7 +149,7 @@ class RemoteData:
         """What the task raised, or None. Waits."""
         if not self.wait(timeout):
             raise TimeoutError(f"{self!r} has no outcome after {timeout} s")
-        return error_of(self._task) if self._task.status == FAILED else None
+        return None if self._task.published == "done" else error_of(self._task)
 
     def __await__(self) -> Generator[Any, None, Any]:
         if not self._task.published:
@@ -197,7 +192,7 @@ class RemoteData:
         task = self._task
         if not task.published and not task.borrowed:
             self._core.post(CancelAsked([task]))
-            self._core.wait(lambda: task.published)
+            self._core.wait(lambda: bool(task.published))
         return self.cancelled()
 
     def release(self) -> None:
@@ -395,4 +390,4 @@ def wait(handles: Collection[RemoteData], timeout: float | None = None, return_w
 
 
 def _is_failed(handle: RemoteData) -> bool:
-    return handle._task.status == FAILED and not handle.cancelled()
+    return handle.status == "failed"

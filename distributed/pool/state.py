@@ -121,7 +121,7 @@ class PoolState:
         }
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
-        """Absorb one event; return the instructions it calls for. `ProtocolError`: it was wrong, and changed nothing."""
+        """Absorb one event; return what it calls for. `ProtocolError`: it was nonsense, and changed nothing."""
         kind = type(event)
         if kind in CHECKS:
             CHECKS[kind](event)
@@ -655,7 +655,7 @@ class PoolState:
             self.lifetimes.let_go(task.inputs)
         task.status = DONE
         if not task.published:
-            task.published = True
+            task.published = "done"
             self._resolved.append(task)
         if self.troubles:
             self._forget_troubles(task)
@@ -680,7 +680,7 @@ class PoolState:
                 self._stop(task)
             task.status, task.outcome = FAILED, error
             if not task.published:
-                task.published = True
+                task.published = "cancelled" if isinstance(error, TaskCancelled) else "failed"
                 self._resolved.append(task)
             self._forget_troubles(task)
             if task.key in self.exported:

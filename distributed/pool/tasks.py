@@ -139,7 +139,7 @@ class Task:
         self.contains: tuple[Task, ...] = ()
         self.watchers: list[Callable[[Task], None]] | None = None
         self.borrowed = False  # from another client: never deleted, never computed here
-        self.published = False  # it has had an outcome: that one stays, whatever becomes of the value
+        self.published = ""  # its first outcome ('done', 'failed', 'cancelled'), which stays, whatever becomes of it
 
     def __repr__(self) -> str:
         return f"<Task {self.key} {self.status}>"

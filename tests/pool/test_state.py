@@ -621,6 +621,22 @@ def test_recompute_false_makes_a_lost_value_key_lost():
     assert isinstance(x.outcome, KeyLost)
 
 
+def test_a_value_that_is_lost_for_good_was_done_all_the_same_and_what_is_built_on_it_fails():
+    bench = Bench(ALICE)
+    x = bench.done(value=None, kind=kind(recompute=False))
+    bench.lose(ALICE)
+    wanted = Wanted(x, [])
+    assert bench.on(wanted) == [], "its outcome was published once"
+    assert (wanted.handled, x.status, x.published) == (True, FAILED, "done")
+    assert isinstance(x.outcome, KeyLost)
+    y = bench.submit(x)
+    assert (y.published, y.outcome) == ("failed", x.outcome)
+    z = bench.task()
+    bench.on(Submitted([z]))
+    bench.on(CancelAsked([z]))
+    assert z.published == "cancelled"
+
+
 def test_reviving_a_chain_fifty_thousand_deep_needs_no_deep_stack():
     bench = Bench(ALICE)
     tasks: list[Task] = []
