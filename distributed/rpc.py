@@ -167,6 +167,7 @@ class _Line:
 
     def __del__(self) -> None:
         self._hang_up()
+        self._bulk.drop()
 
     def _hang_up(self) -> None:
         if self._sock is not None:

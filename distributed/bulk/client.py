@@ -89,6 +89,12 @@ class BulkClient:
                 stream.sock.shutdown(socket.SHUT_RDWR)
             stream.sock.close()
 
+    def drop(self) -> None:
+        """Close it for this process only, as the end of its owner does: a forked child may go on using its copy."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.sock.close()
+
     def _run(self, operation: Callable[[], Any]) -> Any:
         """Run it on the open connection, or on a new one when that turns out to be closed before any answer came."""
         is_reused, self._is_answered = self._stream is not None, False
