@@ -65,12 +65,16 @@ class Placement:
         if not allowed:
             if not any(held.values()):
                 return None
-            _, calmest = min((view.wait_s(self.settings, now), address) for address, view in self.workers.items())
+            hosts = {policy.host_of(address) for address in held}
+            _, _, calmest = min(
+                (view.wait_s(self.settings, now), policy.host_of(address) not in hosts, address)
+                for address, view in self.workers.items()
+            )
             held.setdefault(calmest, 0)
         if task.key in self.near:
             held = {address: held[address] for address in held if address in self.near[task.key]} or held
         waits = {address: self.workers[address].wait_s(self.settings, now) for address in held}
-        return policy.place(held, waits, self.settings.local_bytes_per_s, self.settings)
+        return policy.place(held, waits, self.settings)
 
     def _allowed(self, task: Task) -> list[WorkerView]:
         names = task.kind.options.workers  # type: ignore[union-attr]

@@ -33,12 +33,25 @@ def is_worth_moving(wait_saved_s: float, missing_bytes: int, bytes_per_s: float,
     return wait_saved_s > max(settings.move_wait_min_s, 2 * transfer_s(missing_bytes, bytes_per_s))
 
 
-def place(
-    held: Mapping[str, int],
-    waits_s: Mapping[str, float],
-    bytes_per_s: float,
-    settings: Settings = SETTINGS,
-) -> str:
+def host_of(address: str) -> str:
+    """The part of an address that names the machine.
+
+    >>> host_of('alice:1'), host_of('[::1]:8787')
+    ('alice', '[::1]')
+    """
+    return address.rpartition(":")[0]
+
+
+def bytes_per_s(address: str, other: str, settings: Settings = SETTINGS) -> float:
+    """How fast bytes get from one worker to another: addresses of one host are taken for one machine.
+
+    >>> bytes_per_s('alice:1', 'alice:2') > bytes_per_s('alice:1', 'bob:1')
+    True
+    """
+    return settings.local_bytes_per_s if host_of(address) == host_of(other) else settings.network_bytes_per_s
+
+
+def place(held: Mapping[str, int], waits_s: Mapping[str, float], settings: Settings = SETTINGS) -> str:
     """The address where a task should run.
 
     `held` tells how many of the task's input bytes each candidate holds; `waits_s` how long a task sent there now would
@@ -46,20 +59,27 @@ def place(
 
     The large input decides, even if Alice is a little busier:
 
-    >>> place({'alice': 1000, 'bob': 10}, {'alice': 0.03, 'bob': 0.0}, 10e9)
-    'alice'
+    >>> place({'alice:1': 1000, 'bob:1': 10}, {'alice:1': 0.03, 'bob:1': 0.0})
+    'alice:1'
 
     Much busier is another matter, and ties go to the address:
 
-    >>> place({'alice': 1000, 'bob': 10}, {'alice': 3.0, 'bob': 0.0}, 10e9)
-    'bob'
-    >>> place({'bob': 0, 'alice': 0}, {'alice': 0.0, 'bob': 0.0}, 10e9)
-    'alice'
+    >>> place({'alice:1': 1000, 'bob:1': 10}, {'alice:1': 3.0, 'bob:1': 0.0})
+    'bob:1'
+    >>> place({'bob:1': 0, 'alice:1': 0}, {'alice:1': 0.0, 'bob:1': 0.0})
+    'alice:1'
+
+    A gigabyte goes to another process of the machine, but not so easily over the network:
+
+    >>> held = {'alice:1': 10**9, 'alice:2': 0, 'bob:1': 0}
+    >>> place(held, {'alice:1': 1.0, 'alice:2': 0.0, 'bob:1': 0.0}), place(held, {'alice:1': 1.0, 'bob:1': 0.0})
+    ('alice:2', 'alice:1')
     """
     holder = min(held, key=lambda address: (-held[address], address))
-    calmest = min(waits_s, key=lambda address: (waits_s[address], -held[address], address))
+    speeds = {address: bytes_per_s(holder, address, settings) for address in waits_s}
+    calmest = min(waits_s, key=lambda address: (waits_s[address], -held[address], -speeds[address], address))
     saved_s = waits_s[holder] - waits_s[calmest]
-    if is_worth_moving(saved_s, held[holder] - held[calmest], bytes_per_s, settings):
+    if is_worth_moving(saved_s, held[holder] - held[calmest], speeds[calmest], settings):
         return calmest
     return holder
 

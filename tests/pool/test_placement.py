@@ -159,6 +159,13 @@ def test_the_last_task_of_a_queue_does_not_count_itself_among_those_it_waits_for
     assert [task.key for task in placed.workers[ALICE].assigned] == ["2"]
 
 
+def test_of_equally_calm_workers_the_one_on_the_machine_of_the_inputs_is_preferred():
+    placed, large = placement("bob:1", "alice:1", "bob:2"), value("x", 10**9, "bob:1")
+    placed.workers["bob:1"].send([task(str(number), kind(mean_s=1.0)) for number in range(2)], 0.0)
+    placed.place(task("y", kind(), large), 0.0)
+    assert [task.key for task in placed.workers["bob:2"].assigned] == ["y"]
+
+
 def test_one_recall_at_a_time():
     placed, slow = placement(ALICE, BOB), kind(mean_s=1.0)
     placed.workers[ALICE].send([task(str(number), slow) for number in range(9)], 0.0)

@@ -9,39 +9,45 @@ import pytest
 from distributed.config import SETTINGS
 from distributed.pool import policy
 
-GIGABYTE_PER_S = 1e9
-
 
 def test_most_bytes_win_however_many_keys_they_are():
-    assert policy.place({"alice": 10**6, "bob": 10**6 + 1}, {"alice": 0.0, "bob": 0.0}, GIGABYTE_PER_S) == "bob"
+    assert policy.place({"alice:1": 10**6, "bob:1": 10**6 + 1}, {"alice:1": 0.0, "bob:1": 0.0}) == "bob:1"
 
 
 def test_a_little_waiting_is_no_reason_to_move():
-    waits = {"alice": SETTINGS.move_wait_min_s, "bob": 0.0}
-    assert policy.place({"alice": 1, "bob": 0}, waits, GIGABYTE_PER_S) == "alice"
-    waits["alice"] += 0.001
-    assert policy.place({"alice": 1, "bob": 0}, waits, GIGABYTE_PER_S) == "bob"
+    waits = {"alice:1": SETTINGS.move_wait_min_s, "bob:1": 0.0}
+    assert policy.place({"alice:1": 1, "bob:1": 0}, waits) == "alice:1"
+    waits["alice:1"] += 0.001
+    assert policy.place({"alice:1": 1, "bob:1": 0}, waits) == "bob:1"
 
 
-@pytest.mark.parametrize(("nbytes", "home"), [(10**8, "bob"), (10**9, "alice")])
+@pytest.mark.parametrize(("nbytes", "home"), [(10**8, "bob:1"), (10**9, "alice:1")])
 def test_moving_must_save_twice_what_it_costs(nbytes, home):
-    assert policy.place({"alice": nbytes, "bob": 0}, {"alice": 1.0, "bob": 0.0}, GIGABYTE_PER_S) == home
+    assert policy.place({"alice:1": nbytes, "bob:1": 0}, {"alice:1": 1.0, "bob:1": 0.0}) == home
+
+
+def test_the_network_is_slower_than_a_machine():
+    held = {"alice:1": 10**9, "alice:2": 0, "bob:1": 0}
+    assert policy.place(held, {"alice:1": 1.0, "alice:2": 0.0, "bob:1": 0.0}) == "alice:2"
+    assert policy.place(held, {"alice:1": 1.0, "alice:2": 0.9, "bob:1": 0.0}) == "alice:1"
+    assert policy.bytes_per_s("[::1]:1", "[::1]:2") == SETTINGS.local_bytes_per_s
+    assert policy.bytes_per_s("[::1]:1", "[::2]:1") == SETTINGS.network_bytes_per_s
 
 
 def test_only_the_bytes_that_are_missing_count():
-    held, waits = {"alice": 10**9, "bob": 10**9 - 10**6}, {"alice": 1.0, "bob": 0.0}
-    assert policy.place(held, waits, GIGABYTE_PER_S) == "bob"
+    held, waits = {"alice:1": 10**9, "bob:1": 10**9 - 10**6}, {"alice:1": 1.0, "bob:1": 0.0}
+    assert policy.place(held, waits) == "bob:1"
 
 
 def test_the_calmest_of_equals_is_the_one_that_holds_more():
-    held, waits = {"alice": 3, "bob": 1, "carol": 2}, {"alice": 9.0, "bob": 0.0, "carol": 0.0}
-    assert policy.place(held, waits, GIGABYTE_PER_S) == "carol"
+    held, waits = {"alice:1": 3, "bob:1": 1, "carol:1": 2}, {"alice:1": 9.0, "bob:1": 0.0, "carol:1": 0.0}
+    assert policy.place(held, waits) == "carol:1"
 
 
 def test_the_order_of_candidates_decides_nothing():
-    names = ["carol", "alice", "bob"]
+    names = ["carol:1", "alice:1", "bob:1"]
     for order in (names, names[::-1]):
-        assert policy.place(dict.fromkeys(order, 0), dict.fromkeys(order, 0.0), GIGABYTE_PER_S) == "alice"
+        assert policy.place(dict.fromkeys(order, 0), dict.fromkeys(order, 0.0)) == "alice:1"
 
 
 @pytest.mark.parametrize(
