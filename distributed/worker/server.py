@@ -380,7 +380,8 @@ class Worker:
         )
 
     def _on_output(self, executor: int, stream: str, text: str) -> None:
-        connection = self._clients.get(self.state.client_of(executor))
+        serial, _ = self._supervisor.running(executor) or (0, 0.0)
+        connection = self._clients.get(self.state.client_of(executor, serial))
         if connection is not None:
             child = self.state.dispatch.executors.get(executor)
             connection.send(m.Output(self.member.name, child.pid if child else 0, stream, text))

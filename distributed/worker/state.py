@@ -472,10 +472,13 @@ class WorkerState:
         entries = self.store.entries
         return [[key, entries[key].attempt] for key in self.store.owners.get(client, ())]
 
-    def client_of(self, executor: int) -> str:
-        """Whose task an executor was given last: what it prints is for them."""
+    def client_of(self, executor: int, serial: int) -> str:
+        """Whose task this is, which an executor runs: what it prints is for them. Else whose it was given last."""
         known = self.dispatch.executors.get(executor)
-        return known.client if known else ""
+        if known is None:
+            return ""
+        task = known.given.get(serial)
+        return task.order.client if task is not None else known.client
 
     def check(self) -> None:
         """The invariants of a worker; a failure is a bug here, never in the world."""

@@ -589,3 +589,14 @@ def test_clients_share_executor_seconds():
         )
     bench.state.check()
     assert used[ALICE] / sum(used.values()) == pytest.approx(0.5, abs=0.1)
+
+
+def test_output_is_for_the_client_whose_task_runs_else_for_who_was_given_something_last(bench):
+    bench.know()
+    (alice,) = bench.client(compute("a"))
+    (bob,) = bench.client(compute("b", client=BOB, code=b"code"), BOB)
+    client_of = bench.state.client_of
+    assert [client_of(1, alice.message.serial), client_of(1, bob.message.serial)] == [ALICE, BOB]
+    assert [client_of(1, 0), client_of(1, 99), client_of(7, 1)] == [BOB, BOB, ""]
+    bench.done([alice.message.serial])
+    assert client_of(1, alice.message.serial) == BOB
