@@ -17,16 +17,42 @@ if TYPE_CHECKING:
 
 
 def watch(state: PoolState, now: float) -> list[Instruction]:
-    """The watchdog: name the oldest unfinished task when nothing has moved for a long time."""
+    """The watchdog: name a task whose worker, or whose queue, has not moved for a long time."""
     patience_s = state.settings.progress_warning_s
-    if not state.unfinished or now - max(state.progress_at, state.warned_at) < patience_s:
+    if not state.unfinished or now - state.warned_at < patience_s:
+        return []
+    stuck = [(since, task) for since, task in _oldest(state) if now - since >= patience_s]
+    silent_s = now - state.progress_at
+    if not stuck and silent_s < patience_s:
         return []
     state.warned_at = now
-    oldest = next(unfinished_tasks(state), None)
-    if oldest is None:
-        return []
-    text = f"no task has finished for {now - state.progress_at:.0f} s; {state.unfinished} are left"
-    return [Warn(f"{text}, for example {oldest.key}: {explain(state, oldest, now)}")]
+    text = f"{_census(state)}; no task has finished for {silent_s:.0f} s"
+    if not stuck:
+        return [Warn(text)]
+    since, task = min(stuck, key=lambda item: item[0])
+    many = f"{len(stuck)} queues have not moved" if len(stuck) > 1 else "a queue has not moved"
+    return [Warn(f"{text}; {many}, this one for {now - since:.0f} s: {task.key}: {explain(state, task, now)}")]
+
+
+def _oldest(state: PoolState) -> Iterator[tuple[float, Task]]:
+    """The first task at each worker and in each queue, and since when nothing has moved there."""
+    for view in state.workers.values():
+        if view.under_way:
+            yield view.since, next(iter(view.under_way.values()))
+    placement = state.placement
+    for task in placement.unplaced:
+        if task.status == READY:
+            yield placement.moved_at, task
+            break
+    for task, deadline in placement.stranded.values():
+        yield deadline - state.settings.no_worker_grace_s, task
+
+
+def _census(state: PoolState) -> str:
+    sent = sum(len(view.under_way) for view in state.workers.values())
+    ready = sum(task.status == READY for task in unfinished_tasks(state))
+    waiting = state.unfinished - sent - ready
+    return f"{state.unfinished} tasks are left: {sent} at workers, {ready} ready, {waiting} waiting for inputs"
 
 
 def unfinished_tasks(state: PoolState) -> Iterator[Task]:

@@ -23,6 +23,7 @@ class Placement:
         self.settings = settings
         self.workers: dict[str, WorkerView] = {}
         self.unplaced = Levels()  # ready tasks that may run anywhere
+        self.moved_at = 0.0  # when something was last taken from these, or put where there was nothing
         self.near: dict[str, set[str]] = {}  # tasks whose inputs others cannot fetch: run them at a holder of these
         self.stranded: dict[str, tuple[Task, float]] = {}  # ready tasks whose `workers=` are not here, till when
 
@@ -35,6 +36,8 @@ class Placement:
             deadline = now + self.settings.no_worker_grace_s
             self.stranded[task.key] = (task, deadline)
             return WakeAt(deadline)
+        if not self.unplaced:
+            self.moved_at = now
         self._queue_at(self._home(task, allowed, now)).extend(_level(task), (task,))
         return None
 
@@ -52,8 +55,10 @@ class Placement:
         for queue in (self.unplaced, *(view.assigned for view in self.workers.values())):
             queue.remove(set(tasks))
 
-    def place_anywhere(self, tasks: list[Task]) -> None:
+    def place_anywhere(self, tasks: list[Task], now: float) -> None:
         """Queue tasks of one kind, without inputs and without wishes: costs next to nothing a task."""
+        if not self.unplaced:
+            self.moved_at = now
         self.unplaced.extend(_level(tasks[0]), tasks)
 
     def _queue_at(self, home: str | None) -> Levels:
@@ -100,7 +105,7 @@ class Placement:
         while hungry:  # in rounds, so that the last tasks are spread evenly
             still_hungry = []
             for view in hungry:
-                if batch := self._next_batch(view):
+                if batch := self._next_batch(view, now):
                     yield view, batch
                     still_hungry.append(view)
             hungry = still_hungry
@@ -110,7 +115,7 @@ class Placement:
         """Whether anything is queued here."""
         return bool(self.unplaced) or any(view.assigned for view in self.workers.values())
 
-    def _next_batch(self, view: WorkerView) -> list[Task]:
+    def _next_batch(self, view: WorkerView, now: float) -> list[Task]:
         while view.assigned or self.unplaced:
             queue = view.assigned
             if self.unplaced.first_level() < queue.first_level():
@@ -122,6 +127,8 @@ class Placement:
             if count < 1 or (first.message_bytes > room_bytes and len(view.under_way) >= view.member.ncores):
                 return []  # while a core is idle one task is sent, however large: it has to run somewhere
             batch = [task for task in queue.take(count, room_bytes) if task.status == READY]
+            if queue is self.unplaced:
+                self.moved_at = now
             if batch:
                 return batch
         return []

@@ -155,7 +155,7 @@ class PoolState:
                 task.status = READY
                 plain.append(task)
         for _, group in itertools.groupby(plain, key=lambda task: task.kind):
-            self.placement.place_anywhere(list(group))
+            self.placement.place_anywhere(list(group), now)
         for task in others:
             self._adopt_inputs(task, now)
 

@@ -50,7 +50,7 @@ def give(placed: Placement, now: float = 0.0) -> dict[str, list[str]]:
 
 def test_the_last_tasks_are_spread_evenly():
     placed, fast = placement(ALICE, BOB), kind(mean_s=0.0001)
-    placed.place_anywhere([task(str(n), fast) for n in range(10)])
+    placed.place_anywhere([task(str(n), fast) for n in range(10)], 0.0)
     assert {address: len(keys) for address, keys in give(placed).items()} == {ALICE: 5, BOB: 5}
 
 
@@ -60,7 +60,7 @@ def test_the_window_is_bounded_in_bytes_of_arguments():
     for made in tasks:
         made.args = bytes(SETTINGS.window_bytes_max // 10)
     placed.workers[ALICE].send(tasks[:1], 0.0)
-    placed.place_anywhere(tasks[1:])
+    placed.place_anywhere(tasks[1:], 0.0)
     assert len(give(placed)[ALICE]) == 9
 
 
@@ -69,14 +69,14 @@ def test_what_is_sent_to_an_idle_worker_is_bounded_in_bytes_too():
     tasks = [task(str(n), fast) for n in range(100)]
     for made in tasks:
         made.args = bytes(SETTINGS.window_bytes_max // 10)
-    placed.place_anywhere(tasks)
+    placed.place_anywhere(tasks, 0.0)
     assert len(give(placed)[ALICE]) == 10
 
 
 def test_inputs_that_travel_along_count():
     placed, fast, small = placement(ALICE), kind(mean_s=0.0001), value("x", 1)
     small.holders, small.outcome = None, bytes(SETTINGS.window_bytes_max // 10)
-    placed.place_anywhere([task(str(n), fast, small) for n in range(100)])
+    placed.place_anywhere([task(str(n), fast, small) for n in range(100)], 0.0)
     assert len(give(placed)[ALICE]) == 9
     view = placed.workers[ALICE]
     small.holders = {ALICE}  # it is made again, and large now
@@ -90,7 +90,7 @@ def test_tasks_that_are_larger_than_the_window_go_one_by_one_while_a_core_is_idl
     tasks = [task(str(n), fast) for n in range(5)]
     for made in tasks:
         made.args = bytes(SETTINGS.window_bytes_max + 1)
-    placed.place_anywhere(tasks)
+    placed.place_anywhere(tasks, 0.0)
     batches = []
     for view, batch in placed.batches(0.0):
         view.send(batch, 0.0)
@@ -100,8 +100,8 @@ def test_tasks_that_are_larger_than_the_window_go_one_by_one_while_a_core_is_idl
 
 def test_a_batch_is_of_one_kind():
     placed, first, second = placement(ALICE), kind(mean_s=0.0001), kind(mean_s=0.0001)
-    placed.place_anywhere([task("x", first), task("y", first)])
-    placed.place_anywhere([task("z", second)])
+    placed.place_anywhere([task("x", first), task("y", first)], 0.0)
+    placed.place_anywhere([task("z", second)], 0.0)
     batches = []
     for view, batch in placed.batches(0.0):
         view.send(batch, 0.0)

@@ -908,6 +908,46 @@ def test_a_value_that_is_stored_while_the_connection_is_broken_is_there():
     assert deleted(bench.on(Dropped([x]))) == {ALICE: [x.key]}
 
 
+# ------------------------------------------------------------------------------------------------------- the watchdog
+
+
+def test_the_watchdog_names_a_task_that_does_not_move_while_others_do():
+    bench = Bench(ALICE, BOB)
+    stuck = bench.submit(kind=kind(workers=frozenset([ALICE])))
+    dependent = bench.submit(stuck)
+    for _ in range(7):
+        bench.now += SETTINGS.progress_warning_s / 5
+        bench.done(kind=kind(workers=frozenset([BOB])))
+        said = explain.watch(bench.state, bench.now)
+        if said:
+            break
+    [warning] = said
+    assert bench.now >= 1000 + SETTINGS.progress_warning_s
+    assert stuck.key in warning.text and "runs on alice:1" in warning.text
+    assert "2 tasks are left: 1 at workers, 0 ready, 1 waiting for inputs" in warning.text
+    assert dependent.status == WAITING
+    assert explain.watch(bench.state, bench.now + 1) == [], "once in a while"
+
+
+def test_the_watchdog_names_a_ready_task_that_nobody_takes():
+    bench = Bench()
+    bench.now += 500
+    task = bench.submit()
+    assert explain.watch(bench.state, bench.now + SETTINGS.progress_warning_s - 1) == []
+    [warning] = explain.watch(bench.state, bench.now + SETTINGS.progress_warning_s)
+    assert f"{task.key}: f waits: no worker is connected" in warning.text
+
+
+def test_the_watchdog_is_silent_while_everything_moves():
+    bench = Bench(ALICE)
+    for _ in range(10):
+        bench.now += SETTINGS.progress_warning_s / 2
+        bench.done()
+        task = bench.submit()
+        assert explain.watch(bench.state, bench.now) == []
+        bench.finish(task)
+
+
 # ------------------------------------------------------------------------------------------------ sharing with others
 
 
