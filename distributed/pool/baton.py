@@ -52,6 +52,11 @@ class Baton:
         """Whether the thread holds it while a caller waits for it: it should not block."""
         return bool(self._guests) and not self.is_with_guest
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether the thread turns, and nobody waits."""
+        return not self._guests and not self.is_with_guest
+
     def wait(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait until `is_done()`, turning meanwhile. False when the time is over first, or everything is."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

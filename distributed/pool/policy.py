@@ -98,10 +98,18 @@ def room(
     0
     >>> room(ncores=4, under_way=100, busy_s=0.01, mean_s=0.0001, window_s=0.01)
     300
+
+    A window that is nearly full is not topped up task by task:
+
+    >>> room(ncores=4, under_way=350, busy_s=0.035, mean_s=0.0001, window_s=0.01)
+    0
     """
     least = ncores + 1 - under_way
     if mean_s is None:
         return max(0, least)
     most = ncores * settings.window_tasks_max - under_way
-    by_time = int((ncores * window_s - busy_s) / max(mean_s, settings.task_overhead_s))
+    each_s = max(mean_s, settings.task_overhead_s)
+    by_time = int((ncores * window_s - busy_s) / each_s)
+    if by_time < ncores * window_s / each_s / 4:
+        by_time = 0
     return max(0, least, min(most, by_time))

@@ -205,7 +205,8 @@ class Dispatch:
     def _has_room(self, executor: Executor) -> bool:
         if not executor.ready or executor.killing or executor.alone or executor.asynchronous:
             return False
-        return not executor.given or executor.under_way_s < self.settings.batch_s
+        # not at every outcome: single tasks sent after single outcomes would keep batches small for ever
+        return len(executor.given) < 2 or executor.under_way_s <= self.settings.batch_s / 2
 
     def _give_next(self, executor: Executor, share: int, now: float) -> bool:
         """Give one batch of the client whose turn it is; False when its next task does not fit beside what is there."""
