@@ -38,6 +38,18 @@ def unparse(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def require_loopback(host: str, insecure_plaintext: bool) -> None:
+    """Refuse to let other machines in before somebody has said that their network is trusted.
+
+    >>> require_loopback('0.0.0.0', insecure_plaintext=True)
+    """
+    if not is_loopback(host) and not insecure_plaintext:
+        raise BadAddress(
+            f"listening on {host} lets other machines in, and nothing is encrypted yet: in a network that you "
+            "trust, say so with --insecure-plaintext (insecure_plaintext=True)"
+        )
+
+
 def is_loopback(host: str) -> bool:
     """Whether only processes of this machine can reach `host`.
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distributed import address as addresses
+from distributed import machine
 from distributed.cluster.daemon import Ending, exit_code, run_daemon
 from distributed.config import SETTINGS
 from distributed.errors import ConnectionFailed
@@ -198,12 +199,6 @@ def _memory(text: str) -> int:
     return parse_bytes(text)
 
 
-def _memory_bytes() -> int:
-    from distributed.worker.machine import memory_bytes
-
-    return memory_bytes()
-
-
 def parse_bytes(text: str, whole: int | None = None) -> int:
     """A number of bytes, as people write it; a number up to 1 is a part of `whole` (default: the machine's memory).
 
@@ -215,7 +210,7 @@ def parse_bytes(text: str, whole: int | None = None) -> int:
         raise ValueError(f"{text!r} is not a size: write 4GiB, 500MB, or 0.5 for half of the memory")
     number, prefix, binary = float(match[1]), match[2].lower(), match[3]
     if not prefix and number <= 1:
-        size = number * (whole if whole is not None else _memory_bytes())
+        size = number * (whole if whole is not None else machine.memory_bytes())
     else:
         size = number * (1024 if binary else 1000) ** " kmgt".index(prefix or " ")
     if size < 1:

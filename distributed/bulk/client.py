@@ -12,10 +12,11 @@ from typing import Any
 
 from toolz import partition_all
 
-from distributed.bulk.stream import Stream, write_all
+from distributed.bulk.stream import Stream
 from distributed.config import SETTINGS
 from distributed.connect import connect_blocking, explain, tune
 from distributed.errors import ConnectionFailed, ProtocolError, StoreFull, by_name
+from distributed.pieces import fill_file, open_to_write
 from distributed.wire.messages import GetData, Message, NeedRoom, Refusal, Reply, Room, UpdateData, Values
 from distributed.wire.security import Secret
 from distributed.wire.values import Packed
@@ -193,11 +194,8 @@ class BulkClient:
         if os.path.dirname(room.path) != directory:
             raise ProtocolError(f"{self.address} gave room outside of its directory {directory}")
         try:
-            descriptor = os.open(room.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = open_to_write(room.path)
         except OSError:  # another machine with the same directory: the bytes travel, the worker writes them there
             return ""
-        try:
-            write_all(lambda views, offset: os.pwritev(descriptor, views, offset), packed.pieces())
-        finally:
-            os.close(descriptor)
+        fill_file(descriptor, packed.pieces())
         return str(room.path)

@@ -6,17 +6,17 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.errors import ProtocolError
+from distributed.pieces import write_all
 from distributed.wire import frames
 from distributed.wire.messages import Message, decode, encode_header
 
 RECEIVE_BYTES = 4 << 20  # in one system call
 SKIP_BYTES = 1 << 20
-PIECES_MAX = 512  # in one system call; the kernel's limit is 1024
 
 
 class Stream:
@@ -81,22 +81,8 @@ class Stream:
 
     def skip(self, nbytes: int) -> None:
         """Read bytes that nobody wants."""
-        with memoryview(bytearray(min(nbytes, 1 << 20))) as scratch:
+        with memoryview(bytearray(min(nbytes, SKIP_BYTES))) as scratch:
             while nbytes:
                 part = scratch[: min(nbytes, len(scratch))]
                 self.receive_into(part)
                 nbytes -= len(part)
-
-
-def write_all(write: Callable[[list[memoryview], int], int], pieces: Sequence[Any]) -> None:
-    """Call `write(views, offset)`, which returns how many bytes it took, until it took all of them."""
-    views = [view for view in (memoryview(piece).cast("B") for piece in pieces) if view.nbytes]
-    first = offset = 0
-    while first < len(views):
-        written = write(views[first : first + PIECES_MAX], offset)
-        offset += written
-        while first < len(views) and written >= views[first].nbytes:
-            written -= views[first].nbytes
-            first += 1
-        if written:
-            views[first] = views[first][written:]

@@ -18,8 +18,8 @@ import itertools
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from distributed.center.directory import owner_of
 from distributed.config import Settings
+from distributed.key import owner_of
 
 
 @dataclasses.dataclass(slots=True)

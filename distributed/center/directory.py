@@ -5,19 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from distributed.key import owner_of
 from distributed.wire import messages as m
 
 Entry = tuple[int, int]  # attempt, nbytes
-
-
-def owner_of(key: str) -> str:
-    """The client that owns a key; keys put by hand have no owner.
-
-    >>> owner_of('0123456789ab/7'), owner_of('x')
-    ('0123456789ab', '')
-    """
-    owner, slash, _ = key.partition("/")
-    return owner if slash else ""
 
 
 @dataclasses.dataclass(slots=True)

@@ -15,7 +15,7 @@ from distributed.center import events
 from distributed.center.state import CenterState
 from distributed.comm import Connection
 from distributed.config import SETTINGS
-from distributed.errors import BadAddress, DistributedError
+from distributed.errors import DistributedError
 from distributed.listen import Listener
 from distributed.version import installed
 from distributed.wire import messages as m
@@ -67,11 +67,7 @@ class Center:
 
     async def start(self) -> None:
         """Listen, and serve the status page; afterwards `address` and `status_link` are known."""
-        if not addresses.is_loopback(self.host) and not self.insecure_plaintext:
-            raise BadAddress(
-                f"listening on {self.host} lets other machines in, and nothing is encrypted yet: in a network that you "
-                "trust, say so with --insecure-plaintext (insecure_plaintext=True)"
-            )
+        addresses.require_loopback(self.host, self.insecure_plaintext)
         self.created_secret = not secret_path().exists()
         secret = find_or_create_secret()
         self._loop = asyncio.get_running_loop()

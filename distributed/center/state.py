@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distributed.center.borrowing import Borrowing, Waiter
-from distributed.center.directory import Directory, Entry, Registration, owner_of
+from distributed.center.directory import Directory, Entry, Registration
 from distributed.center.events import (
     Broadcast,
     Close,
@@ -41,6 +41,7 @@ from distributed.center.events import (
     WakeAt,
 )
 from distributed.config import SETTINGS, Settings
+from distributed.key import owner_of
 from distributed.version import version_difference
 from distributed.wire import messages as m
 

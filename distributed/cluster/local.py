@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
 from distributed import address as addresses
+from distributed import machine
 from distributed.config import SETTINGS
 from distributed.errors import StartFailed
 
@@ -243,14 +244,10 @@ class Cluster:
         return f"<Cluster {self.center_address}: {len(self.workers)} workers>"
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _worker_options(
     n_workers: int, ncores: int | None, memory_limit: int | str | None, spill_directory: str | None
 ) -> list[str]:
-    each = ncores or max(1, _cores() // max(1, n_workers))
+    each = ncores or max(1, machine.cores() // max(1, n_workers))
     limit = memory_limit or f"{SETTINGS.memory_fraction / max(1, n_workers):.4f}"
     spill = ["--spill-directory", spill_directory] if spill_directory else []
     return ["--ncores", str(each), "--memory-limit", str(limit), *spill]

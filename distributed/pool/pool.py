@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
+from distributed import machine
 from distributed.cluster.local import Cluster, embedded
 from distributed.config import SETTINGS
 from distributed.errors import PoolClosed
@@ -43,7 +43,7 @@ class Pool:
     def __init__(self, address: str | int | Cluster | None = None) -> None:
         self._owned = None
         if address is None or (isinstance(address, int) and not isinstance(address, bool)):
-            count = len(os.sched_getaffinity(0)) if address is None else address
+            count = machine.cores() if address is None else address
             if count < 1:
                 raise ValueError(f"Pool({address}): a pool needs at least one executor")
             self._owned = embedded(count)

@@ -13,8 +13,9 @@ from concurrent.futures import Future
 from typing import Any
 
 from distributed.errors import ConnectionFailed, DistributedError, StoreFull
+from distributed.key import owner_of
 from distributed.worker.events import Put, RoomAbandoned, RoomWanted
-from distributed.worker.store import Store, owner_of
+from distributed.worker.store import Store
 
 log = logging.getLogger("distributed.worker")
 

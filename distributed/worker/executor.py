@@ -17,11 +17,12 @@ from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.errors import StoreFull
+from distributed.pieces import write_file
 from distributed.wire.messages import NeedRoom, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
 from distributed.worker.link import Link
-from distributed.worker.outcomes import Report, failure, write_file
+from distributed.worker.outcomes import Report, failure
 from distributed.worker.progress import STACK_SIGNAL, Cell, write_into
 
 ATOMS = frozenset({int, float, bool, type(None)})  # packed, they are their plain pickle
@@ -86,7 +87,7 @@ class Executor:
         room = self.link.wait_for(Room)
         if not room.path:
             raise StoreFull(room.reason)
-        write_file(packed, room.path)
+        write_file(room.path, packed.pieces())
         return room.path
 
 

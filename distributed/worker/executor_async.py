@@ -17,11 +17,12 @@ from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.errors import StoreFull
+from distributed.pieces import write_file
 from distributed.wire.messages import CancelRunning, Message, NeedRoom, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
 from distributed.worker.link import Link
-from distributed.worker.outcomes import Report, failure, write_file
+from distributed.worker.outcomes import Report, failure
 from distributed.worker.progress import Cell
 
 
@@ -129,7 +130,7 @@ class AsyncExecutor:
         answer = await asyncio.shield(room)  # not lost when this task is cancelled: the order would be
         if not answer.path:
             raise StoreFull(answer.reason)
-        write_file(packed, answer.path)
+        write_file(answer.path, packed.pieces())
         return answer.path
 
     def _flush(self) -> None:

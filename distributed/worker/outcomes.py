@@ -18,11 +18,10 @@ from typing import Any
 from distributed.config import SETTINGS
 from distributed.errors import CannotPickle
 from distributed.wire.messages import Message, Outcomes
-from distributed.wire.values import Packed, pack_exception
+from distributed.wire.values import pack_exception
 
 Special = tuple[str, int, list[Any], bytes]  # path, bytes, contained handles, packed exception
 Finished = tuple[int, bytes, int, Special | None]  # serial, packed value, duration in microseconds, what is special
-PIECES_MAX = 1024  # IOV_MAX
 STAY_AWAKE_TICKS = 50
 
 
@@ -127,19 +126,3 @@ def failure(serial: int, error: BaseException, duration_us: int, own_frames: int
         kind = type(error).__name__
         substitute = RuntimeError(f"a task raised {kind}, which cannot be sent: {type(reason).__name__}")
         return serial, b"", duration_us, ("", 0, [], pack_exception(substitute))
-
-
-def write_file(packed: Packed, path: str) -> None:
-    """Write a value into a file that was allocated for it; not through a mapping, which would fault in every page."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        offset, rest = 0, [memoryview(piece).cast("B") for piece in packed.pieces() if len(piece)]
-        while rest:
-            count = os.pwritev(descriptor, rest[:PIECES_MAX], offset)
-            offset += count
-            while rest and count >= len(rest[0]):
-                count -= len(rest.pop(0))
-            if count:
-                rest[0] = rest[0][count:]
-    finally:
-        os.close(descriptor)

@@ -15,16 +15,17 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from distributed import address as addresses
+from distributed import machine
 from distributed.bulk import BulkServer
 from distributed.comm import Connection, connect
 from distributed.config import SETTINGS
 from distributed.connect import UNIX_PATH_BYTES_MAX
-from distributed.errors import BadAddress, DistributedError, ProtocolError
+from distributed.errors import DistributedError, ProtocolError
 from distributed.listen import Listener
 from distributed.version import installed
 from distributed.wire import messages as m
 from distributed.wire.security import find_secret
-from distributed.worker import events, machine
+from distributed.worker import events
 from distributed.worker.doorway import Doorway
 from distributed.worker.errands import Errands, in_thread
 from distributed.worker.fetch import Fetcher
@@ -118,11 +119,7 @@ class Worker:
 
     async def start(self) -> None:
         """Listen, start executors, and join the cluster; afterwards `address` and `member` are known."""
-        if not addresses.is_loopback(self.host) and not self.insecure_plaintext:
-            raise BadAddress(
-                f"listening on {self.host} lets other machines in, and nothing is encrypted yet: in a network that you "
-                "trust, say so with --insecure-plaintext (insecure_plaintext=True)"
-            )
+        addresses.require_loopback(self.host, self.insecure_plaintext)
         try:
             await self._start()
         except BaseException:

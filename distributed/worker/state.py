@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from distributed.config import Settings
+from distributed.key import owner_of
 from distributed.wire import messages
 from distributed.wire.messages import Failed, Finished, Member, NeedFunction
 from distributed.worker import describe, events
@@ -26,7 +27,7 @@ from distributed.worker.events import Send, WakeAt
 from distributed.worker.fetches import Fetches, Want
 from distributed.worker.reports import Reports
 from distributed.worker.rooms import Rooms, full
-from distributed.worker.store import Entry, Store, owner_of
+from distributed.worker.store import Entry, Store
 from distributed.worker.tasks import Function, Functions, Order, Task, check_compute, check_outcomes
 
 SPILL_RETRY_S = 1.0  # after spilling failed

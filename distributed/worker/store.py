@@ -20,16 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from distributed.key import owner_of
 from distributed.worker.events import Remove, Spill
-
-
-def owner_of(key: str) -> str:
-    """The client that a key belongs to; keys put by hand belong to nobody.
-
-    >>> owner_of('a11ce0000000/7'), owner_of('x')
-    ('a11ce0000000', '')
-    """
-    return key.partition("/")[0] if "/" in key else ""
 
 
 class Entry:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from distributed.key import owner_of
 from distributed.wire import messages as m
 from distributed.worker import events
-from distributed.worker.store import owner_of
 
 if TYPE_CHECKING:
     from tests.simulation.actors import WorkerActor

@@ -17,6 +17,7 @@ import pytest
 
 from distributed.config import SETTINGS
 from distributed.errors import CannotPickle, StoreFull
+from distributed.pieces import write_file
 from distributed.wire import messages
 from distributed.wire.frames import encode
 from distributed.wire.functions import pack_function
@@ -27,7 +28,7 @@ from distributed.worker.calls import Functions, Handle, map_file
 from distributed.worker.executor import Executor
 from distributed.worker.executor_async import AsyncExecutor
 from distributed.worker.link import Link
-from distributed.worker.outcomes import Report, write_file
+from distributed.worker.outcomes import Report
 from distributed.worker.progress import Cell
 
 
@@ -209,7 +210,7 @@ def test_inputs_are_values_and_each_task_has_its_own(agent, tmp_path):
     packed = pack(array)
     with open(path, "wb") as file:
         file.truncate(packed.nbytes)
-    write_file(packed, path)
+    write_file(path, packed.pieces())
     before = Path(path).read_bytes()
 
     def spoil(large, small):
@@ -275,7 +276,7 @@ def test_a_value_of_many_pieces_is_written_whole(tmp_path):
     packed = pack(arrays)
     path = tmp_path / "value"
     path.write_bytes(bytes(packed.nbytes))
-    write_file(packed, str(path))
+    write_file(str(path), packed.pieces())
     assert path.read_bytes() == packed.tobytes()
     assert len(packed.pieces()) > 2048
 

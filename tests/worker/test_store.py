@@ -2,9 +2,10 @@
 
 import pytest
 
+from distributed.key import owner_of
 from distributed.worker.events import Allocate, GrantRoom, RefuseRoom, Remove, Spill
 from distributed.worker.rooms import Rooms
-from distributed.worker.store import Store, owner_of
+from distributed.worker.store import Store
 
 ALICE, BOB = "a11ce0000000", "b0b000000000"
 X, Y, Z = f"{ALICE}/x", f"{ALICE}/y", f"{BOB}/z"
