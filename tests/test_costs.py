@@ -28,7 +28,7 @@ from distributed.wire.values import pack_call
 
 TASKS = 4_000
 BATCH = 1_000
-PENDING = 20_000
+PENDING = 100_000
 WORKER = Member("127.0.0.1:1", "f00", "bob", 2, 1 << 30)
 
 CALLS_MAX = 11.5  # of Python functions in the pool's mind, from submission to the handle's end

@@ -718,13 +718,13 @@ def test_workers_wished_for_are_waited_for_then_there_is_no_worker():
 def test_a_worker_that_ran_dry_takes_from_a_busy_one():
     bench = Bench(ALICE, ncores=2)
     bench.kind.duration.mean_s = 0.001
-    tasks = [bench.task() for _ in range(40)]
+    tasks = [bench.task() for _ in range(30)]
     bench.on(Submitted(tasks))
     bench.kind.duration.mean_s = 1.0  # longer than thought
     recall = bench.on(Connected(member(BOB, ncores=2)))
-    assert recall == [Send(ALICE, Recall(19))]
-    last = tasks[-19:]
-    out = bench.on(Received(ALICE, Recalled([task.key for task in last], [1] * 19)))
+    assert recall == [Send(ALICE, Recall(14))]
+    last = tasks[-14:]
+    out = bench.on(Received(ALICE, Recalled([task.key for task in last], [1] * 14)))
     assert {address for address, _ in sent(out, Compute)} == {BOB}
     assert all(task.attempt == 2 for task in last)
 
