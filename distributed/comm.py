@@ -28,8 +28,6 @@ logger = logging.getLogger("distributed.comm")
 OnMessage = Callable[["Connection", Message, int], object]
 OnClose = Callable[["Connection", str], object]
 
-CLOSE_TIMEOUT_S = 2.0  # a peer that reads nothing holds up the end of its connection no longer than this
-
 
 def _ignore(*_: object) -> None:
     """What a connection calls until its owner has said what it should call."""
@@ -191,7 +189,7 @@ class Connection(asyncio.Protocol):
         self._flush()
         self._transport.close()
         if self._transport.get_write_buffer_size():
-            self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
+            self._loop.call_later(SETTINGS.connection_close_s, self._transport.abort)
 
     def _cut(self, reason: str, error: BaseException | None = None) -> None:
         """Close at once, because of what the peer did."""

@@ -20,12 +20,15 @@ class Settings:
     # connections
     connect_timeout_s: float = 10.0
     handshake_timeout_s: float = 10.0
-    handshakes_under_way_max: int = 1024  # further connections wait in the listen queue
+    handshakes_under_way_max: int = 1024  # when one more begins, the oldest is dropped
     frame_header_bytes_max: int = 256 * MIB  # of an authenticated peer
     frame_buffers_max: int = 4096
     frame_bytes_max: int = 1 << 40
     write_buffer_bytes_max: int = 64 * MIB  # a peer that reads so slowly that more piles up is paused, then cut
+    connection_close_s: float = 2.0  # a peer that reads nothing holds up the end of its connection no longer
     reconnect_interval_s: float = 0.5
+    bulk_connections_max: int = 128  # of one worker, a thread each; one more closes the one idle for longest
+    keys_per_request_max: int = 256  # each large value is an open file at the holder while it answers
     silent_worker_s: float = 30.0  # a center's or worker's machine that answers nothing, not even probes, is gone
 
     # center
@@ -55,6 +58,15 @@ class Settings:
     batch_tasks_max: int = 512
     asynchronous_tasks_max: int = 1000  # coroutines under way in the asynchronous executor
     flush_interval_s: float = 0.001  # an executor holds back finished results at most this long
+    requeues_max: int = 5  # a task queued again so often, though never seen to run when an executor died, crashed it
+    look_interval_s: float = 0.02  # how soon to look again for a cancelled task that was not running yet
+    coroutine_yield_s: float = 1.0  # how long a cancelled coroutine may take to end before its executor is killed
+    respawn_pause_s: float = 0.1  # after an executor that ended before it ran anything; doubled each time in a row,
+    respawn_pause_max_s: float = 10.0  # up to this
+    spill_retry_s: float = 1.0  # after spilling failed
+    file_threads_max: int = 4  # of those that allocate and spill; fetches have their own
+    fetch_threads_max: int = 16
+    start_timeout_s: float = 30.0  # of a daemon that a cluster starts, and of the process that starts executors
     fetches_per_peer_max: int = 2
     fetch_bytes_max: int = 64 * MIB  # several keys in one request, up to this size
     functions_cached_max: int = 1024

@@ -21,8 +21,6 @@ from distributed.wire.messages import GetData, Message, NeedRoom, Refusal, Reply
 from distributed.wire.security import Secret
 from distributed.wire.values import Packed
 
-KEYS_PER_REQUEST_MAX = 256  # each large one is an open file at the server while it answers
-
 ReceiveInto = Callable[[int], "str | memoryview"]
 
 
@@ -61,7 +59,7 @@ class BulkClient:
         come as new bytearrays. Small values come as bytes. What was received into when this raises is the caller's.
         """
         fetched: list[Fetched] = []
-        for chunk in partition_all(KEYS_PER_REQUEST_MAX, zip(keys, attempts, strict=True)):
+        for chunk in partition_all(SETTINGS.keys_per_request_max, zip(keys, attempts, strict=True)):
             request = GetData([key for key, _ in chunk], [attempt for _, attempt in chunk], linkable)
             fetched += self._run(functools.partial(self._fetch, request, receive_into))
         return fetched
@@ -71,7 +69,7 @@ class BulkClient:
 
         Large ones are written into files in `directory`, the worker's store, when it can be opened from here.
         """
-        for chunk in partition_all(KEYS_PER_REQUEST_MAX, values.items()):
+        for chunk in partition_all(SETTINGS.keys_per_request_max, values.items()):
             self._run(functools.partial(self._put, owner, dict(chunk), directory))
 
     def abort(self) -> None:

@@ -23,9 +23,6 @@ from distributed.wire.messages import GetData, Message, NeedRoom, Refusal, Reply
 
 logger = logging.getLogger("distributed.bulk")
 
-CONNECTIONS_MAX = 128  # one thread each
-CLOSE_TIMEOUT_S = 2.0
-
 
 class StoreView(Protocol):
     """What a bulk server needs of a store. Called from its threads."""
@@ -50,7 +47,7 @@ class BulkServer:
     again when it needs to.
     """
 
-    def __init__(self, store: StoreView, connections_max: int = CONNECTIONS_MAX) -> None:
+    def __init__(self, store: StoreView, connections_max: int = SETTINGS.bulk_connections_max) -> None:
         self._store, self._connections_max = store, connections_max
         self._lock = threading.Lock()
         self._serving: dict[_Service, threading.Thread] = {}
@@ -69,7 +66,7 @@ class BulkServer:
             thread.start()
             self._serving[service] = thread
 
-    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    def close(self, timeout_s: float = SETTINGS.connection_close_s) -> None:
         """Break all connections and wait a little for their threads; call it where blocking is allowed."""
         with self._lock:
             self._is_closed = True

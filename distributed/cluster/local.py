@@ -23,7 +23,6 @@ from distributed import machine
 from distributed.config import SETTINGS
 from distributed.errors import StartFailed
 
-START_TIMEOUT_S = 30.0
 LAST_WORDS_BYTES_MAX = 4000
 _DAEMONS: weakref.WeakSet[Daemon] = weakref.WeakSet()
 
@@ -50,7 +49,7 @@ class Daemon:
     def wait_ready(self) -> dict[str, Any]:
         """What the daemon says of itself when it is ready; `StartFailed` with its last words if it never is."""
         line = b""
-        self._ours.settimeout(START_TIMEOUT_S)
+        self._ours.settimeout(SETTINGS.start_timeout_s)
         try:
             while not line.endswith(b"\n"):
                 data = self._ours.recv(65536)
@@ -59,7 +58,9 @@ class Daemon:
                 line += data
         except TimeoutError:
             words = self._last_words()
-            raise StartFailed(f"a daemon was not ready after {START_TIMEOUT_S:.0f} s; it said: {words!r}") from None
+            raise StartFailed(
+                f"a daemon was not ready after {SETTINGS.start_timeout_s:g} s; it said: {words!r}"
+            ) from None
         except ConnectionError as error:
             raise StartFailed(self._last_words() or f"a daemon ended before it was ready: {error}") from error
         ready: dict[str, Any] = json.loads(line)

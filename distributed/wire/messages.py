@@ -370,8 +370,9 @@ class Failed(Message):
 
     `kind` is ``raised`` (`error` is the packed exception), ``crashed`` (the executor died), ``timeout``, ``missing``
     (`detail['keys']`: inputs that no holder gave; `detail['refused']`: for each of them the holders that said that
-    they do not have it, while the others could not be reached), ``full`` (no room for an input or the result), or ``requeue``
-    (it never started: no attempt was used up). `detail` tells what is known: exit, peak memory, stderr, stack, worker.
+    they do not have it, while the others could not be reached), ``full`` (no room for an input or the result), or
+    ``requeue`` (it never started: no attempt was used up). `detail` tells what is known: exit, peak memory, stderr,
+    stack, worker.
     """
 
     key: str

@@ -25,12 +25,7 @@ from distributed.wire.messages import CancelRunning, Run
 from distributed.worker.events import AskRunning, ExecutorEnded, ExecutorStarted, Give, Kill, Log, Running, Spawn
 from distributed.worker.queue import FairQueue
 from distributed.worker.store import Entry, Store
-from distributed.worker.tasks import REQUEUES_MAX, Function, Task
-
-LOOK_INTERVAL_S = 0.02  # how soon to look again for a cancelled task that was not running yet
-YIELD_WAIT_S = 1.0  # how long a cancelled coroutine may take to end before its executor is killed
-RESPAWN_PAUSE_S = 0.1
-RESPAWN_PAUSE_MAX_S = 10.0
+from distributed.worker.tasks import Function, Task
 
 
 class Alarms:
@@ -107,6 +102,11 @@ class Dispatch:
         self._numbers = itertools.count(1)
         self._serials = 1
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether tasks run or are about to."""
+        return bool(self.queue.live or self.coroutines.live or any(e.given for e in self.executors.values()))
+
     # ------------------------------------------------------------------------------------------ start and replace
 
     def spawn(self, asynchronous: bool = False) -> None:
@@ -129,7 +129,7 @@ class Dispatch:
                 self.spawn()
             return
         self.bad_starts += 1
-        pause_s = min(RESPAWN_PAUSE_S * 2.0**self.bad_starts, RESPAWN_PAUSE_MAX_S)
+        pause_s = min(self.settings.respawn_pause_s * 2.0**self.bad_starts, self.settings.respawn_pause_max_s)
         self.out.append(
             Log(
                 f"executor {executor.number} ended before it ran anything ({_death(event)}), "
@@ -156,7 +156,7 @@ class Dispatch:
         again: list[Task] = []
         for task in self.take_back(executor, list(executor.given)):
             guilty = task.serial == event.serial and not executor.killing
-            lost = guilty or task.function.once or task.requeues >= REQUEUES_MAX
+            lost = guilty or task.function.once or task.requeues >= self.settings.requeues_max
             if task.verdict == "cancelled":
                 self.failed(task, "", {})
             elif task.verdict == "timeout":
@@ -306,7 +306,7 @@ class Dispatch:
                 return
         for other in executor.given.values():
             if other.verdict:
-                self.look(executor, now + LOOK_INTERVAL_S)
+                self.look(executor, now + self.settings.look_interval_s)
             elif other.order.timeout_s:
                 since_s = event.started_s if other is task else now
                 self.look(executor, max(since_s + other.order.timeout_s, now + 0.001))
@@ -326,7 +326,9 @@ class Dispatch:
 
     def _cancel_running(self, executor: Executor, tasks: list[Task], now: float) -> None:
         self.out.append(Give(executor.number, CancelRunning([task.serial for task in tasks])))
-        self.alarms.set(now + YIELD_WAIT_S, "yield", (executor.number, [task.serial for task in tasks]))
+        self.alarms.set(
+            now + self.settings.coroutine_yield_s, "yield", (executor.number, [task.serial for task in tasks])
+        )
 
     def on_yield(self, number: int, serials: list[int]) -> None:
         """Coroutines that were cancelled should have ended by now."""

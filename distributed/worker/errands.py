@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from distributed.config import MIB
+from distributed.config import MIB, SETTINGS
 from distributed.errors import DistributedError
 from distributed.worker import events
 from distributed.worker.fetch import Fetcher
@@ -21,7 +21,6 @@ from distributed.worker.files import Files
 log = logging.getLogger("distributed.worker")
 
 ALLOCATE_HERE_BYTES_MAX = MIB  # so little is allocated sooner than a thread is woken
-THREADS_MAX = 4  # of those that work on files; fetches have their own
 
 
 class Errands:
@@ -30,7 +29,7 @@ class Errands:
     def __init__(self, files: Files, fetcher: Fetcher, handle: Callable[[Any], None]) -> None:
         self._files, self._fetcher, self._handle = files, fetcher, handle
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="distributed-disk")
+        self._threads = ThreadPoolExecutor(SETTINGS.file_threads_max, thread_name_prefix="distributed-disk")
 
     def allocate(self, what: events.Allocate) -> None:
         if what.nbytes <= ALLOCATE_HERE_BYTES_MAX:

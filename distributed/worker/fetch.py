@@ -12,13 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from distributed.bulk import BulkClient
 from distributed.bulk import Fetched as Value
+from distributed.config import SETTINGS
 from distributed.errors import DistributedError
 from distributed.wire.messages import Member
 from distributed.wire.security import Secret
 from distributed.worker.events import Fetch, Fetched, FetchFailed
 from distributed.worker.files import NONCE, Files
-
-THREADS_MAX = 16
 
 
 class Fetcher:
@@ -26,7 +25,7 @@ class Fetcher:
 
     def __init__(self, files: Files, secret: Secret, members: dict[str, Member]) -> None:
         self._files, self._secret, self._members = files, secret, members
-        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="distributed-fetch")
+        self._threads = ThreadPoolExecutor(SETTINGS.fetch_threads_max, thread_name_prefix="distributed-fetch")
         self._lock = threading.Lock()
         self._idle: dict[str, list[BulkClient]] = {}
         self._busy: set[BulkClient] = set()

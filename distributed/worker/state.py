@@ -30,8 +30,6 @@ from distributed.worker.rooms import Rooms, full
 from distributed.worker.store import Entry, Store
 from distributed.worker.tasks import Function, Functions, Order, Task, check_compute, check_outcomes
 
-SPILL_RETRY_S = 1.0  # after spilling failed
-
 
 class WorkerState:
     """What a worker knows and decides. Attributes may be read by all and are written by `handle` alone."""
@@ -104,8 +102,8 @@ class WorkerState:
             store.make_room(0)
         if self.rooms.wanted:
             self.rooms.pump()
-        if self.fetches.pending:
-            self._homeless(self.fetches.pump())
+        while self.fetches.pending and (hopeless := self.fetches.pump(dispatch.is_busy)):
+            self._hopeless(hopeless)
         if dispatch.queue.live or dispatch.coroutines.live:
             dispatch.fill(now)
         if store.added or store.removed:
@@ -385,7 +383,7 @@ class WorkerState:
             wants, "missing", lambda gone: {"keys": gone, "refused": {key: refused.get(key, []) for key in gone}}
         )
 
-    def _homeless(self, wants: list[Want]) -> None:
+    def _hopeless(self, wants: list[Want]) -> None:
         """There is no room for these values."""
         for want in wants:
             reason = full(self.store, want.nbytes)
@@ -404,7 +402,7 @@ class WorkerState:
 
     def _on_spill_failed(self, event: events.SpillFailed) -> None:
         self.store.spill_failed(event.ticket, event.reason)
-        self.alarms.set(self._now + SPILL_RETRY_S, "spill")
+        self.alarms.set(self._now + self.settings.spill_retry_s, "spill")
 
     # ---------------------------------------------------------------------------------------- center and clients
 

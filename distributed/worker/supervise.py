@@ -22,6 +22,7 @@ from typing import Any
 
 import msgpack
 
+from distributed.config import SETTINGS
 from distributed.errors import StartFailed
 from distributed.wire.messages import Message
 from distributed.worker import offspring
@@ -30,7 +31,6 @@ from distributed.worker.forkserver import GIVE_UP_TIME_S, PACKET_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 30.0
 MARK = "DISTRIBUTED_FORK_SERVER"  # in the environment of everything that an executor starts
 LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB")  # each would start a thread per core, in every executor
 
@@ -96,13 +96,13 @@ class Supervisor:
             return
         self._start_fork_server()
         waits = [asyncio.ensure_future(event.wait()) for event in (self._ready, self._ended)]
-        await asyncio.wait(waits, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waits, timeout=SETTINGS.start_timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         if not self._ready.is_set():
             code = self.process.poll()
             await self.stop()
-            how = f"did not answer in {START_TIMEOUT_S:.0f} s" if code is None else f"ended with code {code}"
+            how = f"did not answer in {SETTINGS.start_timeout_s:g} s" if code is None else f"ended with code {code}"
             raise StartFailed(f"the process that starts executors {how}")
         self._is_started = True
 

@@ -21,7 +21,6 @@ from distributed.wire.messages import Compute, Outcomes
 from distributed.worker.store import Entry
 
 WEIGHT_OF_PAST = 8  # the mean duration of a function weighs its past as this many tasks at most
-REQUEUES_MAX = 5  # a task that was queued again so often without ever being seen to run is called crashed
 
 
 class Function:

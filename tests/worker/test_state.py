@@ -600,3 +600,14 @@ def test_output_is_for_the_client_whose_task_runs_else_for_who_was_given_somethi
     assert [client_of(1, 0), client_of(1, 99), client_of(7, 1)] == [BOB, BOB, ""]
     bench.done([alice.message.serial])
     assert client_of(1, alice.message.serial) == BOB
+
+
+def test_executors_that_cannot_be_started_are_tried_again_after_growing_pauses():
+    settings = dataclasses.replace(SETTINGS, respawn_pause_s=1.0, respawn_pause_max_s=3.0)
+    bench = Bench(settings=settings, start=False)
+    for number, pause_s in enumerate((2.0, 3.0, 3.0), start=1):
+        [said] = bench.on(ExecutorEnded(number, exit_code=1, stderr_tail="Too many open files"))
+        assert isinstance(said, Log)
+        assert "Too many open files" in said.text
+        assert bench.wait(pause_s - 0.01) == []
+        assert bench.wait(0.01) == [Spawn(number + 1)]
