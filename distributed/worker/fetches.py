@@ -88,39 +88,50 @@ class Fetches:
         if waiting is not None and waiting.pop(want, 0) is None and not waiting:
             del self.pending[want.peer]
 
-    def pump(self) -> list[Want]:
-        """Send the requests that can go now; returns wants for which there is no room."""
-        homeless: list[Want] = []
+    def pump(self, more_will_go: bool) -> list[Want]:
+        """Send the requests that can go now; returns wants that there will be no room for.
+
+        What does not fit now waits while something will go: a fetch is under way, something is being spilled, or
+        `more_will_go` because tasks that hold inputs will end. When nothing will, the first one is given up, which may
+        make room for the others.
+        """
+        hopeless: list[Want] = []
         for peer in list(self.pending):
             while peer in self.pending and self.requests.get(peer, 0) < self.settings.fetches_per_peer_max:
-                if not self._request(peer, homeless):
+                if not self._request(peer, hopeless):
                     break
-        return homeless
+        if self.pending and not (hopeless or more_will_go or self.under_way or self.store.spilling_bytes):
+            waiting = next(iter(self.pending.values()))
+            hopeless.append(self._take_out(next(iter(waiting))))
+        return hopeless
 
-    def _request(self, peer: str, homeless: list[Want]) -> bool:
+    def _request(self, peer: str, hopeless: list[Want]) -> bool:
         wants: list[Want] = []
         nbytes = 0
-        waiting = self.pending[peer]
-        for want in list(waiting):
+        for want in list(self.pending[peer]):
             if wants and nbytes + want.nbytes > self.settings.fetch_bytes_max:
                 break
             large = want.nbytes if want.nbytes > self.settings.inline_bytes_max else 0
-            if large > self.store.memory_limit or (large and not self.store.make_room(large)):
-                if self.store.spilling_bytes and large <= self.store.memory_limit:
-                    break  # the end of spilling pumps again
-                homeless.append(want)
-                del waiting[want]
+            if large > self.store.memory_limit:
+                hopeless.append(self._take_out(want))
                 continue
+            if large and not self.store.make_room(large):
+                break
             want.reserved, want.under_way = large, True
             self.store.reserved_bytes += large
             nbytes += want.nbytes
-            del waiting[want]
-            wants.append(want)
-        if not waiting:
-            del self.pending[peer]
+            wants.append(self._take_out(want))
         if wants:
             self._send(peer, wants)
         return bool(wants)
+
+    def _take_out(self, want: Want) -> Want:
+        """It lines up no longer."""
+        waiting = self.pending[want.peer]
+        del waiting[want]
+        if not waiting:
+            del self.pending[want.peer]
+        return want
 
     def _send(self, peer: str, wants: list[Want]) -> None:
         self._fetches += 1
