@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from distributed import Pool
+from distributed.bulk import BulkClient
+from distributed.wire.security import find_secret
 from tests.promises.observe import terminals
 
 KIB = 1 << 10
@@ -75,10 +77,10 @@ def test_an_array_that_is_asked_for_is_counted(pool_over_tcp):
     pool = pool_over_tcp
     array = pool.submit(make_array, 1)
     assert array.wait(20)
-    member = next(iter(pool._core.state.workers.values())).member
+    (holder,) = array._task.holders
     before = crossed_bytes()
-    client = pool._core.transfer._borrow(pool._core.state.workers[array._task.worker or member.address].member)
-    (found,) = client.fetch([array.key], [0], receive_into=lambda nbytes: memoryview(bytearray(nbytes)))
+    client = BulkClient(holder, "", find_secret(), "pool")
+    (found,) = client.fetch([array.key], [0])
     assert found.nbytes > 1 << 20
     assert crossed_bytes() - before > 1 << 20
     client.close()
