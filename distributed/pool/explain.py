@@ -79,8 +79,8 @@ def explain(state: PoolState, task: Task, now: float) -> str:
         if task.borrowed:
             return f"{task.key} belongs to another client; the center has not told yet where it is"
         unready = [needed.key for needed in task.inputs if not needed.has_value]
-        if not unready and task.key in state.troubles:
-            missed = state.troubles[task.key].missed
+        if not unready and task.key in state.failures.troubles:
+            missed = state.failures.troubles[task.key].missed
             return f"{name} could not fetch its inputs {missed} times; it is tried again in a moment"
         if not unready:
             return f"{name} has just been submitted"

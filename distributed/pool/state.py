@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from distributed.config import SETTINGS, Settings
-from distributed.errors import KeyLost, NoWorker, StoreFull, TaskCancelled, TaskCrashed, TaskTimeout
+from distributed.errors import KeyLost, NoWorker, TaskCancelled
 from distributed.pool import explain
 from distributed.pool.checks import CHECKS, complaint_about
 from distributed.pool.events import (
@@ -44,12 +44,13 @@ from distributed.pool.events import (
     WakeAt,
     Wanted,
 )
+from distributed.pool.failures import Failures, Verdict
 from distributed.pool.lifetimes import Lifetimes
 from distributed.pool.membership import Membership
 from distributed.pool.naming import Naming
 from distributed.pool.pauses import Pauses
 from distributed.pool.placement import Placement
-from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Task, Trouble
+from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Task
 from distributed.pool.view import WorkerView
 from distributed.wire.exceptions import pack_exception
 from distributed.wire.messages import (
@@ -68,9 +69,6 @@ from distributed.wire.messages import (
     WorkerLeft,
 )
 
-MISSED_BY_ABSENT_MAX = 5  # so often no answer from holders that we are not connected to: compute it again if we can
-MISSED_MAX = 30  # a task whose inputs cannot be fetched so often, though they were computed again, is given up
-
 
 class PoolState:
     """A pool's mind. `handle` is the only door; attributes may be read by anyone."""
@@ -81,9 +79,9 @@ class PoolState:
         self.workers = self.placement.workers
         self.membership = Membership(self.workers, settings.reconnect_interval_s)
         self.lifetimes = Lifetimes(self.membership, settings.lineage_bytes_max)
+        self.failures = Failures(self.lifetimes, self.workers)
         self.naming = Naming(self.lifetimes.lineage)
         self.exported: dict[str, Task] = {}
-        self.troubles: dict[str, Trouble] = {}  # what went wrong so far, by key of unfinished tasks
         self.counters = {"tasks": 0, "bytes_in_place": 0, "bytes_moved": 0}
         self.unfinished = 0
         self.progress_at = now  # when something was last submitted or finished
@@ -407,80 +405,22 @@ class PoolState:
             view.remove(task)
             if task.inputs:
                 self._count_inputs(task, view, held)
-            self._on_failure(task, event.address, message, now)
+            self._carry_out(self.failures.judge(task, event.address, message), task, now)
         self._disown(view, held)
 
-    def _on_failure(self, task: Task, address: str, message: Failed, now: float) -> None:
-        assert task.kind is not None
-        options = task.kind.options
-        if message.kind == "raised":
-            trouble = self._trouble(task)
-            trouble.raised += 1
-            if trouble.raised <= options.retries:
-                self._again(task, now)
-            else:
-                self._settle_failed(task, message.error)
-        elif message.kind == "timeout":
-            place = explain.where(message.detail)
-            text = f"{task.kind.name} ran longer than timeout={options.timeout_s:g} s and was killed{place}"
-            self._settle_failed(task, TaskTimeout(text, task.key))
-        elif message.kind == "missing":
-            self._on_missing(task, address, message.detail, now)
-        elif message.kind == "requeue":
-            self._again(task, now)
+    def _carry_out(self, verdict: Verdict, task: Task, now: float) -> None:
+        """What follows a failed attempt: another one, at once or after a pause, or the end."""
+        if verdict.error is not None:
+            self._settle_failed(task, verdict.error)
+        elif verdict.pause_s:
+            self.placement.near[task.key] = verdict.near
+            self._again_later(task, now + verdict.pause_s)
         else:
-            self._on_crash(task, message.kind, explain.obituary(address, message.detail), message.detail, now)
-
-    def _trouble(self, task: Task) -> Trouble:
-        return self.troubles.setdefault(task.key, Trouble())
+            self._again(task, now)
 
     def _forget_troubles(self, task: Task) -> None:
-        self.troubles.pop(task.key, None)
+        self.failures.troubles.pop(task.key, None)
         self.placement.near.pop(task.key, None)
-
-    def _on_crash(self, task: Task, kind: str, line: str, detail: dict[str, Any], now: float) -> None:
-        """An attempt is used up: try again, or tell what happened in each."""
-        assert task.kind is not None
-        attempts = self._trouble(task).attempts
-        attempts.append(f"attempt {len(attempts) + 1}: {line}")
-        if len(attempts) < task.kind.options.attempts:
-            self._again(task, now)
-        elif kind == "full":
-            self._settle_failed(task, StoreFull(f"{task.kind.name}: {detail.get('reason', 'no room for a value')}"))
-        else:
-            text = f"{task.kind.name} ({task.key}) crashed its executor"
-            self._settle_failed(task, TaskCrashed(text, task.key, attempts))
-
-    def _on_missing(self, task: Task, address: str, detail: dict[str, Any], now: float) -> None:
-        """No holder gave an input. Those that said that they do not have it are wrong holders: it is computed again.
-
-        One that could not be reached proves nothing: after a pause the task is tried at a holder that we can reach.
-        The attempt of the task is not used up: it never began.
-        """
-        trouble = self._trouble(task)
-        trouble.missed += 1
-        missing = [needed for needed in task.inputs if needed.key in detail["keys"] and needed.status == DONE]
-        for needed in missing:
-            self._doubt(needed, detail.get("refused", {}).get(needed.key, ()), trouble)
-        near = {holder for needed in missing for holder in needed.holders or () if holder in self.workers}
-        if trouble.missed > MISSED_MAX and not near:
-            self._settle_failed(task, KeyLost(detail["keys"][0], f"{address} could not fetch it, time and again"))
-        elif any(needed.has_value or needed.borrowed for needed in missing):
-            self.placement.near[task.key] = near
-            self._again_later(task, now + trouble.pause_s)
-        else:
-            self._again(task, now)
-
-    def _doubt(self, needed: Task, refused: Iterable[str], trouble: Trouble) -> None:
-        """Which holders of an input that could not be fetched are none."""
-        holders, connected = needed.holders or set(), self.workers.keys()
-        wrong = holders & set(refused)
-        if needed.borrowed:
-            wrong = set(holders)  # the center is asked again, which costs nothing
-        elif needed.is_repeatable and trouble.missed > MISSED_BY_ABSENT_MAX and not holders & connected:
-            wrong = set(holders)
-        for holder in sorted(wrong):
-            self.lifetimes.distrust(needed, holder)
 
     def _again_later(self, task: Task, time: float) -> None:
         """Run a task again after a pause."""
@@ -579,7 +519,7 @@ class PoolState:
             assert task.kind is not None
             may_have_run = position < view.member.ncores or task.kind.options.attempts == 1
             if may_have_run:
-                self._on_crash(task, "crashed", f"worker {address} was lost: {reason}", {}, now)
+                self._carry_out(self.failures.crashed(task, f"worker {address} was lost: {reason}"), task, now)
             else:
                 self._again(task, now)
 
@@ -657,7 +597,7 @@ class PoolState:
         if not task.published:
             task.published = "done"
             self._resolved.append(task)
-        if self.troubles:
+        if self.failures.troubles:
             self._forget_troubles(task)
         if task.dependents:
             dependents, task.dependents = task.dependents, None

@@ -35,8 +35,9 @@ from distributed.pool.events import (
     WakeAt,
     Wanted,
 )
+from distributed.pool.failures import MISSED_BY_ABSENT_MAX, MISSED_MAX
 from distributed.pool.naming import NAMES_MAX
-from distributed.pool.state import MISSED_BY_ABSENT_MAX, MISSED_MAX, PoolState
+from distributed.pool.state import PoolState
 from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Kind, Options, Task
 from distributed.wire.exceptions import unpack_exception
 from distributed.wire.messages import (
@@ -376,7 +377,7 @@ def test_a_crashed_task_is_tried_again_and_tells_the_story_of_each_attempt():
         "attempt 2: on alice:1: signal 11 (SIGSEGV), peak memory 1 MiB",
         "attempt 3: on alice:1: exit code 1",
     ]
-    assert bench.state.troubles == {}
+    assert bench.state.failures.troubles == {}
 
 
 def test_retries_repeat_what_raised_and_leave_no_trace_when_it_works():
@@ -385,7 +386,7 @@ def test_retries_repeat_what_raised_and_leave_no_trace_when_it_works():
     bench.fail(task, "raised", b"first")
     assert (task.status, task.attempt) == (SENT, 2)
     bench.finish(task)
-    assert bench.state.troubles == {}
+    assert bench.state.failures.troubles == {}
     other = bench.submit(kind=kind(retries=1))
     bench.fail(other, "raised", b"first")
     assert bench.fail(other, "raised", b"second") == [Resolved([other])]
@@ -452,7 +453,7 @@ def test_nothing_is_lost_while_a_connected_worker_holds_it_however_often_it_cann
     assert pauses[:7] == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
     assert x.holders == {BOB}
     bench.finish(task)
-    assert bench.state.troubles == {}
+    assert bench.state.failures.troubles == {}
 
 
 def test_what_only_a_worker_holds_that_nobody_reaches_is_computed_again_or_given_up():
@@ -546,7 +547,7 @@ def test_a_lost_worker_costs_only_those_an_attempt_that_may_have_run():
     tasks = [bench.task() for _ in range(3)]
     bench.on(Submitted(tasks))
     assert bench.cut(ALICE) == [Connect(member(ALICE), SETTINGS.reconnect_interval_s)]
-    assert list(bench.state.troubles) == [tasks[0].key]
+    assert list(bench.state.failures.troubles) == [tasks[0].key]
     assert [task.status for task in tasks] == [READY] * 3
     out = bench.on(Connected(member(ALICE)))
     assert sorted(key for _, message in sent(out, Compute) for key in message.keys) == [task.key for task in tasks]

@@ -496,7 +496,7 @@ class Story:
                 assert not (state.store.pins or state.store.names)
         for client in self.clients:
             state = client.state
-            tables = (state.lifetimes.shared, state.exported, state.troubles, state.lifetimes.lineage.tasks)
+            tables = (state.lifetimes.shared, state.exported, state.failures.troubles, state.lifetimes.lineage.tasks)
             assert not any(tables), f"{client.name} still has {tables}"
             assert not state.placement.stranded
             assert not state.unfinished

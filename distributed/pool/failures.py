@@ -1,0 +1,99 @@
+"""What follows when an attempt ends without a result: another one, at once or after a pause, or the error to publish.
+
+Keeps the history of unfinished tasks. Judges, and distrusts holders that are none; `pool.state` carries it out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from distributed.errors import KeyLost, StoreFull, TaskCrashed, TaskTimeout
+from distributed.pool import explain
+from distributed.pool.lifetimes import Lifetimes
+from distributed.pool.tasks import DONE, Task, Trouble
+from distributed.pool.view import WorkerView
+from distributed.wire.messages import Failed
+
+MISSED_BY_ABSENT_MAX = 5  # so often no answer from holders that we are not connected to: compute it again if we can
+MISSED_MAX = 30  # a task whose inputs cannot be fetched so often, though they were computed again, is given up
+
+
+@dataclasses.dataclass(slots=True)
+class Verdict:
+    """No error: the task runs again, after a pause if there is one, and then near these workers if there are any."""
+
+    error: Any = None  # an exception, or a packed one
+    pause_s: float = 0.0
+    near: set[str] = dataclasses.field(default_factory=set)
+
+
+class Failures:
+    """What went wrong so far, by key of unfinished tasks."""
+
+    def __init__(self, lifetimes: Lifetimes, workers: Mapping[str, WorkerView]) -> None:
+        self.lifetimes, self.workers = lifetimes, workers
+        self.troubles: dict[str, Trouble] = {}
+
+    def judge(self, task: Task, address: str, message: Failed) -> Verdict:
+        """A worker reported that an attempt failed."""
+        assert task.kind is not None
+        kind, detail, options = message.kind, message.detail, task.kind.options
+        if kind == "raised":
+            trouble = self._trouble(task)
+            trouble.raised += 1
+            return Verdict() if trouble.raised <= options.retries else Verdict(message.error)
+        if kind == "timeout":
+            place = explain.where(detail)
+            text = f"{task.kind.name} ran longer than timeout={options.timeout_s:g} s and was killed{place}"
+            return Verdict(TaskTimeout(text, task.key))
+        if kind == "missing":
+            return self._missing(task, address, detail)
+        if kind == "requeue":
+            return Verdict()
+        full = detail.get("reason", "no room for a value") if kind == "full" else None
+        return self.crashed(task, explain.obituary(address, detail), full)
+
+    def crashed(self, task: Task, line: str, full: str | None = None) -> Verdict:
+        """An attempt is used up: try again, or tell what happened in each. `full`: there was no room, and why."""
+        assert task.kind is not None
+        attempts = self._trouble(task).attempts
+        attempts.append(f"attempt {len(attempts) + 1}: {line}")
+        if len(attempts) < task.kind.options.attempts:
+            return Verdict()
+        if full is not None:
+            return Verdict(StoreFull(f"{task.kind.name}: {full}"))
+        return Verdict(TaskCrashed(f"{task.kind.name} ({task.key}) crashed its executor", task.key, attempts))
+
+    def _missing(self, task: Task, address: str, detail: dict[str, Any]) -> Verdict:
+        """No holder gave an input. Those that said that they do not have it are wrong holders: it is computed again.
+
+        One that could not be reached proves nothing: after a pause the task is tried at a holder that we can reach.
+        The attempt of the task is not used up: it never began.
+        """
+        trouble = self._trouble(task)
+        trouble.missed += 1
+        missing = [needed for needed in task.inputs if needed.key in detail["keys"] and needed.status == DONE]
+        for needed in missing:
+            self._doubt(needed, detail.get("refused", {}).get(needed.key, ()), trouble)
+        near = {holder for needed in missing for holder in needed.holders or () if holder in self.workers}
+        if trouble.missed > MISSED_MAX and not near:
+            return Verdict(KeyLost(detail["keys"][0], f"{address} could not fetch it, time and again"))
+        if any(needed.has_value or needed.borrowed for needed in missing):
+            return Verdict(pause_s=trouble.pause_s, near=near)
+        return Verdict()
+
+    def _doubt(self, needed: Task, refused: Iterable[str], trouble: Trouble) -> None:
+        """Which holders of an input that could not be fetched are none."""
+        holders, connected = needed.holders or set(), self.workers.keys()
+        wrong = holders & set(refused)
+        if needed.borrowed:
+            wrong = set(holders)  # the center is asked again, which costs nothing
+        elif needed.is_repeatable and trouble.missed > MISSED_BY_ABSENT_MAX and not holders & connected:
+            wrong = set(holders)
+        for holder in sorted(wrong):
+            self.lifetimes.distrust(needed, holder)
+
+    def _trouble(self, task: Task) -> Trouble:
+        return self.troubles.setdefault(task.key, Trouble())
