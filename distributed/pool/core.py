@@ -157,21 +157,21 @@ class Core:
                 view = None
             else:
                 packed.update([(task, value) for task, value in zip(tasks, values, strict=True) if value is not None])
-                self._report_missing([task for task in tasks if task not in packed], [address])
+                self._report_missing([task for task in tasks if task not in packed], [address], left_s)
                 return
         if left_s == 0.0:
             raise TimeoutError(f"{tasks[0].key} is on {address}, which did not give it in time")
         if not address or patience.is_over(address):
-            self._report_missing(tasks, [])
+            self._report_missing(tasks, [], left_s)
         else:
             pause_s = patience.pause_s(address)
             self.wait(lambda: False, pause_s if left_s is None else min(left_s, pause_s))
 
-    def _report_missing(self, tasks: list[Task], refused: list[str]) -> None:
+    def _report_missing(self, tasks: list[Task], refused: list[str], left_s: float | None) -> None:
         for task in tasks:
             wanted = Wanted(task, refused)
             self.post(wanted)
-            self.wait(lambda wanted=wanted: wanted.handled)  # type: ignore[misc]
+            self.wait(lambda wanted=wanted: wanted.handled, left_s)  # type: ignore[misc]
 
     # ----------------------------------------------------------------------------------------------- values, outwards
 

@@ -347,7 +347,7 @@ class Driver:
         task = instruction.task
 
         def located(asked: Asked) -> None:
-            answer = None if asked.error else asked.result.get(task.key)
+            answer = asked.result.get(task.key) if isinstance(asked.result, dict) else None
             if isinstance(answer, dict):
                 self.post(Located(task, answer))
             else:  # the packed exception of a task that failed, or nothing
