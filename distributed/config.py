@@ -50,7 +50,7 @@ class Settings:
     spread_bytes_min: int = 64 * KIB  # an argument or function larger than this becomes a stored value
 
     # worker
-    window_s: float = 0.020  # tasks under way at a worker: at least twice the turnaround, at least this
+    window_s: float = 0.020  # predicted work under way at a worker, for each core
     window_tasks_max: int = 4096  # per executor
     task_overhead_s: float = 8e-6  # what even a trivial task costs; no prediction goes below it
     window_bytes_max: int = 64 * MIB  # of arguments under way at one worker
