@@ -60,6 +60,7 @@ from distributed.wire.messages import (
     Reply,
     UnregisterClient,
     WhoHas,
+    restore_member,
 )
 
 logger = logging.getLogger("distributed.pool")
@@ -430,8 +431,9 @@ class Driver:
             self._lose(channel, answer.reason)
             return
         try:
-            member, held = Member(*answer.result["member"]), answer.result["held"]
-        except (TypeError, KeyError) as error:
+            member = restore_member(answer.result["member"])
+            held = [[str(key), int(attempt)] for key, attempt in answer.result["held"]]
+        except (TypeError, ValueError, KeyError) as error:
             raise ProtocolError("the answer to attach is not a member and what it holds") from error
         if channel.is_attached:
             raise ProtocolError("a second answer to attach")
