@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from distributed import address as addresses
@@ -89,6 +89,7 @@ class Worker:
         self.insecure_plaintext = insecure_plaintext
         self.address = ""
         self._members: dict[str, m.Member] = {}
+        self._news: list[m.WorkerJoined | m.WorkerLeft] | None = None  # while we wait for the answer to `Register`
         self._connections: dict[Connection, str] = {}  # to the client that is attached, '' if none
         self._clients: dict[str, Connection] = {}
         self._center: Connection | None = None
@@ -239,12 +240,23 @@ class Worker:
             else:
                 self._carry_out([instruction])
         self._center = connection
+        news: list[m.WorkerJoined | m.WorkerLeft] = []
+        self._news = news
         answer = await connection.ask(register, SETTINGS.connect_timeout_s)  # sends before it first lets go
-        self._know(m.restore_members(answer))
+        self._news = None
+        self._know(m.restore_members(answer), news)
 
-    def _know(self, members: list[m.Member]) -> None:
-        """These are all there are. Who is missing left, or is only late to find a center that came back."""
+    def _know(self, members: list[m.Member], news: Iterable[m.WorkerJoined | m.WorkerLeft] = ()) -> None:
+        """These are all there are, but for the news. Who is missing left, or is late to find a center that came back.
+
+        News that came with the answer are read before we are woken for the answer.
+        """
         now = {member.address: member for member in members}
+        for message in news:
+            if isinstance(message, m.WorkerJoined):
+                now[message.member.address] = message.member
+            elif message.address in now and now[message.address].incarnation == message.incarnation:
+                del now[message.address]
         for address, known in list(self._members.items()):
             if address not in now:
                 del self._members[address]
@@ -279,6 +291,8 @@ class Worker:
             connection.close()
 
     def _on_center(self, connection: Connection, message: m.Message, request: int) -> None:
+        if self._news is not None and isinstance(message, (m.WorkerJoined, m.WorkerLeft)):
+            self._news.append(message)
         if isinstance(message, m.WorkerJoined):
             self._members[message.member.address] = message.member
         elif isinstance(message, m.Members):

@@ -16,7 +16,7 @@ from distributed.errors import BadAddress, ConnectionFailed, DistributedError, S
 from distributed.listen import Listener
 from distributed.wire import messages as m
 from distributed.wire.functions import pack_function
-from distributed.wire.security import find_secret
+from distributed.wire.security import find_or_create_secret, find_secret
 from distributed.wire.values import pack, pack_call, unpack, unpack_exception
 from distributed.worker.doorway import Doorway
 from distributed.worker.server import Worker
@@ -24,6 +24,7 @@ from distributed.worker.store import Store
 
 ALICE = "a11ce0000000"
 MIB = 1 << 20
+BOB_CAROL_DORA = [(1, "bob"), (2, "carol"), (3, "dora")]
 
 
 class Client:
@@ -403,6 +404,38 @@ def test_who_left_while_the_center_was_away_is_forgotten():
                 await until(lambda: set(worker._members) == {worker.address})
             finally:
                 await again.close()
+
+    run(scenario)
+
+
+def test_who_joins_and_leaves_right_after_the_answer_of_the_center_is_known():
+    """News and answer arrive together: the news are read before the worker is woken for the answer."""
+    bob, carol, dora = (m.Member(f"127.0.0.1:{port}", "one", name, 1, 10**9) for port, name in BOB_CAROL_DORA)
+
+    def on_message(connection, message, request):
+        if isinstance(message, m.Register):
+            connection.reply(request, [message.member, carol, dora])
+            connection.send(m.WorkerJoined(bob))
+            connection.send(m.WorkerLeft(carol.address, carol.incarnation, "it left"))
+            connection.send(m.WorkerLeft(dora.address, "an older one", "it left"))
+
+    def on_connection(connection):
+        connection.on_message = on_message
+        connections.append(connection)
+
+    connections = []
+
+    async def scenario():
+        center = await Listener.start("127.0.0.1", 0, "", find_or_create_secret(), "center", on_connection, print)
+        worker = Worker(center.address, ncores=1)
+        await worker.start()
+        try:
+            assert set(worker._members) == {worker.address, bob.address, dora.address}
+        finally:
+            await worker.close()
+            await center.close()
+            for connection in connections:
+                connection.close()
 
     run(scenario)
 
