@@ -41,6 +41,7 @@ class Settings:
     exported_keys_max: int = 1_000_000  # remembered of one client; borrowers of older ones wait `borrow_wait_s` only
     withdrawn_keys_max: int = 10_000  # remembered of one client; of older ones a borrower hears only that they are gone
     names_max: int = 100_000  # published at one time
+    unborn_keys_max: int = 10_000  # deleted at a worker before they were put there, by a writer that gave up
     unpublished_names_max: int = 10_000  # remembered, so that a worker which was away does not bring them back
 
     # values

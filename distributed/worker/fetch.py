@@ -92,7 +92,7 @@ class Fetcher:
             received.append(path)
             return path
 
-        linkable = member is not None and _is_here(member)
+        linkable = member is None or _is_here(member)  # of a peer that just joined nothing may be known: try
         values = client.fetch(what.keys, what.attempts, linkable=linkable, receive_into=receive_into)
         for position, value in enumerate(values):
             if not value.path or value.path in received:

@@ -360,6 +360,10 @@ class WorkerState:
         for key, nbytes, value, path in zip(event.keys, event.nbytes, event.values, event.paths, strict=True):
             if path:
                 self.rooms.filled(path)
+            if self.store.is_unborn(key):
+                if path:
+                    self.out.append(events.Remove(path))
+                continue
             self.store.add(key, 1, nbytes, None if path else value, path, replace=True)
 
     def _on_fetched(self, event: events.Fetched) -> None:

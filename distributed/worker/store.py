@@ -17,9 +17,11 @@ business.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from distributed.config import SETTINGS
 from distributed.key import owner_of
 from distributed.worker.events import Remove, Spill
 
@@ -61,6 +63,7 @@ class Store:
         self.spilling_bytes = 0
         self.reserved_bytes = 0
         self.spill_refused = ""  # why spilling did not work last time
+        self.unborn: OrderedDict[str, None] = OrderedDict()  # deleted, but never here (yet)
         self.added: dict[str, Entry] = {}
         self.removed: dict[str, None] = {}
         self._files: dict[Entry, None] = {}  # values in memory files, the one used longest ago first
@@ -121,11 +124,19 @@ class Store:
         for key in keys:
             entry = self.entries.get(key)
             if entry is None:
+                if owner_of(key):
+                    self.unborn[key] = None
                 continue
             if key in self.pins:
                 entry.released = True
             else:
                 self._detach(entry)
+        while len(self.unborn) > SETTINGS.unborn_keys_max:
+            self.unborn.popitem(last=False)
+
+    def is_unborn(self, key: str) -> bool:
+        """Whether a value that is being put was deleted before it came: its writer gave up half-way. Asked once."""
+        return self.unborn.pop(key, self) is not self
 
     def forget_owner(self, owner: str) -> None:
         """Drop every key of a client that is gone for good, or starts afresh."""

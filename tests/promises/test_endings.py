@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from conftest import processes_with, store_directories
+from conftest import abandoned, processes_with, store_directories
 from distributed import Pool, rpc
 from tests.promises.observe import contents, terminals, until
 
@@ -115,7 +115,7 @@ def others(secret_file):
 
     def new_ones(but=()):
         processes = {pid: name for pid, name in processes_with(secret_file).items() if pid not in (*before[0], *but)}
-        return processes, store_directories() - before[1]
+        return processes, set(abandoned(store_directories() - before[1]))  # others may run clusters here, too
 
     return new_ones
 
@@ -125,7 +125,6 @@ def test_close_leaves_nothing(kind, others, tmp_path):
     spill = tmp_path / "spill"
     with Program(kind, spill) as program:
         assert len(others()[0]) > 2, "the measure sees daemons and executors"
-        assert others()[1]
         if kind == "cluster":
             assert any(spill.rglob("v*")), "something was spilled"
         program.say("close")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import os
 import threading
@@ -222,8 +223,8 @@ def test_without_a_shared_directory_large_inputs_come_over_the_socket():
         async with cluster(2) as (_, here, there):
             (key,) = here.compute(large, ["big"], MIB)
             await here.outcome(key)
-            for worker in (here.worker, there.worker):
-                worker._members.clear()  # it knows of no directory that it might share
+            members = there.worker._members
+            members[here.worker.address] = dataclasses.replace(here.worker.member, directory="")
             inputs = [[key, 1, here.outcomes[key][0].nbytes[0], [here.worker.address], None]]
             assert await sum_of(there, "sum", inputs) == MIB
             path = there.worker.state.store.get(key, 1).path

@@ -611,3 +611,10 @@ def test_executors_that_cannot_be_started_are_tried_again_after_growing_pauses()
         assert "Too many open files" in said.text
         assert bench.wait(pause_s - 0.01) == []
         assert bench.wait(0.01) == [Spawn(number + 1)]
+
+
+def test_a_value_that_was_deleted_before_it_was_put_does_not_stay(bench):
+    bench.client(DeleteData([f"{ALICE}/x", "by hand"]))
+    bench.on(Put(ALICE, [f"{ALICE}/x", f"{ALICE}/y"], [5, 5], [b"value", b"value"], ["", ""]))
+    bench.on(Put("", ["by hand"], [5], [b"value"], [""]))
+    assert sorted(bench.state.store.entries) == [f"{ALICE}/y", "by hand"]
