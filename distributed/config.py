@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+KIB, MIB = 1 << 10, 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -119,14 +119,18 @@ def test_none_is_a_result(pool):
     assert handle.successful()
 
 
-def test_coroutine_functions_are_awaited_many_at_a_time(pool):
-    async def nap(x):
-        await asyncio.sleep(0.2)
-        return x
+def test_coroutine_functions_are_awaited_many_at_a_time_beside_plain_ones(pool):
+    async def meet(name):
+        room = sys.__dict__.setdefault("meeting_room", set())  # of the one executor that awaits them all
+        room.add(name)
+        while len(room) < 50:  # noqa: ASYNC110 - nobody leaves before everybody came
+            await asyncio.sleep(0.01)
+        return name
 
-    start = time.monotonic()
-    assert pool.gather(pool.map(nap, range(50))) == list(range(50))
-    assert time.monotonic() - start < 5.0  # one after the other: 10 s
+    waiting = pool.map(meet, range(49))
+    assert pool.gather(pool.map(abs, range(-100, 0)), 30) == list(range(100, 0, -1))
+    assert not any(handle.ready() for handle in waiting)
+    assert pool.gather([*waiting, pool.submit(meet, 49)], 30) == list(range(50))
 
 
 def test_a_changed_global_is_never_stale(pool):

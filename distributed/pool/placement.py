@@ -101,7 +101,7 @@ class Placement:
 
     def batches(self, now: float) -> Iterator[tuple[WorkerView, list[Task]]]:
         """Batches of one kind for workers that have room; the caller notes each as sent before it takes the next."""
-        hungry = sorted(self.workers.values(), key=lambda view: len(view.under_way) / view.member.ncores)
+        hungry = sorted(self.workers.values(), key=lambda view: view.on_cores / view.member.ncores)
         while hungry:  # in rounds, so that the last tasks are spread evenly
             still_hungry = []
             for view in hungry:
@@ -135,9 +135,12 @@ class Placement:
 
     def _room(self, view: WorkerView, task: Task) -> int:
         """How many tasks like this one the worker may be sent: bounded by time and number."""
-        mean_s = task.kind.duration.mean_s  # type: ignore[union-attr]
+        assert task.kind is not None
+        if task.kind.asynchronous:  # they wait beside one another, and take no core
+            return self.settings.asynchronous_tasks_max - view.coroutines
+        mean_s = task.kind.duration.mean_s
         busy_s, settings = view.busy_s(self.settings), self.settings
-        return policy.room(view.member.ncores, len(view.under_way), busy_s, mean_s, settings.window_s, settings)
+        return policy.room(view.member.ncores, view.on_cores, busy_s, mean_s, settings.window_s, settings)
 
     def _room_bytes(self, view: WorkerView, task: Task) -> int:
         """How much tasks like this one may weigh together in the next message to the worker."""
@@ -149,7 +152,7 @@ class Placement:
 
     def balance(self, now: float) -> list[Instruction]:
         """When a worker has run dry while another has much: move assigned tasks, or have queued ones given back."""
-        dry = sum(len(view.under_way) < view.member.ncores for view in self.workers.values())
+        dry = sum(view.on_cores < view.member.ncores for view in self.workers.values())
         if not dry or dry == len(self.workers):
             return []
         busiest = max(self.workers.values(), key=lambda view: (view.wait_s(self.settings, now), view.member.address))
@@ -157,7 +160,7 @@ class Placement:
         if busiest.assigned:
             self._relocate(busiest, now)
             return [look_again]
-        surplus = len(busiest.under_way) - busiest.member.ncores
+        surplus = busiest.on_cores - busiest.member.ncores
         if surplus <= 0 or busiest.recalling:
             return []
         if busiest.wait_s(self.settings, now, more=0) <= self.settings.move_wait_min_s:

@@ -517,7 +517,8 @@ class PoolState:
                 self._wait_again(task, now)
         for position, task in enumerate(view.under_way.values()):
             assert task.kind is not None
-            may_have_run = position < view.member.ncores or task.kind.options.attempts == 1
+            kind = task.kind
+            may_have_run = position < view.member.ncores or kind.asynchronous or kind.options.attempts == 1
             if may_have_run:
                 self._carry_out(self.failures.crashed(task, f"worker {address} was lost: {reason}"), task, now)
             else:
@@ -667,7 +668,7 @@ class PoolState:
     def check(self) -> None:
         """Assert what must hold between any two events."""
         for address, view in self.workers.items():
-            assert sum(view.load.values()) == len(view.under_way)
+            assert sum(view.load.values()) == view.on_cores
             assert view.bytes_under_way == sum(map(view.weight, view.under_way.values()))
             is_full = view.bytes_under_way > self.settings.window_bytes_max
             assert not is_full or len(view.under_way) <= view.member.ncores, "the window of bytes"

@@ -16,6 +16,7 @@ class WorkerView:
         "_weights",
         "assigned",
         "bytes_under_way",
+        "coroutines",
         "holds",
         "known",
         "load",
@@ -30,12 +31,18 @@ class WorkerView:
         self.under_way: dict[str, Task] = {}
         self.bytes_under_way = 0  # of arguments, and of inputs that travelled along
         self._weights: dict[str, int] = {}  # what each task with inputs adds to that: its inputs may change meanwhile
-        self.load: dict[Duration, int] = {}  # tasks under way, by kind of function
+        self.load: dict[Duration, int] = {}  # tasks under way for the cores, by kind of function
+        self.coroutines = 0  # tasks under way that share one executor, beside those
         self.assigned = Levels()  # ready tasks that should run here, because their inputs are here
         self.holds: dict[str, Task] = {}  # tasks with a large value here
         self.known: set[bytes] = set()  # functions whose code this worker has been sent
         self.recalling = False
         self.since = 0.0  # when it last finished something, or got work after having none
+
+    @property
+    def on_cores(self) -> int:
+        """How many tasks are under way that each need a core."""
+        return len(self.under_way) - self.coroutines
 
     def busy_s(self, settings: Settings) -> float:
         """Predicted seconds of work under way, on one core."""
@@ -44,11 +51,11 @@ class WorkerView:
 
     def wait_s(self, settings: Settings, now: float, more: int = 1) -> float:
         """How long a task that is sent here now would wait for a core; with ``more=0`` the last one that is here."""
-        surplus = len(self.under_way) + len(self.assigned) - self.member.ncores + more
+        surplus = self.on_cores + len(self.assigned) - self.member.ncores + more
         if surplus <= 0:
             return 0.0
-        silent_s = now - self.since if self.under_way else 0.0
-        each_s = max(self.busy_s(settings) / (len(self.under_way) or 1), silent_s)
+        silent_s = now - self.since if self.on_cores else 0.0
+        each_s = max(self.busy_s(settings) / (self.on_cores or 1), silent_s)
         return surplus * each_s / self.member.ncores
 
     def send(self, batch: list[Task], now: float) -> Compute:
@@ -65,7 +72,10 @@ class WorkerView:
         if not self.under_way:
             self.since = now
         self.under_way.update([(task.key, task) for task in batch])
-        self.load[kind.duration] = self.load.get(kind.duration, 0) + len(batch)
+        if kind.asynchronous:
+            self.coroutines += len(batch)
+        else:
+            self.load[kind.duration] = self.load.get(kind.duration, 0) + len(batch)
         self.bytes_under_way += sum([self.weight(task) for task in batch])
         code = b"" if kind.function in self.known else kind.code
         self.known.add(kind.function)
@@ -93,6 +103,9 @@ class WorkerView:
         self.bytes_under_way -= self.weight(task)
         self._weights.pop(task.key, None)
         assert task.kind is not None
+        if task.kind.asynchronous:
+            self.coroutines -= 1
+            return
         left = self.load[task.kind.duration] - 1
         if left:
             self.load[task.kind.duration] = left

@@ -103,10 +103,6 @@ class Files:
             raise StoreFull("there is no room in memory, and no spill directory (start the worker with one)")
         return self._copy(path, self.spill_directory)
 
-    def unspill(self, path: str) -> str:
-        """Copy a value back into memory and return where; `remove` the old path as after `spill`."""
-        return self._copy(path, self.directory)
-
     def remove(self, path: str) -> None:
         """Give a value up. Who has it mapped or linked keeps it; one that is gone already is no error."""
         if os.path.dirname(path) not in (self.directory, self.spill_directory):

@@ -98,6 +98,16 @@ def test_tasks_that_are_larger_than_the_window_go_one_by_one_while_a_core_is_idl
     assert batches == [1, 1]
 
 
+def test_coroutines_take_no_core_and_are_sent_many_at_a_time():
+    placed, plain = placement(ALICE), kind()
+    coroutine = Kind(b"g", b"code", "g", True, Options(), Duration())
+    placed.place_anywhere([task(f"c{n}", coroutine) for n in range(SETTINGS.asynchronous_tasks_max + 5)], 0.0)
+    assert len(give(placed)[ALICE]) == SETTINGS.asynchronous_tasks_max
+    placed.unplaced.take_all()
+    placed.place_anywhere([task(f"p{n}", plain) for n in range(5)], 0.0)
+    assert give(placed) == {ALICE: ["p0", "p1"]}
+
+
 def test_a_batch_is_of_one_kind():
     placed, first, second = placement(ALICE), kind(mean_s=0.0001), kind(mean_s=0.0001)
     placed.place_anywhere([task("x", first), task("y", first)], 0.0)

@@ -80,16 +80,13 @@ def test_a_missing_file_cannot_be_linked(files):
     assert files.link(os.path.join(files.directory, "v77")) is None
 
 
-def test_spill_and_unspill_keep_the_bytes(files):
+def test_spilling_keeps_the_bytes(files):
     path = files.reserve(300_000)
     write(path, data := os.urandom(300_000))
     spilled = files.spill(path)
     files.remove(path)
     assert os.path.dirname(spilled) == files.spill_directory
     assert read(spilled) == data
-    back = files.unspill(spilled)
-    assert os.path.dirname(back) == files.directory
-    assert read(back) == data
 
 
 def test_without_a_spill_directory_spilling_is_store_full(tmp_path):
