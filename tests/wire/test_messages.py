@@ -96,6 +96,24 @@ def test_every_field_refuses_a_value_of_another_type(operation):
             decode(msgpack.packb([*header[:position], wrong, *header[position + 1 :]]))
 
 
+WRONG_ITEMS = {"list[str]": [1], "list[int]": ["x"], "list[bytes]": ["x"], "dict[int, list]": {"x": []}}
+
+
+@pytest.mark.parametrize("operation", sorted(REGISTRY))
+def test_items_are_checked_in_every_message_also_after_a_good_one_of_the_same_shape(operation):
+    cls = REGISTRY[operation]
+    header = msgpack.unpackb(encode_header(example(cls)), strict_map_key=False)
+    names = [field for field in dataclasses.fields(cls) if field.name != "buffers"]
+    for position, field in enumerate(names, start=2):
+        wrong = WRONG_ITEMS.get(str(field.type))
+        if wrong is not None:
+            decode(msgpack.packb(header))
+            with pytest.raises(ProtocolError, match=f"{operation}.{field.name} has the wrong type"):
+                decode(msgpack.packb([*header[:position], wrong, *header[position + 1 :]]))
+    with pytest.raises(ProtocolError):
+        decode(msgpack.packb([header[0], -1, *header[2:]]))
+
+
 def test_a_field_with_a_default_may_be_missing():
     assert decode(msgpack.packb(["who_has", 3, ["x"]])) == (WhoHas(["x"], 0.0), 3)
 
