@@ -64,6 +64,31 @@ class Baton:
             pass  # a signal came whose handler did not raise: wait on
         return is_done()
 
+    def pump(self) -> None:
+        """One turn that does not block, by a caller that has much to do: else it and the thread fight for the GIL."""
+        with deferred_signals(self._wake):
+            self._guests.append(None)
+            try:
+                if self._take():
+                    self.is_with_guest = True
+                    try:
+                        if not self._is_over():
+                            self._turn(0.0)
+                    finally:
+                        self._put_down()
+            finally:
+                self._guests.pop()
+                self._offer()
+
+    def _take(self) -> bool:
+        """Get the baton from the thread; not from another caller, who turns anyway."""
+        if self._held.acquire(blocking=False):
+            return True
+        if self.is_with_guest:
+            return False
+        self._wake()
+        return self._held.acquire(timeout=NAP_S)
+
     def _wait_uninterrupted(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
         """Wait, and let signals act afterwards. Whether it was one of them that ended the wait."""
         with deferred_signals(self._wake) as interrupted:
@@ -93,9 +118,12 @@ class Baton:
                     break
                 self._turn(left_s)
         finally:
-            self.is_with_guest = False
-            self._turns_by_guests += 1
-            self._held.release()
+            self._put_down()
+
+    def _put_down(self) -> None:
+        self.is_with_guest = False
+        self._turns_by_guests += 1
+        self._held.release()
 
     def _sleep(self, is_done: Callable[[], bool], left_s: float | None) -> None:
         """Another has it: wait until it is offered, or what is waited for has come."""

@@ -5,9 +5,11 @@ Runs in the user's thread, so that what cannot be pickled is an error on the lin
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from distributed.config import SETTINGS
@@ -16,9 +18,9 @@ from distributed.pool.events import Submitted
 from distributed.pool.remote import RemoteData, TaskFailed
 from distributed.pool.tasks import FAILED, RELEASED, Duration, Kind, Options, Task
 from distributed.wire.functions import FunctionCache, PackedFunction, call_carried, pack_function
-from distributed.wire.values import pack, pack_call
+from distributed.wire.values import pack, pack_call, pack_plain_calls
 
-BATCH_TASKS = 1000  # the first tasks of a large map are on their way while the others are being packed
+BATCH_TASKS = 500  # the first tasks of a large map are on their way while the others are being packed
 KINDS_MAX = 4096
 CALL_CARRIED = pack_function(call_carried).code  # for functions that are large, or have handles in them
 
@@ -48,16 +50,16 @@ class Calls:
         carried = function if kind.code is CALL_CARRIED else None
         stored: dict[int, tuple[Any, RemoteData]] = {}  # handles in here must live until the task is known to need them
         task = self._task(kind, carried, args, kwargs, stored)
-        handle = RemoteData(self._core, task)
+        handle = self._core.new_handle(task)
         if options.key:
             self._remember(options.key, task)
         self._core.post(Submitted([task]))
         return handle
 
     def many(
-        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], options: Options
+        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], options: Options, at_hand: bool = False
     ) -> list[RemoteData]:
-        """One task for each tuple of arguments."""
+        """One task for each tuple of arguments. `at_hand`: they come out of lists, and not out of a user's code."""
         self._core.require_open()
         if options.key:
             raise ValueError("key= names one result; it goes with submit and apply, not with a map")
@@ -68,11 +70,22 @@ class Calls:
         stored: dict[int, tuple[Any, RemoteData]] = {}
         core = self._core
         calls = iter(calls)
-        while batch := list(itertools.islice(calls, BATCH_TASKS)):
-            tasks = [self._task(kind, carried, args, {}, stored) for args in batch]
-            handles.extend([RemoteData(core, task) for task in tasks])
-            core.post(Submitted(tasks))
+        with collection_paused() if at_hand else contextlib.nullcontext():
+            while batch := list(itertools.islice(calls, BATCH_TASKS)):
+                tasks = self._plain_tasks(kind, batch) if carried is None else None
+                if tasks is None:
+                    tasks = [self._task(kind, carried, args, {}, stored) for args in batch]
+                handles += core.new_handles(tasks)
+                core.post(Submitted(tasks))
+                core.driver.pump()
         return handles
+
+    def _plain_tasks(self, kind: Kind, calls: list[tuple[Any, ...]]) -> list[Task] | None:
+        """The tasks of calls whose arguments are numbers: column by column, a third of the time of one by one."""
+        payloads = pack_plain_calls(calls)
+        if payloads is None:
+            return None
+        return list(map(Task, self._core.new_keys(len(calls)), itertools.repeat(kind), payloads))
 
     def values(self, tasks: list[Task], timeout: float | None) -> list[Any]:
         """The values of tasks; the first failure, in order, is raised as what the task raised."""
@@ -146,6 +159,18 @@ class Calls:
         handle = self._core.put([packed])[0]
         stored[id(value)] = value, handle  # the value too: or its id could be another one's
         return handle
+
+
+@contextlib.contextmanager
+def collection_paused() -> Iterator[None]:
+    """No garbage collection while many objects are made that are all going to live: it took half of a map's time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _is_large(value: Any) -> bool:

@@ -55,6 +55,11 @@ class Core:
         """A key of this client's: the next number, or the user's own name for it."""
         return f"{self.client}/{name or next(self._numbers)}"
 
+    def new_keys(self, count: int) -> list[str]:
+        """As many keys as that, in order."""
+        client = self.client
+        return [f"{client}/{number}" for number in itertools.islice(self._numbers, count)]
+
     def require_open(self) -> None:
         """Raise `PoolClosed` if nothing can be done any more."""
         if self.is_forked:
@@ -100,6 +105,10 @@ class Core:
     def values_of(self, tasks: Sequence[Task], timeout: float | None = None) -> list[Any]:
         """The values of tasks, those at one worker in one request; the first failure in order is raised."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        self._wait_for_outcomes(tasks, deadline)
+        outcomes = [task.outcome for task in tasks]  # read once: another thread may release them
+        if None not in outcomes:
+            return [unpack(outcome, self.make_handle) for outcome in outcomes]
         packed: dict[Task, Any] = {}
         patience = Patience()
         while True:
@@ -186,7 +195,7 @@ class Core:
         members = [view.member for view in views]
         with deferred_signals(self.transfer.abort) as interrupted:  # an interrupt ends the transfer, then it acts
             tasks = [Task(self.new_key(), None, None) for _ in packed]
-            handles = [RemoteData(self, task) for task in tasks]  # first: what is put in part goes with them
+            handles = self.new_handles(tasks)  # first: what is put in part goes with them
             chosen = [
                 [members[(position + copy) % len(members)] for copy in range(replicas)]
                 for position in range(len(tasks))
@@ -216,11 +225,23 @@ class Core:
 
     # ------------------------------------------------------------------------------------------------ handles that left
 
+    def new_handle(self, task: Task) -> RemoteData:
+        """The first handle of a task."""
+        handle = RemoteData(self, task)
+        self.holds.add(handle, task)
+        return handle
+
+    def new_handles(self, tasks: list[Task]) -> list[RemoteData]:
+        """The first handles of many tasks."""
+        handles = list(map(RemoteData, itertools.repeat(self), tasks))
+        self.holds.add_many(handles, tasks)
+        return handles
+
     def handle(self, task: Task) -> RemoteData:
         """One more handle of a task."""
         with deferred_signals(lambda: None):
             self.post(Claimed(task))
-            return RemoteData(self, task)
+            return self.new_handle(task)
 
     def _task_of(self, reference: list[Any]) -> Task | None:
         return self.state.lifetimes.shared.get(reference[0]) or self.lent.get(reference[0])
@@ -234,7 +255,7 @@ class Core:
         """A handle for a key of another client's."""
         task = Task(key, None, None)
         task.borrowed = True
-        handle = RemoteData(self, task)
+        handle = self.new_handle(task)
         self.post(Borrowed(task))
         return handle
 

@@ -178,6 +178,10 @@ class Driver:
             raise PoolClosed("the pool is closed")
         return False
 
+    def pump(self) -> None:
+        """Have what was posted carried out now, by the caller, who goes on posting; nothing is waited for."""
+        self._baton.pump()
+
     def inspect(self, function: Callable[[], Any]) -> Any:
         """The result of a function that reads the state: whoever holds the baton runs it."""
         inquiry = Inquiry(function)
@@ -360,9 +364,10 @@ class Driver:
 
     def _resolve(self, instruction: Resolved) -> None:
         for task in instruction.tasks:
-            watchers, task.watchers = task.watchers, None
-            for watcher in watchers or ():
-                _tell(watcher, task)
+            if task.watchers is not None:
+                watchers, task.watchers = task.watchers, None
+                for watcher in watchers:
+                    _tell(watcher, task)
 
     def _watch(self, event: Watch) -> None:
         for task in event.tasks:

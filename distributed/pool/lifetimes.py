@@ -29,10 +29,17 @@ class Lifetimes:
         self._deletions: defaultdict[str, list[str]] = defaultdict(list)
 
     def let_go(self, tasks: Iterable[Task]) -> None:
+        """One user less of each. What most end as, small results that nothing is built on, end right here."""
         for task in tasks:
             task.users -= 1
-            if not task.users:
+            if task.users:
+                continue
+            is_plain = task.status == DONE and task.worker and not (task.holders or task.contains or task.borrowed)
+            if not is_plain or task.inputs or task.heirs or task.key in self.shared:
                 self.release(task)
+            else:
+                self._deletions[task.worker].append(task.key)  # type: ignore[index]
+                task.status, task.outcome, task.args = RELEASED, None, None
 
     def release(self, task: Task) -> None:
         """Nobody needs the value any more: delete it where it is; keep the recipe while something is built on it."""

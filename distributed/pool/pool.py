@@ -95,7 +95,8 @@ class Pool:
         """
         if not iterables:
             raise TypeError("map() needs at least one iterable")
-        return self._calls.many(function, zip(*iterables, strict=False), self._options)
+        at_hand = all(type(iterable) in (list, tuple, range) for iterable in iterables)
+        return self._calls.many(function, zip(*iterables, strict=False), self._options, at_hand)
 
     def starmap(self, function: Callable[..., Any], iterable: Iterable[Iterable[Any]]) -> list[RemoteData]:
         """Like `map`, with the arguments of each call already in a tuple.
@@ -220,6 +221,10 @@ class Pool:
         >>> pool.gather({'squares': pool.map(lambda x: x * x, [1, 2]), 'n': 2})
         {'squares': [1, 4], 'n': 2}
         """
+        if type(nested) is list and set(map(type, nested)) == {RemoteData}:  # the usual case, at a third of the price
+            tasks = [handle.living_task for handle in nested]
+            if len(set(tasks)) == len(tasks):
+                return self._calls.values(tasks, timeout)
         found: dict[Task, None] = {}
         _map_handles(nested, lambda handle: found.setdefault(handle.living_task))
         values = dict(zip(found, self._calls.values(list(found), timeout), strict=True))

@@ -58,9 +58,8 @@ class RemoteData:
     __slots__ = ("__weakref__", "_core", "_task")
 
     def __init__(self, core: Core, task: Task) -> None:
-        self._core = core
+        self._core = core  # whoever makes a handle adds it to the core's holds
         self._task = task
-        core.holds.add(self, task)
 
     def __repr__(self) -> str:
         if isinstance(self._core, Released):

@@ -338,35 +338,65 @@ class PoolState:
             self._handlers[type(event.message)](event, now)
 
     def _on_finished(self, event: Received, now: float) -> None:
+        """A batch is done. The second loop runs once per task: no calls on the way of a small result that is awaited
+        by nobody but the user (0.3 µs; 1.0 with the calls).
+        """
         message: Any = event.message
         view = self.workers[event.address]
         view.since = self.progress_at = now
-        under_way = view.under_way
-        done: dict[Duration, list[int]] = {}
         held = dict(message.held)
-        for position, key in enumerate(message.keys):
-            task = under_way.get(key)
-            if task is None or task.attempt != message.attempts[position]:
-                self.lifetimes.delete_at(event.address, key)  # an attempt that was given away: its data must go
-                continue
-            view.remove(task)
-            total = done.setdefault(task.kind.duration, [0, 0])  # type: ignore[union-attr]
+        finished = self._accept(event.address, message)
+        view.remove_many([task for task, _, _, _ in finished])
+        unusual = bool(self.failures.troubles or message.contains)
+        resolved, plain = self._resolved, 0
+        spent: dict[Duration, list[int]] = {}
+        duration = None
+        for task, nbytes, value, position in finished:
+            if task.kind.duration is not duration:  # type: ignore[union-attr]
+                duration = task.kind.duration  # type: ignore[union-attr]
+                total = spent.setdefault(duration, [0, 0])
             total[0] += message.durations_us[position]
             total[1] += 1
-            task.nbytes = message.nbytes[position]
-            value = message.values[position]
-            task.outcome = value
-            if value is None:
-                task.holders = {event.address}
-                view.holds[key] = task
-            if task.contains or position in message.contains:
-                self._hold_contained(task, message.contains.get(position, ()))
-            if task.inputs:
-                self._count_inputs(task, view, held)
-            self._settle_done(task, now)
+            task.nbytes, task.outcome = nbytes, value
+            if unusual or value is None or task.inputs or task.contains or task.dependents or not task.users:
+                self._take_value(task, view, message.contains.get(position, ()), held)
+                self._settle_done(task, now)
+                continue
+            task.status = DONE
+            plain += 1
+            if not task.published:
+                task.published = "done"
+                resolved.append(task)
+        self.unfinished -= plain
         self._disown(view, held)
-        for duration, (total_us, count) in done.items():
+        for duration, (total_us, count) in spent.items():
             duration.learn(total_us / 1e6, count)
+
+    def _accept(self, address: str, message: Any) -> list[tuple[Task, int, Any, int]]:
+        """The finished tasks that count, each with size, value and position in the message."""
+        tasks = map(self.workers[address].under_way.get, message.keys)
+        columns = zip(tasks, message.nbytes, message.values, itertools.count(), message.attempts, strict=False)
+        accepted = [
+            (task, nbytes, value, position)
+            for task, nbytes, value, position, attempt in columns
+            if task is not None and task.attempt == attempt
+        ]
+        if len(accepted) < len(message.keys):  # the others were given away: their data must go
+            wanted = {position for _, _, _, position in accepted}
+            for position, key in enumerate(message.keys):
+                if position not in wanted:
+                    self.lifetimes.delete_at(address, key)
+        return accepted
+
+    def _take_value(self, task: Task, view: WorkerView, references: Iterable[Any], held: dict[str, int]) -> None:
+        """Note where a result is that is not simply here, what is in it, and which inputs were moved for it."""
+        if task.outcome is None:
+            task.holders = {view.member.address}
+            view.holds[task.key] = task
+        if task.contains or references:
+            self._hold_contained(task, references)
+        if task.inputs:
+            self._count_inputs(task, view, held)
 
     def _hold_contained(self, task: Task, references: Iterable[Any]) -> None:
         self.lifetimes.keep_contained(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from typing import Any
 
 from distributed.config import Settings
 from distributed.pool.tasks import SENT, Duration, Levels, Task
 from distributed.wire.messages import Compute, Member
+
+_KIND = operator.attrgetter("kind")
 
 
 class WorkerView:
@@ -64,28 +68,36 @@ class WorkerView:
         assert kind is not None
         address = self.member.address
         inputs = {}
-        for position, task in enumerate(batch):
+        keys: list[str] = []
+        args: list[bytes] = []
+        nbytes = 0
+        for task in batch:
             task.status, task.worker = SENT, address
             if task.inputs:
-                inputs[position] = [_as_input(needed) for needed in task.inputs]
-                self._weights[task.key] = task.message_bytes
+                inputs[len(keys)] = [_as_input(needed) for needed in task.inputs]
+                self._weights[task.key] = weight = task.message_bytes
+                nbytes += weight
+            else:
+                nbytes += len(task.args)  # type: ignore[arg-type]  # a task under way has its arguments
+            keys.append(task.key)
+            args.append(task.args)  # type: ignore[arg-type]
         if not self.under_way:
             self.since = now
-        self.under_way.update([(task.key, task) for task in batch])
+        self.under_way.update(zip(keys, batch, strict=True))
         if kind.asynchronous:
             self.coroutines += len(batch)
         else:
             self.load[kind.duration] = self.load.get(kind.duration, 0) + len(batch)
-        self.bytes_under_way += sum([self.weight(task) for task in batch])
+        self.bytes_under_way += nbytes
         code = b"" if kind.function in self.known else kind.code
         self.known.add(kind.function)
         return Compute(
             function=kind.function,
             code=code,
             name=kind.name,
-            keys=[task.key for task in batch],
+            keys=keys,
             attempts=[task.attempt for task in batch],
-            args=[task.args or b"" for task in batch],
+            args=args,
             inputs=inputs,
             priority=kind.options.priority,
             timeout_s=kind.options.timeout_s,
@@ -99,18 +111,24 @@ class WorkerView:
 
     def remove(self, task: Task) -> None:
         """Note that a task is no longer under way here."""
-        del self.under_way[task.key]
-        self.bytes_under_way -= self.weight(task)
-        self._weights.pop(task.key, None)
-        assert task.kind is not None
-        if task.kind.asynchronous:
-            self.coroutines -= 1
-            return
-        left = self.load[task.kind.duration] - 1
-        if left:
-            self.load[task.kind.duration] = left
-        else:
-            del self.load[task.kind.duration]
+        self.remove_many([task])
+
+    def remove_many(self, tasks: list[Task]) -> None:
+        """Note that tasks are no longer under way here."""
+        under_way = self.under_way
+        for task in tasks:
+            del under_way[task.key]
+            self.bytes_under_way -= self._weights.pop(task.key) if task.inputs else len(task.args)  # type: ignore[arg-type]
+        for kind, group in itertools.groupby(tasks, key=_KIND):
+            count = sum(1 for _ in group)
+            if kind.asynchronous:
+                self.coroutines -= count
+                continue
+            left = self.load[kind.duration] - count
+            if left:
+                self.load[kind.duration] = left
+            else:
+                del self.load[kind.duration]
 
 
 def _as_input(needed: Task) -> list[Any]:
