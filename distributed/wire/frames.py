@@ -21,6 +21,10 @@ JOIN_BYTES_MAX: Final = 16 * 1024  # a smaller piece is copied into its neighbou
 
 Frame = tuple[bytes, list[bytes]]
 
+# Whoever reads asks for up to 256 KiB, and mostly gets a hundred bytes. The GNU C library maps and unmaps such a block
+# each time (15 us), until the first time that one is freed; then it keeps them on the heap. This is that time.
+bytes(1 << 19)
+
 
 def encode(header: bytes, buffers: Sequence[bytes | bytearray | memoryview] = ()) -> list[bytes | memoryview]:
     """The pieces of a frame, to be written in this order; small ones are joined, large ones are not copied.
