@@ -13,7 +13,7 @@ import os
 KIB, MIB = 1 << 10, 1 << 20
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
 class Settings:
     """The settings of one process; `SETTINGS` is the instance that everything uses unless a test brings its own."""
 
@@ -90,6 +90,13 @@ class Settings:
     dialling_threads_max: int = 16  # connections to workers that are being made at one time
     linger_s: float = 0.001  # a caller that waited leaves the connection to itself this long before the thread takes it
 
+    def __init__(self, **changed: object) -> None:
+        """The defaults but for these. By hand: to generate it would be most of what importing this module takes."""
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, changed.pop(field.name, field.default))
+        if changed:
+            raise TypeError(f"there is no setting {', '.join(map(repr, changed))}")
+
     @classmethod
     def from_environment(cls) -> Settings:
         """The defaults, overridden by DISTRIBUTED_* variables; a value of the wrong type is an error that names it."""
@@ -102,7 +109,7 @@ class Settings:
                     changed[field.name] = kind(os.environ[name])
                 except ValueError:
                     raise ValueError(f"{name}={os.environ[name]!r} is not a number ({kind.__name__})") from None
-        return cls(**changed)  # type: ignore[arg-type]
+        return cls(**changed)
 
 
 SETTINGS = Settings.from_environment()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import sys
 
 __version__ = "0.1.0"
 
@@ -11,7 +11,7 @@ def installed() -> dict[str, str]:
     """What has to be the same on both sides for functions and values to travel safely."""
     import cloudpickle  # here, because setup.py reads this file before anything is installed
 
-    python = ".".join(platform.python_version_tuple()[:2])
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return {"python": python, "distributed": __version__, "cloudpickle": cloudpickle.__version__}
 
 
