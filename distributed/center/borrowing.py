@@ -92,8 +92,10 @@ class Borrowing:
 
     def found(self, keys: Collection[str]) -> list[Waiter]:
         """These keys are known now: the waiters that wait for nothing more, which leave."""
+        if not self.waiting_for or self.waiting_for.keys().isdisjoint(keys):
+            return []
         ready = []
-        for key in keys if self.waiting_for else ():
+        for key in keys:
             for number in self.waiting_for.pop(key, ()):
                 waiter = self.waiters[number]
                 waiter.missing.discard(key)

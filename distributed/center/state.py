@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distributed.center.borrowing import Borrowing, Waiter
-from distributed.center.directory import Directory, Entry, Registration
+from distributed.center.directory import Directory, Entry, Registration, owners_of
 from distributed.center.events import (
     Broadcast,
     Close,
@@ -192,10 +192,10 @@ class CenterState:
         self._out.append(
             Say(f"worker {member.address} joined: {member.ncores} cores, incarnation {member.incarnation}")
         )
-        for other in self.directory.members.values():
-            difference = version_difference(other.member.versions, member.versions)
+        for other in self.directory.unlike(member):
+            difference = version_difference(other.versions, member.versions)
             if difference:
-                text = f"worker {member.address} differs from {other.member.address}: {difference}"
+                text = f"worker {member.address} differs from {other.address}: {difference}"
                 self._out.append(Say(f"{text}; install the same versions, or tasks may fail to unpickle"))
                 return
 
@@ -240,8 +240,8 @@ class CenterState:
             self._reply(connection, request, None)
 
     def _add(self, registration: Registration, keys: list[str], attempts: list[int], sizes: list[int]) -> None:
-        owners = self.directory.add(registration, keys, attempts, sizes)
-        for owner in sorted(owners):
+        self.directory.add(registration, keys, attempts, sizes)
+        for owner in sorted(owners_of(keys)):
             if owner and owner not in self.leases:
                 self._lapse(owner, Lease())
         for waiter in self.borrowing.found(keys):
@@ -386,7 +386,7 @@ class CenterState:
             self._wake(time, "waiter", number)
 
     def _may_come(self, key: str) -> bool:
-        if key in self.directory.holders or self.borrowing.error_of(key) is not None:
+        if self.directory.is_held(key) or self.borrowing.error_of(key) is not None:
             return False
         owner = owner_of(key)
         is_young = self._now < self.started + self.settings.closed_client_lease_s  # its owner may still register again
@@ -398,8 +398,8 @@ class CenterState:
             error = self.borrowing.error_of(key) if with_errors else None
             if error is not None:
                 answer[key] = error
-            elif key in self.directory.holders:
-                answer[key] = self.directory.who_has(key)
+            elif holders := self.directory.who_has(key):
+                answer[key] = holders
         self._reply(waiter.connection, waiter.request, answer)
 
     # ------------------------------------------------------------------------------------------------- questions
@@ -407,7 +407,7 @@ class CenterState:
     def _has_what(self, message: m.HasWhat, connection: int, request: int) -> None:
         addresses = message.addresses or list(self.directory.members)
         known = [address for address in addresses if address in self.directory.members]
-        self._reply(connection, request, {address: dict(self.directory.members[address].keys) for address in known})
+        self._reply(connection, request, {address: self.directory.members[address].has_what() for address in known})
 
     def _ncores(self, message: m.Ncores, connection: int, request: int) -> None:
         answer = {address: registration.member.ncores for address, registration in self.directory.members.items()}
@@ -435,7 +435,7 @@ class CenterState:
                 for client, lease in self.leases.items()
             ],
             "names": {name: publication.key for name, publication in sorted(self.names.items())},
-            "keys": len(self.directory.holders),
+            "keys": self.directory.count(),
             "nbytes": sum(registration.nbytes for registration in self.directory.members.values()),
             "waiting": len(self.borrowing.waiters),
         }

@@ -224,7 +224,7 @@ def test_a_hundred_thousand_keys_come_and_go_and_leave_nothing(bench: Bench) -> 
     bench.state.handle(Received(1, m.AddKeys(keys, [1] * len(keys), [8] * len(keys))), 1.0)
     assert bench.ask(3, m.Status())["keys"] == 100_000
     bench.state.handle(Received(1, m.RemoveKeys(keys)), 2.0)
-    assert (bench.state.directory.holders, bench.state.directory.members["alice:1"].keys) == ({}, {})
+    assert (bench.state.directory.holders, bench.state.directory.members["alice:1"].sizes) == ({}, {})
 
 
 # ------------------------------------------------------------------------------------------------------------- leases

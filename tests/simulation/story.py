@@ -462,7 +462,8 @@ class Story:
         assert self.center.state.directory.members.keys() == living.keys()
         for address, worker in living.items():
             stored = {entry.key: (entry.attempt, entry.nbytes) for entry in worker.state.store.entries.values()}
-            assert self.center.state.directory.members[address].keys == stored, f"the center is wrong about {address}"
+            has = self.center.state.directory.members[address].has_what()
+            assert has == stored, f"the center is wrong about {address}"
             used = sum(file.nbytes for file in worker.files.values())
             small = sum(entry.nbytes for entry in worker.state.store.entries.values() if not entry.path)
             accounts = worker.state.store.memory_bytes + worker.state.store.disk_bytes
