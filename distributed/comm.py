@@ -1,7 +1,8 @@
 """Control connections of the event loop: authenticated sockets that carry messages.
 
-A connection turns bytes into messages and back, joins what is sent in one turn of the loop into one write, and pairs
-replies with requests. It knows no message's meaning. Whatever a peer does, only its own connection suffers: garbage,
+A connection turns bytes into messages and back, joins what is sent in one turn (see :mod:`distributed.turns`) into one
+write, and pairs replies with requests. It reads and writes its socket itself: asyncio's transports would double what a
+small message costs. It knows no message's meaning. Whatever a peer does, only its own connection suffers: garbage,
 an exception in a callback or an ever growing backlog close it with one line in the log. Who listens for connections is
 :mod:`distributed.listen`.
 """
@@ -19,11 +20,15 @@ from distributed import errors
 from distributed.config import SETTINGS
 from distributed.connect import explain, tune
 from distributed.errors import ConnectionFailed, ProtocolError
+from distributed.turns import TURN
 from distributed.wire import frames
 from distributed.wire.messages import Message, Refusal, Reply, buffers_of, decode, encode_header
 from distributed.wire.security import ClientHandshake, Secret, ServerHandshake
 
 logger = logging.getLogger("distributed.comm")
+
+READ_BYTES = 1 << 18
+WRITE_PIECES_MAX = 1024  # the kernel takes no more in one call
 
 OnMessage = Callable[["Connection", Message, int], object]
 OnClose = Callable[["Connection", str], object]
@@ -36,7 +41,7 @@ def _ignore(*_: object) -> None:
 # ------------------------------------------------------------------------------------------------------- a connection
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """An authenticated control connection.
 
     Attributes
@@ -66,10 +71,12 @@ class Connection(asyncio.Protocol):
         self._silent_s = silent_s  # as the socket was tuned; for the words about its end
         self._reason = ""
         self._loop = asyncio.get_running_loop()
-        self._transport: Any = None
+        self._sock: socket.socket | None = None  # from `begin` until nothing more will happen here
         self._decoder = frames.Decoder(bytes_max=SETTINGS.frame_header_bytes_max)  # values travel elsewhere
         self._outgoing: list[bytes | memoryview] = []
         self._outgoing_bytes = 0
+        self._is_full = False  # the kernel takes nothing just now: the loop tells when it does again
+        self._giving_up: asyncio.TimerHandle | None = None
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._last_request = 0
 
@@ -79,7 +86,7 @@ class Connection(asyncio.Protocol):
     @property
     def backlog_bytes(self) -> int:
         """Bytes that were sent and that the kernel has not taken yet."""
-        return self._outgoing_bytes + (0 if self._transport is None else self._transport.get_write_buffer_size())
+        return self._outgoing_bytes
 
     # ------------------------------------------------------------------------------------------------------- sending
 
@@ -87,14 +94,18 @@ class Connection(asyncio.Protocol):
         """Send a message, after what was sent before. On a closed connection nothing happens: `on_close` tells."""
         if self.is_closed:
             return
-        if self.backlog_bytes > SETTINGS.write_buffer_bytes_max:
-            self._cut(f"it does not read: {self.backlog_bytes} bytes wait for it")
+        if self._outgoing_bytes > SETTINGS.write_buffer_bytes_max:
+            self._cut(f"it does not read: {self._outgoing_bytes} bytes wait for it")
             return
         pieces = frames.encode(encode_header(message, request), buffers_of(message))
         if not self._outgoing:
-            self._loop.call_soon(self._flush)
+            if TURN.waiting is None:
+                self._loop.call_soon(self.flush)
+            else:
+                TURN.waiting.append(self)
         self._outgoing += pieces
-        self._outgoing_bytes += sum(map(len, pieces))
+        for piece in pieces:
+            self._outgoing_bytes += len(piece)
 
     def reply(self, request: int, result: Any = None) -> None:
         """Answer a request; a message that was no request (its number is 0) gets no answer."""
@@ -125,25 +136,74 @@ class Connection(asyncio.Protocol):
         finally:
             self._asked.pop(request, None)
 
-    def _flush(self) -> None:
-        pieces, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
-        if pieces and not self._transport.is_closing():
-            self._transport.writelines(pieces)
+    def flush(self) -> None:
+        """Send what there is, as far as the kernel takes it."""
+        if self._sock is None or self._is_full:
+            return
+        outgoing = self._outgoing
+        try:
+            while outgoing:
+                if len(outgoing) == 1:
+                    self._consume(self._sock.send(outgoing[0]))
+                else:
+                    self._consume(self._sock.sendmsg(outgoing[:WRITE_PIECES_MAX]))
+        except (BlockingIOError, InterruptedError):
+            self._is_full = True
+            self._loop.add_writer(self._sock, self._write_rest)
+        except OSError as error:
+            self._lose(error)
+
+    def _consume(self, sent: int) -> None:
+        """So many bytes are gone."""
+        outgoing = self._outgoing
+        self._outgoing_bytes -= sent
+        if not self._outgoing_bytes:
+            outgoing.clear()
+            return
+        whole = 0
+        while sent >= len(outgoing[whole]):
+            sent -= len(outgoing[whole])
+            whole += 1
+        del outgoing[:whole]
+        if sent:
+            outgoing[0] = memoryview(outgoing[0])[sent:]
+
+    def _write_rest(self) -> None:
+        assert self._sock is not None, "the loop does not watch it any more when it is closed"
+        self._is_full = False
+        self._loop.remove_writer(self._sock)
+        self.flush()
+        if self.is_closed and not self._outgoing:
+            self._end()
 
     # ----------------------------------------------------------------------------------------------------- receiving
 
-    def data_received(self, data: bytes) -> None:
-        if self.is_closed:
+    def _read(self) -> None:
+        if self._sock is None or self.is_closed:
             return
         try:
+            data = self._sock.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lose(error)
+            return
+        if not data:
+            self._finish(self._explained(None))
+            return
+        waiting = TURN.begin()
+        try:
             for header, buffers in self._decoder.feed(data):
-                self._receive(*decode(header, buffers))
+                message, request = decode(header, buffers)
+                self._receive(message, request)
                 if self.is_closed:
-                    return
+                    break
         except ProtocolError as error:
             self._cut(f"it sent what nobody understands: {error}")
         except Exception as error:  # noqa: BLE001 - a callback's bug must cost no more than this connection
             self._cut(f"what it sent could not be handled ({type(error).__name__}: {error})", error)
+        finally:
+            TURN.end(waiting)
 
     def _receive(self, message: Message, request: int) -> None:
         if isinstance(message, (Reply, Refusal)):
@@ -159,18 +219,71 @@ class Connection(asyncio.Protocol):
 
     # ------------------------------------------------------------------------------------------------ begin and end
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+    def begin(self, sock: socket.socket) -> None:
+        """Carry messages over this authenticated non-blocking socket, which is closed here from now on."""
+        self._sock = sock
         self._on_made(self)
+        if not self.is_closed:
+            self._loop.add_reader(sock, self._read)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.is_closed = True
-        if not self._reason:
-            words = explain(exc, self.peer_address, self._silent_s) if isinstance(exc, OSError) else ""
-            cut = "in the middle of a message" if self._decoder.pending_bytes else ""
-            self._reason = " ".join(filter(None, [words or "the peer closed the connection", cut]))
-            if cut:
-                logger.warning("%s at %s: %s", self.peer_role, self.peer_address, self._reason)
+    def close(self) -> None:
+        """Send what was to be sent, then close. Nothing is received any more."""
+        if not self.is_closed:
+            self._finish("closed on this side")
+
+    def _finish(self, reason: str) -> None:
+        """Nothing is received any more, and nothing more will be sent than what waits, if the peer takes it."""
+        self.is_closed, self._reason = True, reason
+        if self._sock is None:
+            return
+        self._loop.remove_reader(self._sock)
+        self.flush()
+        if self._outgoing:
+            self._giving_up = self._loop.call_later(SETTINGS.connection_close_s, self._end)
+        else:
+            self._loop.call_soon(self._end)
+
+    def _lose(self, error: OSError) -> None:
+        """The socket failed: nothing comes and goes any more."""
+        self._stop(self._reason or self._explained(error))
+
+    def _cut(self, reason: str, error: BaseException | None = None) -> None:
+        """Close at once, because of what the peer did."""
+        if self.is_closed:
+            return
+        logger.warning(
+            "closed the connection of %s at %s: %s", self.peer_role, self.peer_address, reason, exc_info=error
+        )
+        self._stop(reason)
+
+    def _stop(self, reason: str) -> None:
+        """Drop what waits, and end in the next turn of the loop: whoever is just using this connection goes on."""
+        self.is_closed, self._reason = True, reason
+        self._outgoing.clear()
+        self._outgoing_bytes = 0
+        if self._sock is not None:
+            self._loop.remove_reader(self._sock)
+            self._loop.call_soon(self._end)
+
+    def _explained(self, error: OSError | None) -> str:
+        """Why the other side is gone."""
+        words = explain(error, self.peer_address, self._silent_s) if error else "the peer closed the connection"
+        if not self._decoder.pending_bytes:
+            return words
+        words += " in the middle of a message"
+        logger.warning("%s at %s: %s", self.peer_role, self.peer_address, words)
+        return words
+
+    def _end(self) -> None:
+        """Close the socket, and tell everybody who waits for something; once."""
+        sock, self._sock = self._sock, None
+        if sock is None:
+            return
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        self._loop.remove_reader(sock)
+        self._loop.remove_writer(sock)
+        sock.close()
         self._outgoing.clear()
         for future in self._asked.values():
             if not future.done():
@@ -180,26 +293,6 @@ class Connection(asyncio.Protocol):
         except Exception:
             logger.exception("after the connection of %s closed", self.peer_address)
         self.on_message, self.on_close = _ignore, _ignore  # they often refer back to this connection
-
-    def close(self) -> None:
-        """Send what was to be sent, then close. Nothing is received any more."""
-        if self.is_closed:
-            return
-        self.is_closed, self._reason = True, "closed on this side"
-        self._flush()
-        self._transport.close()
-        if self._transport.get_write_buffer_size():
-            self._loop.call_later(SETTINGS.connection_close_s, self._transport.abort)
-
-    def _cut(self, reason: str, error: BaseException | None = None) -> None:
-        """Close at once, because of what the peer did."""
-        if self.is_closed:
-            return
-        logger.warning(
-            "closed the connection of %s at %s: %s", self.peer_role, self.peer_address, reason, exc_info=error
-        )
-        self.is_closed, self._reason = True, reason
-        self._transport.abort()
 
 
 # --------------------------------------------------------------------------------------- a socket becomes a connection
@@ -219,11 +312,6 @@ async def shake_hands(sock: socket.socket, handshake: ClientHandshake | ServerHa
         await loop.sock_sendall(sock, handshake.receive(data))
     if handshake.failure is not None:
         raise handshake.failure
-
-
-async def become_connection(sock: socket.socket, connection: Connection) -> None:
-    """Hand an authenticated socket to the event loop, which closes it from now on."""
-    await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
 
 
 async def connect(
@@ -248,7 +336,7 @@ async def connect(
             sock = await _open_unix(unix) or await _open_tcp(address)
             await shake_hands(sock, handshake)
             connection = Connection(handshake.peer_role, address, on_message, on_close)
-            await become_connection(sock, connection)
+            connection.begin(sock)
     except BaseException as error:
         if sock is not None:
             sock.close()

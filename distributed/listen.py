@@ -18,7 +18,7 @@ import stat
 from collections.abc import Callable
 
 from distributed import address as addresses
-from distributed.comm import Connection, become_connection, shake_hands
+from distributed.comm import Connection, shake_hands
 from distributed.config import SETTINGS
 from distributed.connect import UNIX_PATH_BYTES_MAX, explain, silence_of, tune
 from distributed.errors import DistributedError, StartFailed
@@ -188,7 +188,7 @@ class Listener:
                 self._on_bulk(sock, handshake.peer_role)
             else:
                 made = self._on_connection
-                await become_connection(sock, Connection(handshake.peer_role, peer, on_made=made, silent_s=silent_s))
+                Connection(handshake.peer_role, peer, on_made=made, silent_s=silent_s).begin(sock)
         except asyncio.CancelledError as cancelled:
             if self._sockets:  # else the listener is being closed
                 logger.warning("refused %s: %s", peer, cancelled)

@@ -128,8 +128,8 @@ def test_a_silent_daemon_is_noticed_soon_and_a_silent_client_when_its_lease_is_o
         bulk = await asyncio.to_thread(connect_blocking, listener.address, kind="bulk", role=role, secret=secret)
         far_bulk = await handed.get()
         try:
-            assert [patience_of(near._transport.get_extra_info("socket")), patience_of(bulk)] == [30, 30]
-            ends = [patience_of(far._transport.get_extra_info("socket")), patience_of(far_bulk)]
+            assert [patience_of(near._sock), patience_of(bulk)] == [30, 30]
+            ends = [patience_of(far._sock), patience_of(far_bulk)]
             assert ends == [expected_s, expected_s]
         finally:
             for end in (bulk, far_bulk, near, far):
@@ -190,19 +190,73 @@ async def test_a_refusal_is_raised_as_the_error_it_names():
         connection.close()
 
 
+class Counting:
+    """A socket that notes how many pieces it was given in each call."""
+
+    def __init__(self, sock: socket.socket, writes: list[int]) -> None:
+        self.sock, self.writes = sock, writes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+    def sendmsg(self, pieces: list[bytes]) -> int:
+        self.writes.append(len(pieces))
+        return self.sock.sendmsg(pieces)
+
+
 @on_a_loop
 async def test_messages_arrive_in_order_and_in_one_write_for_each_turn_of_the_loop():
     async with echo() as (daemon, listener):
         connection = await pinged(listener)
         writes: list[int] = []
-        writelines = connection._transport.writelines
-        connection._transport.writelines = lambda pieces: (writes.append(len(pieces)), writelines(pieces))
+        connection._sock = Counting(connection._sock, writes)
         for n in range(500):
             connection.send(AddKeys([f"x{n}"], [1], [n]))
         assert await connection.ask(Ping()) == "pong"
         assert [message.nbytes for message in daemon.messages[1:-1]] == [[n] for n in range(500)]
         assert writes == [501]
         connection.close()
+
+
+@on_a_loop
+async def test_answers_to_what_one_read_brought_leave_in_one_write_before_the_loop_turns():
+    async with echo() as (daemon, listener):
+        near, other = await pinged(listener), await pinged(listener)
+        writes: list[int] = []
+        first, second = daemon.connections
+        first._sock = Counting(first._sock, writes)
+
+        def answer(connection: Connection, message: Message, request: int) -> None:
+            asyncio.get_running_loop().call_soon(writes.append, 0)
+            connection.reply(request, [])
+            second.send(WhoHas(["also to somebody else"]))
+
+        first.on_message = answer
+        await asyncio.gather(*(near.ask(Ncores()) for _ in range(100)))
+        assert writes == [100] + [0] * 100
+        near.close()
+        other.close()
+
+
+@on_a_loop
+async def test_what_was_sent_leaves_also_when_the_rest_of_the_read_is_garbage(caplog: pytest.LogCaptureFixture):
+    async with echo() as (daemon, listener):
+        near, other = await pinged(listener), await pinged(listener)
+        first, second = daemon.connections
+        strays: asyncio.Queue[Message] = asyncio.Queue()
+        other.on_message = lambda _, message, __: strays.put_nowait(message)
+
+        def fail(connection: Connection, message: Message, request: int) -> None:
+            second.send(Ncores())
+            raise RuntimeError("a bug of ours")
+
+        first.on_message = fail
+        near.send(Ping())
+        assert await strays.get() == Ncores()
+        second.send(Ping())
+        assert await strays.get() == Ping()
+        assert len(warnings_of(caplog)) == 1
+        other.close()
 
 
 @on_a_loop
@@ -564,7 +618,7 @@ async def test_a_peer_that_does_not_read_is_cut_before_memory_grows(
 ):
     async with echo() as (daemon, listener):
         connection = await pinged(listener)
-        connection._transport.pause_reading()
+        asyncio.get_running_loop().remove_reader(connection._sock)
         sender = daemon.connections[0]
         with settings(monkeypatch, write_buffer_bytes_max=1 << 20):
             message = AddKeys(["x" * 1000] * 100, [], [])
