@@ -27,16 +27,15 @@ class Baton:
     Parameters
     ----------
     turn : callable
-        One round of work; takes the seconds it may block (None: as long as it likes).
+        One round of work; takes the seconds it may block (None: as long as it likes), and what is waited for: when that
+        comes in the middle of the round, it need not block.
     wake : callable
         Makes a blocking `turn` return soon; callable from any thread and from a signal handler.
     is_over : callable
         Whether there is nothing to turn any more.
     """
 
-    def __init__(
-        self, turn: Callable[[float | None], None], wake: Callable[[], None], is_over: Callable[[], bool]
-    ) -> None:
+    def __init__(self, turn: Callable[..., None], wake: Callable[[], None], is_over: Callable[[], bool]) -> None:
         self._turn, self._wake, self._is_over = turn, wake, is_over
         self._held = threading.Lock()
         self._guests: list[None] = []  # callers that want the baton
@@ -51,6 +50,11 @@ class Baton:
     def is_wanted(self) -> bool:
         """Whether the thread holds it while a caller waits for it: it should not block."""
         return bool(self._guests) and not self.is_with_guest
+
+    @property
+    def has_sleepers(self) -> bool:
+        """Whether somebody waits while another turns, and must be told."""
+        return bool(self._sleepers)
 
     @property
     def is_alone(self) -> bool:
@@ -116,7 +120,7 @@ class Baton:
                 left_s = None if deadline is None else deadline - time.monotonic()
                 if left_s is not None and left_s <= 0:
                     break
-                self._turn(left_s)
+                self._turn(left_s, is_done)
         finally:
             self._put_down()
 

@@ -30,14 +30,18 @@ class Channel:
         """Queue a message."""
         self.outgoing.extend(frames.encode(encode_header(message, request)))
 
-    def receive(self) -> list[tuple[Message, int]] | None:
-        """The messages that have arrived; None at the end. OSError and ProtocolError mean what they say."""
+    def receive(self, buffer: memoryview) -> list[tuple[Message, int]] | None:
+        """The messages that have arrived; None at the end. OSError and ProtocolError mean what they say.
+
+        `buffer` is where they arrive: to allocate one for each call would take longer than to read a small message.
+        """
         try:
-            data = self.sock.recv(RECEIVE_BYTES)
+            nbytes = self.sock.recv_into(buffer)
         except BlockingIOError:
             return []
-        self.bytes_received += len(data)
-        return [decode(header, buffers) for header, buffers in self._decoder.feed(data)] if data else None
+        self.bytes_received += nbytes
+        frames_ = self._decoder.feed(bytes(buffer[:nbytes]))
+        return [decode(header, buffers) for header, buffers in frames_] if nbytes else None
 
     def send(self) -> None:
         """Send what is queued, as far as the socket takes it."""

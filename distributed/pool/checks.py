@@ -23,6 +23,7 @@ from distributed.wire.messages import (
 
 FROM_CENTER: Final = (Members, WorkerJoined, WorkerLeft)
 FAILURES: Final = ("raised", "crashed", "timeout", "missing", "full", "requeue")
+_PACKED_OR_NOT: Final = frozenset({bytes, type(None)})
 DETAILS: Final[dict[str, Any]] = {
     "signal": int,
     "exit_code": int,
@@ -63,15 +64,20 @@ def complaint_about(event: Located) -> ProtocolError | None:
 
 
 def _check_finished(message: Finished) -> None:
-    count = len(message.keys)
-    columns = (message.attempts, message.nbytes, message.values, message.durations_us)
-    _require(all(len(column) == count for column in columns), "finished: columns of different lengths")
-    _require(min((*message.nbytes, *message.durations_us), default=0) >= 0, "finished: a negative size or duration")
-    _require({*map(type, message.values)} <= {bytes, type(None)}, "finished: a value is not packed")
-    _require(all(0 <= position < count for position in message.contains), "finished: contains has no such position")
-    references = (reference for inside in message.contains.values() for reference in inside)
-    _require(all(map(_is_reference, references)), "finished: a contained handle is not a reference")
-    _require(_are_pairs(message.held), "finished: a held key is not [key, attempt]")
+    """Written out, because it runs for every round trip: a sentence is made only when something is wrong."""
+    count, values = len(message.keys), message.values
+    if not count == len(message.attempts) == len(message.nbytes) == len(values) == len(message.durations_us):
+        raise ProtocolError("finished: columns of different lengths")
+    if count and (min(message.nbytes) < 0 or min(message.durations_us) < 0):
+        raise ProtocolError("finished: a negative size or duration")
+    if not _PACKED_OR_NOT.issuperset(map(type, values)):
+        raise ProtocolError("finished: a value is not packed")
+    if message.contains:
+        _require(all(0 <= at < count for at in message.contains), "finished: contains has no such position")
+        references = (reference for inside in message.contains.values() for reference in inside)
+        _require(all(map(_is_reference, references)), "finished: a contained handle is not a reference")
+    if message.held:
+        _require(_are_pairs(message.held), "finished: a held key is not [key, attempt]")
 
 
 def _check_failed(message: Failed) -> None:

@@ -26,6 +26,7 @@ from distributed.wire.messages import Message
 from distributed.wire.values import Packed, unpack
 
 MEETING_TIME_S = 2.0  # how long a new pool waits for workers to answer; those that take longer come later
+SETTLED = frozenset({DONE, FAILED, RELEASED})
 CORES: weakref.WeakSet[Core] = weakref.WeakSet()
 """Every open pool of this process."""
 
@@ -97,6 +98,10 @@ class Core:
 
     def value_of(self, task: Task, timeout: float | None = None) -> Any:
         """The value of a task, when it has one; `TaskFailed` if it has an error, TimeoutError when the time is over."""
+        if task.status not in SETTLED:
+            began = time.monotonic()
+            if self.wait(lambda: task.status in SETTLED, timeout) and timeout is not None:
+                timeout = max(0.0, timeout - (time.monotonic() - began))
         outcome = task.outcome  # read once: another thread may release it
         if task.status == DONE and outcome is not None:
             return unpack(outcome, self.make_handle)
@@ -126,7 +131,7 @@ class Core:
 
         def all_there() -> bool:
             nonlocal position
-            while position < len(tasks) and tasks[position].status in (DONE, FAILED, RELEASED):
+            while position < len(tasks) and tasks[position].status in SETTLED:
                 if tasks[position].status != DONE:
                     return True
                 position += 1

@@ -24,7 +24,7 @@ from distributed.errors import DistributedError, KeyLost, PoolClosed, ProtocolEr
 from distributed.pool import explain
 from distributed.pool.baton import Baton
 from distributed.pool.callbacks import CallbackThread
-from distributed.pool.channel import Channel
+from distributed.pool.channel import RECEIVE_BYTES, Channel
 from distributed.pool.dialling import Dialled, Dialler
 from distributed.pool.events import (
     CancelAsked,
@@ -40,6 +40,7 @@ from distributed.pool.events import (
     Resolved,
     Send,
     Show,
+    Submitted,
     TellCenter,
     Tick,
     WakeAt,
@@ -68,6 +69,8 @@ logger = logging.getLogger("distributed.pool")
 ATTACH = 1  # the number of the only request that a worker gets
 WATCH_INTERVAL_S = 5.0
 COALESCE_S = 0.0005
+DROPS_INTERVAL_S = 0.01  # handles that are gone are released together, at most this late,
+DROPS_MIN = 64  # or as soon as there are so many
 NOTICE_S = 0.2  # handles that are gone are noticed at least so often: what notes them can wake nobody
 
 
@@ -121,6 +124,9 @@ class Driver:
         self._dialler = Dialler(center, secret, self.post)
         self.is_selecting = False
         self._channels: dict[str, Channel] = {}
+        self._unsent: list[Channel] = []  # have something to send since the last flush
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self._drops_taken_at = 0.0
         self._center: Channel | None = None
         self._center_peer, self._center_since = center, 0.0
         self._alarms: list[float] = []
@@ -251,29 +257,28 @@ class Driver:
 
     # ------------------------------------------------------------------------------------------- the thread, the baton
 
-    def _turn_safely(self, timeout_s: float | None) -> None:
+    def _turn_safely(self, timeout_s: float | None, is_done: Callable[[], bool] | None = None) -> None:
         try:
-            self._turn(timeout_s)
+            self._turn(timeout_s, is_done)
         except Exception as error:  # a bug of ours: nobody may wait for ever because of it
             logger.exception("the pool's thread broke; this is a bug")
             self.broken = error
             self.closed = True
             self._baton.tell(everyone=True)
 
-    def _turn(self, timeout_s: float | None) -> None:
+    def _turn(self, timeout_s: float | None, is_done: Callable[[], bool] | None) -> None:
         """One round: what others asked for, what the clock asks for, what the sockets bring."""
         if self.inbox and self.state.unfinished and self._baton.is_alone:
             time.sleep(COALESCE_S)  # somebody submits one by one: a batch costs a tenth of as many single messages
         now = time.monotonic()
-        if self.inbox or self.holds.dropped:
-            timeout_s = 0.0  # what comes of it may be all that the caller waits for
+        if self.inbox or (self.holds.dropped and self._is_time_for_drops(now)):
             self._take_inbox(now)
+            if self._baton.has_sleepers or (is_done is not None and is_done()):
+                timeout_s = 0.0  # that was all that somebody waits for
         self._on_time(now)
-        for channel in self._all_channels():
-            if channel.outgoing and not channel.is_writing:
-                self._write(channel)
+        self._flush()
         self.is_selecting = True
-        if self.inbox or self.holds.dropped or self.closed or self._baton.is_wanted:
+        if self.inbox or self.closed or self._baton.is_wanted:
             timeout_s = 0.0
         ready = self._selector.select(self._patience(timeout_s, now))
         self.is_selecting = False
@@ -286,10 +291,16 @@ class Driver:
                 self._write(channel)
             if events & selectors.EVENT_READ and channel.sock.fileno() >= 0:
                 self._read(channel)
-        self._baton.tell()
+        self._flush()
+        if self._baton.has_sleepers:
+            self._baton.tell()
 
     def _patience(self, timeout_s: float | None, now: float) -> float:
-        until = min([self._next_watch, now + NOTICE_S, *self._alarms[:1], *(time_ for time_, _, _ in self._later[:1])])
+        until = min(self._next_watch, now + (DROPS_INTERVAL_S if self.holds.dropped else NOTICE_S))
+        if self._alarms:
+            until = min(until, self._alarms[0])
+        if self._later:
+            until = min(until, self._later[0][0])
         left_s = max(0.0, until - now)
         return left_s if timeout_s is None else min(left_s, timeout_s)
 
@@ -299,16 +310,27 @@ class Driver:
 
     # ------------------------------------------------------------------------------------------------ events, outwards
 
+    def _is_time_for_drops(self, now: float) -> bool:
+        """A handle that is gone does not deserve a message of its own: it waits a moment for others."""
+        return now >= self._drops_taken_at + DROPS_INTERVAL_S or len(self.holds.dropped) >= DROPS_MIN
+
     def _take_inbox(self, now: float) -> None:
         drops = len(self.holds.dropped)  # these were dropped after everything that is in the inbox by now was posted
-        while self.inbox:
-            event = self.inbox.popleft()
+        inbox = self.inbox
+        while inbox:
+            event = inbox.popleft()
             own = _OWN_EVENTS.get(type(event))
             if own is not None:
                 own(self, event)
-            else:
-                self._perform(self.state.handle(event, now))
-        if drops:
+                continue
+            if inbox and type(event) is Submitted:
+                tasks = list(event.tasks)
+                while inbox and type(inbox[0]) is Submitted:  # tasks submitted one by one are placed together
+                    tasks += inbox.popleft().tasks
+                event = Submitted(tasks)
+            self._perform(self.state.handle(event, now))
+        if drops and self._is_time_for_drops(now):
+            self._drops_taken_at = now
             self._perform(self.state.handle(Dropped(self.holds.take_dropped(drops)), now))
 
     def _handle(self, event: Any) -> None:
@@ -333,11 +355,24 @@ class Driver:
     def _send(self, instruction: Send) -> None:
         channel = self._channels.get(instruction.address)
         if channel is not None:
-            channel.push(instruction.message)
+            self._push(channel, instruction.message)
 
     def _tell_center(self, instruction: TellCenter) -> None:
         if self._center is not None:
-            self._center.push(instruction.message)
+            self._push(self._center, instruction.message)
+
+    def _push(self, channel: Channel, message: Message, request: int = 0) -> None:
+        """Have a message sent with the next flush."""
+        if not channel.outgoing:
+            self._unsent.append(channel)
+        channel.push(message, request)
+
+    def _flush(self) -> None:
+        if self._unsent:
+            unsent, self._unsent = self._unsent, []
+            for channel in unsent:
+                if channel.outgoing and not channel.is_writing:
+                    self._write(channel)
 
     def _connect(self, instruction: Connect) -> None:
         when = time.monotonic() + instruction.after_s
@@ -400,13 +435,13 @@ class Driver:
     def _send_request(self, asked: Asked) -> None:
         number = self._requests.add(asked)
         if self._center is not None:
-            self._center.push(asked.message, number)
+            self._push(self._center, asked.message, number)
 
     # ------------------------------------------------------------------------------------------------------- sockets
 
     def _read(self, channel: Channel) -> None:
         try:
-            messages = channel.receive()
+            messages = channel.receive(self._buffer)
             if messages is None:
                 self._lose(channel, "it closed the connection")
                 return
@@ -500,12 +535,12 @@ class Driver:
             if self._center_since:
                 logger.warning("connected to the center %s again", self.center_address)
             self._center_since = time.monotonic()
-            channel.push(RegisterClient(self.client))
+            self._push(channel, RegisterClient(self.client))
             for number, asked in self._requests.unanswered():
-                channel.push(asked.message, number)
+                self._push(channel, asked.message, number)
         else:
             self._channels[event.member.address] = channel
-            channel.push(Attach(self.client), ATTACH)
+            self._push(channel, Attach(self.client), ATTACH)
             self._compare_versions(event.member)
 
     def _compare_versions(self, member: Member) -> None:

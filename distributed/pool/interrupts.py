@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, at 35 µs a wait
-import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 DEFERRED = tuple(
     int(getattr(signal, name))
@@ -17,28 +17,48 @@ DEFERRED = tuple(
 """The signals whose handlers programs write, and may raise in: Ctrl-C, time limits, requests to end."""
 
 
-@contextlib.contextmanager
-def deferred_signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+class deferred_signals:  # noqa: N801 - used as a statement, and not a generator because that takes twice as long
     """Within the block signals are only noted, and `wake` is called so that a wait can end; after it they act.
 
-    Yields a function that tells whether one has come. Elsewhere than in the main thread there is nothing to defer.
+    Gives a function that tells whether one has come. Elsewhere than in the main thread there is nothing to defer.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    noted: list[int] = []  # without frames: one would keep itself alive, and with it all handles in it
 
-    def note(number: int, frame: FrameType | None) -> None:
-        noted.append(number)
-        wake()
+    __slots__ = ("_handlers", "_noted", "_wake")
 
-    handlers = {number: handler for number in DEFERRED if callable(handler := _signal.getsignal(number))}
-    for number in handlers:
-        _signal.signal(number, note)
-    try:
-        yield lambda: bool(noted)
-    finally:
-        for number, handler in handlers.items():
-            _signal.signal(number, handler)
-        for number in noted:
-            handlers[number](number, None)
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._noted: list[int] = []  # without frames: one would keep itself alive, and with it all handles in it
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Callable[[], bool]:
+        if threading.current_thread() is threading.main_thread():
+            getsignal = _signal.getsignal
+            self._handlers = {number: handler for number in DEFERRED if callable(handler := getsignal(number))}
+            try:
+                for number in self._handlers:
+                    _signal.signal(number, self._note)
+            except BaseException:  # one acted before all were deferred
+                self._restore()
+                raise
+        return self._has_noted
+
+    def __exit__(self, *error: object) -> None:
+        if self._handlers:
+            self._restore()
+            for number in self._noted:
+                self._handlers[number](number, None)
+
+    def _restore(self) -> None:
+        try:
+            for number, handler in self._handlers.items():
+                _signal.signal(number, handler)
+        except BaseException:  # one that has its handler again acts before the others have theirs
+            self._restore()
+            raise
+
+    def _has_noted(self) -> bool:
+        return bool(self._noted)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._noted.append(number)
+        self._wake()

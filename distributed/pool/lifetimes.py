@@ -119,6 +119,11 @@ class Lifetimes:
         view.holds[key] = task
         return True
 
+    @property
+    def has_deletions(self) -> bool:
+        """Whether workers are to be told of something that shall go."""
+        return bool(self._deletions)
+
     def take_deletions(self) -> list[Send]:
         """What to tell workers, one message each."""
         out = [Send(address, DeleteData(keys)) for address, keys in self._deletions.items() if address in self.workers]

@@ -50,7 +50,7 @@ from distributed.pool.membership import Membership
 from distributed.pool.naming import Naming
 from distributed.pool.pauses import Pauses
 from distributed.pool.placement import Placement
-from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Task
+from distributed.pool.tasks import DONE, FAILED, KIND, READY, RELEASED, SENT, WAITING, Duration, Task
 from distributed.pool.view import WorkerView
 from distributed.wire.exceptions import pack_exception
 from distributed.wire.messages import (
@@ -123,15 +123,17 @@ class PoolState:
         kind = type(event)
         if kind in CHECKS:
             CHECKS[kind](event)
-        self._handlers[type(event)](event, now)
-        self._fill(now)
+        self._handlers[kind](event, now)
+        if kind is not Dropped:
+            self._fill(now)
         return self._take_instructions()
 
     def _take_instructions(self) -> list[Instruction]:
         # the lists themselves stay: new ones would be scattered over memory that a burst left behind
         out = self._out[:]
         self._out.clear()
-        out += self.lifetimes.take_deletions()
+        if self.lifetimes.has_deletions:
+            out += self.lifetimes.take_deletions()
         if self._resolved:
             out.append(Resolved(self._resolved[:]))
             self._resolved.clear()
@@ -152,7 +154,7 @@ class PoolState:
             else:
                 task.status = READY
                 plain.append(task)
-        for _, group in itertools.groupby(plain, key=lambda task: task.kind):
+        for _, group in itertools.groupby(plain, key=KIND):
             self.placement.place_anywhere(list(group), now)
         for task in others:
             self._adopt_inputs(task, now)

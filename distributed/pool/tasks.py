@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
@@ -181,6 +182,9 @@ class Task:
     def reference(self) -> list[Any]:
         """What a packed value or another client needs to know of it."""
         return [self.key, self.attempt, self.nbytes, sorted(self.holders or ([self.worker] if self.worker else []))]
+
+
+KIND = operator.attrgetter("kind")
 
 
 class Levels:

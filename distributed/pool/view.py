@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from typing import Any
 
 from distributed.config import Settings
-from distributed.pool.tasks import SENT, Duration, Levels, Task
+from distributed.pool.tasks import KIND, SENT, Duration, Levels, Task
 from distributed.wire.messages import Compute, Member
-
-_KIND = operator.attrgetter("kind")
 
 
 class WorkerView:
@@ -119,7 +116,7 @@ class WorkerView:
         for task in tasks:
             del under_way[task.key]
             self.bytes_under_way -= self._weights.pop(task.key) if task.inputs else len(task.args)  # type: ignore[arg-type]
-        for kind, group in itertools.groupby(tasks, key=_KIND):
+        for kind, group in itertools.groupby(tasks, key=KIND):
             count = sum(1 for _ in group)
             if kind.asynchronous:
                 self.coroutines -= count
