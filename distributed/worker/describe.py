@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 def load(state: WorkerState) -> ReportLoad:
     """What runs, in numbers and names."""
     executors = state.dispatch.executors.values()
-    first = [next(iter(executor.given.values())) for executor in executors if executor.given]
+    first = [executor.given[0] for executor in executors if executor.given]
     return ReportLoad(
         running=len(first),
         queued=state.dispatch.queue.live + state.dispatch.coroutines.live,
         stored_bytes=state.store.memory_bytes,
         spilled_bytes=state.store.disk_bytes,
-        running_names=[task.function.name for task in first],
+        running_names=[part.function.name for part in first],
     )
 
 
@@ -41,10 +41,10 @@ def status(state: WorkerState) -> dict[str, Any]:
         "queued": state.dispatch.queue.live + state.dispatch.coroutines.live,
         "fetching": len(state.fetches.wants),
         "finished": state.finished,
-        "executors": [{"pid": e.pid, "ready": e.ready, "given": len(e.given)} for e in executors],
+        "executors": [{"pid": e.pid, "ready": e.ready, "given": e.count} for e in executors],
         "executors_started": state.dispatch.started,
         "bad_starts": state.dispatch.bad_starts,
-        "clients": sorted({task.order.client for task in state.tasks.values()}),
+        "clients": sorted({order.client for order in set(state.tasks.values())}),
     }
 
 
@@ -56,16 +56,20 @@ def check(state: WorkerState) -> None:
     state.rooms.check(state.fetches.reserved_bytes())
     state.dispatch.check()
     state.functions.check()
+    given = [part for executor in state.dispatch.executors.values() for part in executor.given]
+    dropped = [part for part in given if part.verdict == "cancelled"]
+    parts = [part for order in set(state.tasks.values()) for part in order.parts]
+    assert state.tasks == {key: part.order for part in parts for key in part.keys}, "tasks and their parts"
+    assert len(state.tasks) == sum(map(len, parts)), "a key in two parts"
+    assert sorted(map(id, given)) == sorted(map(id, dropped + [part for part in parts if part.serial])), "lost parts"
     users: dict[Entry, int] = {}
-    given = [task for executor in state.dispatch.executors.values() for task in executor.given.values()]
-    dropped = [task for task in given if task.verdict == "cancelled"]
-    assert len(given) == len(dropped) + sum(bool(task.serial) for task in state.tasks.values())
-    for task in (*state.tasks.values(), *dropped):
-        for entry in task.entries:
+    for part in (*parts, *dropped):
+        for entry in part.entries:
             if isinstance(entry, Entry):
                 users[entry] = users.get(entry, 0) + 1
-        waits = task.missing > 0 or task in task.function.waiting
-        assert sum((task.queued, bool(task.serial), waits)) == 1, f"{task} is in two places, or none"
-        assert task.missing == sum(entry is None for entry in task.entries)
+        assert len(part.keys) == len(part.attempts) == len(part.args) > 0
+        assert len(part) == 1 or not part.inputs
+        waits = part.missing > 0 or part in part.function.waiting
+        assert sum((part.queued, bool(part.serial), waits)) == 1, f"{part} is in two places, or none"
+        assert part.missing == sum(entry is None for entry in part.entries)
     assert all(entry.uses == users.get(entry, 0) for entry in state.store.all_entries()), "users of entries"
-    assert all(task.key == key for key, task in state.tasks.items())

@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -25,7 +26,7 @@ from distributed.wire.messages import CancelRunning, Run
 from distributed.worker.events import AskRunning, ExecutorEnded, ExecutorStarted, Give, Kill, Log, Running, Spawn
 from distributed.worker.queue import FairQueue
 from distributed.worker.store import Entry, Store
-from distributed.worker.tasks import Function, Task
+from distributed.worker.tasks import Function, Part
 
 
 class Alarms:
@@ -55,7 +56,8 @@ class Executor:
         self.number, self.asynchronous = number, asynchronous
         self.ready = False
         self.pid = 0
-        self.given: dict[int, Task] = {}  # by serial, in the order in which they run
+        self.given: list[Part] = []  # by serial, in the order in which they run
+        self.count = 0  # tasks in them
         self.under_way_s = 0.0  # predicted duration of what is given
         self.alone = False  # what it has must not be joined by more
         self.killing = False
@@ -64,6 +66,32 @@ class Executor:
         self.client = ""  # whose task it was given last: what it prints is for them
         self.functions: OrderedDict[bytes, int] = OrderedDict()
         self.functions_bytes = 0
+
+    def find(self, serial: int) -> tuple[Part | None, int]:
+        """The part in which the task of this number is, and its position there."""
+        given = self.given
+        index = bisect_right(given, serial, key=_serial_of) - 1 if len(given) > 1 else 0
+        if given and 0 <= (position := serial - given[index].serial) < len(given[index].keys):
+            return given[index], position
+        return None, 0
+
+    def split(self, part: Part, position: int, count: int) -> Part:
+        """From this position on, `count` tasks as a part; what is before and behind stays here, as parts of its own."""
+        if position:
+            part = part.split(position)
+            self.given.insert(self._index(part), part)
+        if count < len(part.keys):
+            rest = part.split(count)
+            self.given.insert(self._index(rest), rest)
+        return part
+
+    def remove(self, part: Part) -> None:
+        """Its tasks have ended."""
+        del self.given[self._index(part)]
+        self.count -= len(part.keys)
+
+    def _index(self, part: Part) -> int:
+        return bisect_left(self.given, part.serial, key=_serial_of)
 
     def learn(self, function: Function, settings: Settings) -> bytes:
         """The code to send along: none when the executor surely has it.
@@ -89,12 +117,12 @@ class Dispatch:
     """All executors and the queues that feed them: `queue` for plain functions, `coroutines` for asynchronous ones."""
 
     def __init__(
-        self, ncores: int, settings: Settings, alarms: Alarms, store: Store, failed: Callable[[Task, str, dict], None]
+        self, ncores: int, settings: Settings, alarms: Alarms, store: Store, failed: Callable[[Part, str, dict], None]
     ) -> None:
         self.ncores, self.settings, self.alarms, self.store, self.failed = ncores, settings, alarms, store, failed
         self.out = store.out
-        self.queue: FairQueue[Task] = FairQueue(settings.client_share_horizon_s, ncores)
-        self.coroutines: FairQueue[Task] = FairQueue(settings.client_share_horizon_s, 1)
+        self.queue: FairQueue[Part] = FairQueue(settings.client_share_horizon_s, ncores)
+        self.coroutines: FairQueue[Part] = FairQueue(settings.client_share_horizon_s, 1)
         self.executors: dict[int, Executor] = {}
         self.bad_starts = 0  # in a row
         self.pauses = 0  # replacements that wait for their time
@@ -153,51 +181,60 @@ class Dispatch:
             "stderr_tail": event.stderr_tail,
             "stack": event.stack,
         }
-        again: list[Task] = []
-        for task in self.take_back(executor, list(executor.given)):
-            guilty = task.serial == event.serial and not executor.killing
-            lost = guilty or task.function.once or task.requeues >= self.settings.requeues_max
-            if task.verdict == "cancelled":
-                self.failed(task, "", {})
-            elif task.verdict == "timeout":
-                self.failed(task, "timeout", {**detail, "timeout_s": task.order.timeout_s})
+        again: list[Part] = []
+        running, position = executor.find(event.serial)
+        if running is not None:
+            running = executor.split(running, position, 1)
+        for part in self._take_back(executor):
+            guilty = part is running and not executor.killing
+            lost = guilty or part.function.once or part.requeues >= self.settings.requeues_max
+            if part.verdict == "cancelled":
+                self.failed(part, "", {})
+            elif part.verdict == "timeout":
+                self.failed(part, "timeout", {**detail, "timeout_s": part.order.timeout_s})
             elif lost:
-                self.failed(task, "crashed", detail)
+                self.failed(part, "crashed", detail)
             else:
-                again.append(task)
-        for task in reversed(again):
-            self._requeue(task)
+                again.append(part)
+        for part in reversed(again):
+            self._requeue(part)
 
-    def _requeue(self, task: Task) -> None:
-        task.requeues += 1
-        task.serial = task.executor = 0
-        for entry in task.entries:
+    def _requeue(self, part: Part) -> None:
+        part.requeues += 1
+        part.serial = part.executor = 0
+        for entry in part.entries:
             if isinstance(entry, Entry):
                 self.store.put_down(entry)
-        self.enqueue([task], first=True)
+        self.enqueue(part, first=True)
 
-    def take_back(self, executor: Executor, serials: list[int]) -> list[Task]:
+    def _take_back(self, executor: Executor) -> list[Part]:
         """Given tasks that end without an outcome; their clients are not charged."""
-        tasks = [executor.given.pop(serial) for serial in serials]
-        queue = self.coroutines if executor.asynchronous else self.queue
-        for task in tasks:
-            queue.settle(task.order.client, 1, 0.0)
-        return tasks
+        parts, executor.given, executor.count = executor.given, [], 0
+        for part in parts:
+            self.queue_of(part).settle(part.order.client, len(part), 0.0)
+        return parts
 
     # ------------------------------------------------------------------------------------------------ give
 
-    def enqueue(self, tasks: list[Task], first: bool = False) -> None:
-        """Queue tasks of one order that are ready to run."""
-        order = tasks[0].order
-        queue = self.coroutines if order.asynchronous else self.queue
-        queue.put(order.client, tasks, order.priority, not tasks[0].inputs, first)
+    def queue_of(self, part: Part) -> FairQueue[Part]:
+        """The queue for tasks of this kind."""
+        return self.coroutines if part.order.asynchronous else self.queue
+
+    def enqueue(self, part: Part, first: bool = False) -> None:
+        """Queue tasks that are ready to run."""
+        self.queue_of(part).put(part.order.client, part, part.order.priority, not part.inputs, first)
 
     def fill(self, now: float) -> None:
         """Give queued tasks to executors that have room; spread what there is over all of them."""
         while self.queue.live:
             free = [executor for executor in self.executors.values() if self._has_room(executor)]
-            share = math.ceil(self.queue.live / len(free)) if free else 0
-            if not sum(self._give_next(executor, share, now) for executor in free):
+            if not free:
+                break
+            share = math.ceil(self.queue.live / len(free))
+            given = 0
+            for executor in free:
+                given += self._give_next(executor, share, now)
+            if not given:
                 break
         if self.coroutines.live:
             self._fill_asynchronous(now)
@@ -206,15 +243,15 @@ class Dispatch:
         if not executor.ready or executor.killing or executor.alone or executor.asynchronous:
             return False
         # not at every outcome: single tasks sent after single outcomes would keep batches small for ever
-        return len(executor.given) < 2 or executor.under_way_s <= self.settings.batch_s / 2
+        return executor.count < 2 or executor.under_way_s <= self.settings.batch_s / 2
 
     def _give_next(self, executor: Executor, share: int, now: float) -> bool:
         """Give one batch of the client whose turn it is; False when its next task does not fit beside what is there."""
         client = self.queue.turn()
-        tasks = client.first_class() if client else None
-        if client is None or tasks is None:
+        parts = client.first_class() if client else None
+        if client is None or parts is None:
             return False
-        function = tasks[0].function
+        function = parts[0].function
         alone = function.once or function.mean_s is None
         if alone and executor.given:
             return False
@@ -222,12 +259,12 @@ class Dispatch:
         if not alone:
             predicted_s = max(function.mean_s or 0.0, self.settings.task_overhead_s)
             room = math.ceil((self.settings.batch_s - executor.under_way_s) / predicted_s)  # or a long one waits for us
-            count = min(room, share, self.settings.batch_tasks_max - len(executor.given))
+            count = min(room, share, self.settings.batch_tasks_max - executor.count)
         if count < 1:
             return False
         executor.alone = alone
-        executor.under_way_s += predicted_s * count
-        self._give(executor, function, self.queue.take(client, count, predicted_s), now)
+        taken = self.queue.take(client, count, predicted_s)
+        executor.under_way_s += predicted_s * self._give(executor, function, taken, now)
         return True
 
     def _fill_asynchronous(self, now: float) -> None:
@@ -237,32 +274,37 @@ class Dispatch:
                 self.spawn(asynchronous=True)
             return
         while executor.ready and not executor.killing:
-            count = self.settings.asynchronous_tasks_max - len(executor.given)
+            count = self.settings.asynchronous_tasks_max - executor.count
             client = self.coroutines.turn()
             if client is None or count < 1:
                 return
-            tasks = self.coroutines.take(client, count, 0.0)
-            for task in tasks:
-                task.given_s = now
-            self._give(executor, tasks[0].function, tasks, now)
+            parts = self.coroutines.take(client, count, 0.0)
+            for part in parts:
+                part.given_s = now
+            self._give(executor, parts[0].function, parts, now)
 
-    def _give(self, executor: Executor, function: Function, tasks: list[Task], now: float) -> None:
-        serial = first = self._serials
-        given, number = executor.given, executor.number
+    def _give(self, executor: Executor, function: Function, parts: list[Part], now: float) -> int:
+        """Give these to an executor, as one batch; returns how many tasks they are."""
+        first, number = self._serials, executor.number
+        keys: list[str] = []
+        args: list[bytes] = []
         inputs: dict[int, list] = {}
-        for task in tasks:
-            task.serial, task.executor = serial, number
-            given[serial] = task
-            if task.inputs:
-                inputs[serial - first] = _inputs_of(task)
-            if task.order.timeout_s:
-                self.look(executor, now + task.order.timeout_s)
-            serial += 1
-        self._serials = serial
-        executor.client = tasks[0].order.client
+        for part in parts:
+            count = len(keys)
+            part.serial, part.executor = first + count, number
+            if part.inputs:
+                inputs[count] = _inputs_of(part)
+            if part.order.timeout_s:
+                self.look(executor, now + part.order.timeout_s)
+            keys += part.keys
+            args += part.args
+        self._serials += len(keys)
+        executor.given += parts
+        executor.count += len(keys)
+        executor.client = parts[0].order.client
         code = executor.learn(function, self.settings)
-        keys, args = [task.key for task in tasks], [task.args for task in tasks]
         self.out.append(Give(number, Run(function.identity, code, function.name, first, keys, args, inputs)))
+        return len(keys)
 
     # -------------------------------------------------------------------------------- cancel and time out
 
@@ -282,12 +324,12 @@ class Dispatch:
         elif executor.given and not executor.killing:
             self.out.append(AskRunning(number))
 
-    def cancel(self, task: Task, now: float) -> None:
-        """A given task is no longer wanted: its outcome will not count, and it is ended if it runs."""
-        executor = self.executors[task.executor]
-        task.verdict = "cancelled"
+    def cancel(self, part: Part, now: float) -> None:
+        """Given tasks are no longer wanted: their outcomes will not count, and the one that runs is ended."""
+        executor = self.executors[part.executor]
+        part.verdict = "cancelled"
         if executor.asynchronous:
-            self._cancel_running(executor, [task], now)
+            self._cancel_running(executor, [part], now)
         elif not executor.killing:
             self.out.append(AskRunning(executor.number))
 
@@ -296,44 +338,44 @@ class Dispatch:
         executor = self.executors.get(event.executor)
         if executor is None or executor.killing:
             return
-        task = executor.given.get(event.serial)
-        if task is not None:
-            timeout_s = task.order.timeout_s
-            if not task.verdict and timeout_s and now >= event.started_s + timeout_s:
-                task.verdict = "timeout"
-            if task.verdict:
+        part, position = executor.find(event.serial)
+        if part is not None:
+            timeout_s = part.order.timeout_s
+            if not part.verdict and timeout_s and now >= event.started_s + timeout_s:
+                part = executor.split(part, position, 1)
+                part.verdict = "timeout"
+            if part.verdict:
                 self._kill(executor)
                 return
-        for other in executor.given.values():
+        for other in executor.given:
             if other.verdict:
                 self.look(executor, now + self.settings.look_interval_s)
             elif other.order.timeout_s:
-                since_s = event.started_s if other is task else now
+                since_s = event.started_s if other is part else now
                 self.look(executor, max(since_s + other.order.timeout_s, now + 0.001))
 
     def _look_asynchronous(self, executor: Executor, now: float) -> None:
-        late: list[Task] = []
-        for task in executor.given.values():
-            if task.verdict or not task.order.timeout_s:
+        late: list[Part] = []
+        for part in executor.given:
+            if part.verdict or not part.order.timeout_s:
                 continue
-            if now >= task.given_s + task.order.timeout_s:
-                task.verdict = "timeout"
-                late.append(task)
+            if now >= part.given_s + part.order.timeout_s:
+                part.verdict = "timeout"
+                late.append(part)
             else:
-                self.look(executor, task.given_s + task.order.timeout_s)
+                self.look(executor, part.given_s + part.order.timeout_s)
         if late:
             self._cancel_running(executor, late, now)
 
-    def _cancel_running(self, executor: Executor, tasks: list[Task], now: float) -> None:
-        self.out.append(Give(executor.number, CancelRunning([task.serial for task in tasks])))
-        self.alarms.set(
-            now + self.settings.coroutine_yield_s, "yield", (executor.number, [task.serial for task in tasks])
-        )
+    def _cancel_running(self, executor: Executor, parts: list[Part], now: float) -> None:
+        serials = [serial for part in parts for serial in range(part.serial, part.serial + len(part))]
+        self.out.append(Give(executor.number, CancelRunning(serials)))
+        self.alarms.set(now + self.settings.coroutine_yield_s, "yield", (executor.number, serials))
 
     def on_yield(self, number: int, serials: list[int]) -> None:
         """Coroutines that were cancelled should have ended by now."""
         executor = self.executors.get(number)
-        if executor is not None and not executor.killing and any(serial in executor.given for serial in serials):
+        if executor is not None and not executor.killing and any(executor.find(n)[0] for n in serials):
             self._kill(executor)
 
     def _kill(self, executor: Executor) -> None:
@@ -349,23 +391,30 @@ class Dispatch:
         given: dict[str, int] = {}
         for executor in self.executors.values():
             limit = self.settings.asynchronous_tasks_max if executor.asynchronous else self.settings.batch_tasks_max
-            assert len(executor.given) <= limit
-            assert not executor.alone or len(executor.given) <= 1 or executor.asynchronous, "one task alone"
-            assert list(executor.given) == sorted(executor.given), "they run in order"
+            assert executor.count == sum(map(len, executor.given)) <= limit
+            assert not executor.alone or executor.count <= 1 or executor.asynchronous, "one task alone"
             assert executor.ready or not executor.given
-            for serial, task in executor.given.items():
-                assert (task.serial, task.executor, task.queued) == (serial, executor.number, False)
+            serial = 1
+            for part in executor.given:
+                assert part.serial >= serial, "they run in order"
+                assert (part.executor, part.queued, part.function) == (executor.number, False, part.order.function)
+                assert part.keys, "an empty part"
+                serial = part.serial + len(part)
                 if not executor.asynchronous:
-                    given[task.order.client] = given.get(task.order.client, 0) + 1
+                    given[part.order.client] = given.get(part.order.client, 0) + len(part)
         assert given == {name: c.given for name, c in self.queue.clients.items() if c.given}
         plain = sum(not e.asynchronous for e in self.executors.values())
         assert plain <= self.ncores <= plain + self.pauses
 
 
-def _inputs_of(task: Task) -> list[list[Any]]:
+def _serial_of(part: Part) -> int:
+    return part.serial
+
+
+def _inputs_of(part: Part) -> list[list[Any]]:
     """The inputs as an executor wants them; their files must not move from here on."""
     columns: list[list[Any]] = []
-    for (key, *_), entry in zip(task.inputs, task.entries, strict=True):
+    for (key, *_), entry in zip(part.inputs, part.entries, strict=True):
         if isinstance(entry, Entry):
             entry.given += 1
             columns.append([key, entry.path or entry.data])

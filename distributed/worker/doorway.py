@@ -35,6 +35,8 @@ class Doorway:
         entry = self._store.entries.get(key)
         if entry is None:
             return None
+        if isinstance(entry, bytes):
+            return 1, len(entry), entry, ""
         path = entry.path
         return entry.attempt, entry.nbytes, None if path else entry.data, path
 

@@ -5,7 +5,8 @@ equal priority, because they let inputs go. Within a class tasks stand in order 
 clients is decided by executor-seconds: the client that has used least is served next. A charge is made when tasks are
 given, as predicted, and corrected when they are done. Someone who was idle resumes near the present (`clock`), with a
 little credit, so that short gaps between its tasks cost it nothing and long ones do not starve the others.
-A task that is dropped stays in its deque until it would be served: dropping costs nothing.
+Tasks stand here in parts: columns of tasks that were sent together. A part is split where a batch ends, so that what is
+done per batch is not done per task. One that is dropped stays in its deque until it would be served.
 """
 
 from __future__ import annotations
@@ -13,23 +14,27 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class Queued(Protocol):
-    """What a queue must know of a task."""
+    """What a queue must know of a part."""
 
     queued: bool  # False: it was dropped meanwhile
 
     @property
     def function(self) -> object: ...
 
+    def __len__(self) -> int: ...
 
-TaskT = TypeVar("TaskT", bound=Queued)
+    def split(self, count: int) -> Any: ...  # keeps the first ones, returns the others
+
+
+PartT = TypeVar("PartT", bound=Queued)
 CREDIT_OF_HORIZON = 0.1  # part of the horizon, for each executor: more, and a burst after a pause breaks the 0.7 share
 
 
-class ClientQueue(Generic[TaskT]):
+class ClientQueue(Generic[PartT]):
     """The queued tasks of one client, and the executor-seconds it has used."""
 
     def __init__(self, client: str) -> None:
@@ -39,114 +44,130 @@ class ClientQueue(Generic[TaskT]):
         self.given = 0
         self.live = 0  # queued tasks that were not dropped
         self.leaving = False  # forgotten as soon as nothing of it is given
-        self._classes: dict[tuple[float, bool], deque[TaskT]] = {}
+        self._classes: dict[tuple[float, bool], deque[PartT]] = {}
         self._order: list[tuple[float, bool]] = []
 
-    def class_of(self, priority: float, producer: bool) -> deque[TaskT]:
+    def class_of(self, priority: float, producer: bool) -> deque[PartT]:
         key = (priority, producer)
-        tasks = self._classes.get(key)
-        if tasks is None:
-            tasks = self._classes[key] = deque()
+        parts = self._classes.get(key)
+        if parts is None:
+            parts = self._classes[key] = deque()
             heapq.heappush(self._order, key)
-        return tasks
+        return parts
 
-    def first_class(self) -> deque[TaskT] | None:
-        """The deque whose first task is next; None when nothing is queued."""
+    def first_class(self) -> deque[PartT] | None:
+        """The deque whose first part is next; None when nothing is queued."""
         while self._order:
-            tasks = self._classes[self._order[0]]
-            while tasks:
-                if tasks[0].queued:
-                    return tasks
-                tasks.popleft()
+            parts = self._classes[self._order[0]]
+            while parts:
+                if parts[0].queued:
+                    return parts
+                parts.popleft()
             del self._classes[heapq.heappop(self._order)]
         return None
 
-    def take(self, count: int) -> list[TaskT]:
-        """Up to `count` next tasks, all of the same function as the first."""
-        tasks = self.first_class()
-        if tasks is None:
+    def take(self, count: int) -> list[PartT]:
+        """The next parts, of up to `count` tasks together, all of the same function as the first."""
+        parts = self.first_class()
+        if parts is None:
             return []
-        function = tasks[0].function
-        taken: list[TaskT] = []
-        while tasks and len(taken) < count:
-            task = tasks[0]
-            if task.queued:
-                if task.function is not function:
+        function = parts[0].function
+        taken: list[PartT] = []
+        while parts and count > 0:
+            part = parts[0]
+            if part.queued:
+                if part.function is not function:
                     break
-                task.queued = False
-                taken.append(task)
-            tasks.popleft()
-        self.live -= len(taken)
+                if len(part) > count:
+                    parts[0] = part.split(count)
+                else:
+                    parts.popleft()
+                count -= len(part)
+                part.queued = False
+                taken.append(part)
+            else:
+                parts.popleft()
+        self.live -= sum(map(len, taken))
         return taken
 
-    def take_last(self, count: int) -> list[TaskT]:
-        """Up to `count` tasks that would run last, the very last one first."""
-        taken: list[TaskT] = []
+    def take_last(self, count: int) -> list[PartT]:
+        """Parts of up to `count` tasks that would run last, the very last one first."""
+        taken: list[PartT] = []
         for key in sorted(self._order, reverse=True):
-            tasks = self._classes[key]
-            while tasks and len(taken) < count:
-                task = tasks.pop()
-                if task.queued:
-                    task.queued = False
-                    taken.append(task)
-        self.live -= len(taken)
+            parts = self._classes[key]
+            while parts and count > 0:
+                part = parts[-1]
+                if part.queued and len(part) > count:
+                    part = part.split(len(part) - count)
+                else:
+                    parts.pop()
+                if part.queued:
+                    count -= len(part)
+                    part.queued = False
+                    taken.append(part)
+        self.live -= sum(map(len, taken))
         return taken
 
-    def __iter__(self) -> Iterator[TaskT]:
-        return (task for key in sorted(self._classes) for task in self._classes[key] if task.queued)
+    def __iter__(self) -> Iterator[PartT]:
+        return (part for key in sorted(self._classes) for part in self._classes[key] if part.queued)
 
 
-class FairQueue(Generic[TaskT]):
-    """The queued tasks of all clients. Who marks a task as dropped calls `dropped`."""
+class FairQueue(Generic[PartT]):
+    """The queued tasks of all clients. Who takes tasks out of a part, or marks it as dropped, calls `dropped`."""
 
     def __init__(self, horizon_s: float, executors: int) -> None:
         self.credit_s = CREDIT_OF_HORIZON * horizon_s * executors
         self.clock_s = 0.0  # what the client that was served last had used when it was
-        self.clients: dict[str, ClientQueue[TaskT]] = {}
+        self.clients: dict[str, ClientQueue[PartT]] = {}
         self.live = 0
 
-    def client(self, name: str) -> ClientQueue[TaskT]:
+    def client(self, name: str) -> ClientQueue[PartT]:
         known = self.clients.get(name)
         if known is None:
             known = self.clients[name] = ClientQueue(name)
             known.used_s = self.clock_s
         return known
 
-    def put(self, name: str, tasks: list[TaskT], priority: float, producer: bool, first: bool = False) -> None:
-        """Queue tasks behind (`first`: before) their equals."""
-        client = self.client(name)
+    def put(self, name: str, part: PartT, priority: float, producer: bool, first: bool = False) -> None:
+        """Queue a part behind (`first`: before) its equals."""
+        client = self.clients.get(name) or self.client(name)
         client.leaving = False
-        if not client.live and not client.given:
-            client.used_s = max(client.used_s, self.clock_s - self.credit_s)
-        for task in tasks:
-            task.queued = True
+        if not client.live and not client.given and client.used_s < self.clock_s - self.credit_s:
+            client.used_s = self.clock_s - self.credit_s
+        part.queued = True
+        parts = client.class_of(priority, producer)
         if first:
-            client.class_of(priority, producer).extendleft(reversed(tasks))
+            parts.appendleft(part)
         else:
-            client.class_of(priority, producer).extend(tasks)
-        client.live += len(tasks)
-        self.live += len(tasks)
+            parts.append(part)
+        count = len(part)
+        client.live += count
+        self.live += count
 
-    def dropped(self, name: str, task: TaskT) -> None:
-        """A queued task is no longer wanted."""
-        task.queued = False
-        self.clients[name].live -= 1
-        self.live -= 1
+    def dropped(self, name: str, count: int) -> None:
+        """So many queued tasks are no longer wanted."""
+        self.clients[name].live -= count
+        self.live -= count
 
-    def turn(self) -> ClientQueue[TaskT] | None:
+    def turn(self) -> ClientQueue[PartT] | None:
         """The client to serve next: of those with queued tasks the one that used least."""
         if not self.live:
             return None
+        if len(self.clients) == 1:
+            return next(iter(self.clients.values()))
         return min((c for c in self.clients.values() if c.live), key=lambda c: (c.used_s, c.client))
 
-    def take(self, client: ClientQueue[TaskT], count: int, predicted_s: float) -> list[TaskT]:
+    def take(self, client: ClientQueue[PartT], count: int, predicted_s: float) -> list[PartT]:
         """Take the next tasks of one client, and charge it for what each is predicted to last."""
+        before = client.live
         taken = client.take(count)
-        self.live -= len(taken)
-        self.clock_s = max(self.clock_s, client.used_s)
-        client.given += len(taken)
-        client.used_s += predicted_s * len(taken)
-        client.charged_s += predicted_s * len(taken)
+        count = before - client.live
+        self.live -= count
+        if client.used_s > self.clock_s:
+            self.clock_s = client.used_s
+        client.given += count
+        client.used_s += predicted_s * count
+        client.charged_s += predicted_s * count
         return taken
 
     def settle(self, name: str, count: int, used_s: float) -> None:
@@ -159,12 +180,12 @@ class FairQueue(Generic[TaskT]):
         if client.leaving:
             self.forget(name)
 
-    def take_last(self, name: str, count: int) -> list[TaskT]:
+    def take_last(self, name: str, count: int) -> list[PartT]:
         """Take tasks from the end of one client's queue."""
         if name not in self.clients:
             return []
         taken = self.clients[name].take_last(count)
-        self.live -= len(taken)
+        self.live -= sum(map(len, taken))
         return taken
 
     def forget(self, name: str) -> None:
@@ -178,7 +199,7 @@ class FairQueue(Generic[TaskT]):
     def check(self) -> None:
         """Counts equal content."""
         for client in self.clients.values():
-            assert client.live == sum(1 for _ in client), "queued tasks"
+            assert client.live == sum(map(len, client)), "queued tasks"
             assert client.given >= 0
             assert set(client._order) == set(client._classes)
         assert self.live == sum(client.live for client in self.clients.values())

@@ -13,7 +13,7 @@ from distributed.config import Settings
 from distributed.wire.messages import AddKeys, Member, Register, RemoveKeys, ReportLoad
 from distributed.worker.dispatch import Alarms
 from distributed.worker.events import ToCenter
-from distributed.worker.store import Store
+from distributed.worker.store import Store, columns
 
 
 class Reports:
@@ -56,10 +56,7 @@ class Reports:
         if store.removed:
             self.out.append(ToCenter(RemoveKeys(list(store.removed))))
         if store.added:
-            entries = list(store.added.values())
-            self.out.append(
-                ToCenter(AddKeys([e.key for e in entries], [e.attempt for e in entries], [e.nbytes for e in entries]))
-            )
+            self.out.append(ToCenter(AddKeys(*columns(store.added))))
         store.added, store.removed = {}, {}
 
     def report_load(self, registration: int, now: float) -> None:

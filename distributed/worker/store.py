@@ -11,6 +11,9 @@ Users of an entry are counted twice: `uses` by tasks that need it (their file mu
 executor has already (their file must not even move). Replicas of what other workers hold are a cache: under pressure
 the ones used longest ago go first, then the values used longest ago are copied to disk.
 
+A small value of a first attempt, such as most tasks leave, needs no entry: the table holds the value itself, so that
+hundreds of them come and go at a time. It becomes an entry when somebody asks for one; a task that reads it does not.
+
 Changes of the table collect in `added` and `removed` until they are reported; what came and went in between is nobody's
 business.
 """
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import Any
 
 from distributed.config import SETTINGS
@@ -27,7 +31,7 @@ from distributed.worker.events import Remove, Spill
 
 
 class Entry:
-    """One stored value. What most entries never need is a default of the class: one is made for every task."""
+    """One stored value. What most entries never need is a default of the class."""
 
     path = ""  # '': the value is `data`
     in_table = True
@@ -53,8 +57,8 @@ class Store:
     def __init__(self, memory_limit: int, out: list[Any]) -> None:
         self.memory_limit = memory_limit
         self.out = out
-        self.entries: dict[str, Entry] = {}
-        self.owners: dict[str, dict[str, None]] = {}  # owner -> its keys here
+        self.entries: dict[str, Entry | bytes] = {}  # bytes: a small value of attempt 1
+        self.owners: dict[str, None] = {}  # whose keys may be here: of others there are none
         self.names: dict[str, str] = {}  # published name -> the key it stands for
         self.published: dict[str, list[str]] = {}  # published name -> every key it keeps alive
         self.pins: dict[str, int] = {}  # key -> how many names keep it
@@ -64,7 +68,7 @@ class Store:
         self.reserved_bytes = 0
         self.spill_refused = ""  # why spilling did not work last time
         self.unborn: OrderedDict[str, None] = OrderedDict()  # deleted, but never here (yet)
-        self.added: dict[str, Entry] = {}
+        self.added: dict[str, Entry | bytes] = {}
         self.removed: dict[str, None] = {}
         self._files: dict[Entry, None] = {}  # values in memory files, the one used longest ago first
         self._replicas: dict[Entry, None] = {}
@@ -76,14 +80,48 @@ class Store:
 
     def get(self, key: str, attempt: int) -> Entry | None:
         """The entry of exactly this attempt (0: of any)."""
-        entry = self.entries.get(key)
-        return entry if entry is not None and (entry.attempt == attempt or not attempt) else None
+        value = self.entries.get(key)
+        if isinstance(value, bytes):
+            self.entries[key] = entry = Entry(key, 1, len(value), value)
+            if key in self.added:
+                self.added[key] = entry
+            value = entry
+        return value if value is not None and (value.attempt == attempt or not attempt) else None
+
+    def find(self, key: str, attempt: int) -> Entry | bytes | None:
+        """The same for who only wants to read: a small value is as good as its entry."""
+        value = self.entries.get(key)
+        return value if isinstance(value, bytes) and attempt < 2 else self.get(key, attempt)
+
+    def add_small(self, keys: list[str], attempts: list[int], nbytes: list[int], values: list[bytes]) -> None:
+        """Store small values. The way of most results: about 0.15 microseconds each, a tenth of what `add` takes."""
+        new: dict[str, Entry | bytes] = dict(zip(keys, values, strict=True))
+        if (
+            attempts.count(1) < len(keys)
+            or set(map(type, values)) != {bytes}
+            or list(map(len, values)) != nbytes
+            or not self.entries.keys().isdisjoint(new)
+        ):
+            for key, attempt, size, value in zip(keys, attempts, nbytes, values, strict=True):
+                self.add(key, attempt, size, value)
+            return
+        first, last = min(keys), max(keys)
+        if (owner := owner_of(first)) == owner_of(last):  # then all between them have it, too
+            self.owners[owner] = None
+        else:
+            self.owners.update(dict.fromkeys(map(owner_of, keys)))
+        self.memory_bytes += sum(nbytes)
+        self.entries.update(new)
+        if self.added:
+            self.added.update(new)
+        else:
+            self.added = new
 
     def add(
         self, key: str, attempt: int, nbytes: int, data: bytes | None, path: str = "", replace: bool = False
     ) -> Entry:
         """Store a value. An older attempt than the one here is kept aside, only for whoever uses it."""
-        old = self.entries.get(key)
+        old = self.get(key, 0)
         entry = Entry(key, attempt, nbytes, data)
         if path:
             entry.path = path
@@ -100,11 +138,7 @@ class Store:
             self._detach(old)
         self.memory_bytes += nbytes
         self.entries[key] = self.added[key] = entry
-        owner = owner_of(key)
-        try:
-            self.owners[owner][key] = None
-        except KeyError:
-            self.owners[owner] = {key: None}
+        self.owners[owner_of(key)] = None
         if path:
             self._files[entry] = None
         return entry
@@ -119,29 +153,64 @@ class Store:
             self._replicas[entry] = None
         return entry
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: list[str]) -> None:
         """Drop these keys; pinned ones go when their last name does."""
-        for key in keys:
-            entry = self.entries.get(key)
-            if entry is None:
-                if owner_of(key):
-                    self.unborn[key] = None
-                continue
-            if key in self.pins:
-                entry.released = True
-            else:
-                self._detach(entry)
+        if self.pins and not self.pins.keys().isdisjoint(keys):
+            keys = [key for key in keys if not self._release(key)]
+        gone = list(map(self.entries.pop, keys, repeat(None)))
+        if set(map(type, gone)) == {bytes}:
+            self._forget_small(keys, gone)  # type: ignore[arg-type]
+            return
+        small = {key: value for key, value in zip(keys, gone, strict=True) if isinstance(value, bytes)}
+        self._forget_small(list(small), list(small.values()))
+        for key, entry in zip(keys, gone, strict=True):
+            if isinstance(entry, Entry):
+                self._struck(entry)
+            elif entry is None and owner_of(key):
+                self.unborn[key] = None
         while len(self.unborn) > SETTINGS.unborn_keys_max:
             self.unborn.popitem(last=False)
+
+    def _release(self, key: str) -> bool:
+        """Note that the owner does not want this any more; whether a name keeps it here."""
+        if key not in self.pins:
+            return False
+        entry = self.get(key, 0)
+        if entry is not None:
+            entry.released = True
+        return entry is not None
+
+    def _forget_small(self, keys: list[str], values: list[bytes]) -> None:
+        """Small values are out of the table, and nobody can need them there."""
+        self.memory_bytes -= sum(map(len, values))
+        added = self.added
+        if added and not added.keys().isdisjoint(keys):
+            keys = [key for key in keys if added.pop(key, None) is None]
+        self.removed.update(dict.fromkeys(keys))
 
     def is_unborn(self, key: str) -> bool:
         """Whether a value that is being put was deleted before it came: its writer gave up half-way. Asked once."""
         return self.unborn.pop(key, self) is not self
 
+    def held_of(self, owner: str) -> list[list[Any]]:
+        """The keys of an owner that are here, each with its attempt."""
+        held = self._keys_of(owner)
+        return [[key, 1 if isinstance(e := self.entries[key], bytes) else e.attempt] for key in held]
+
+    def _keys_of(self, owner: str) -> list[str]:
+        """A look at all keys, now and then, costs less than an index that follows each of them."""
+        if owner not in self.owners:
+            return []
+        prefix = owner + "/"
+        keys = [key for key in self.entries if key.startswith(prefix)]
+        if not keys:
+            del self.owners[owner]
+        return keys
+
     def forget_owner(self, owner: str) -> None:
         """Drop every key of a client that is gone for good, or starts afresh."""
         if owner:
-            self.delete(list(self.owners.get(owner, ())))
+            self.delete(self._keys_of(owner))
 
     def pin(self, name: str, key: str, keys: Iterable[str]) -> None:
         """Keep these keys while they are published under `name`."""
@@ -161,7 +230,7 @@ class Store:
             if self.pins[key]:
                 continue
             del self.pins[key]
-            entry = self.entries.get(key)
+            entry = self.get(key, 0)
             if entry is None:
                 continue
             if entry.released or owner_of(key) not in alive:
@@ -172,8 +241,7 @@ class Store:
     def snapshot(self) -> tuple[list[str], list[int], list[int]]:
         """Everything in the table as columns; what was waiting to be reported is part of it."""
         self.added, self.removed = {}, {}
-        entries = list(self.entries.values())
-        return [e.key for e in entries], [e.attempt for e in entries], [e.nbytes for e in entries]
+        return columns(self.entries)
 
     # ------------------------------------------------------------------------------------------------------ users
 
@@ -206,15 +274,13 @@ class Store:
 
     def _detach(self, entry: Entry) -> None:
         """Take an entry out of the table, and out of the store unless somebody still needs it."""
-        key = entry.key
-        del self.entries[key]
-        if self.added.pop(key, None) is None:
-            self.removed[key] = None
-        owner = owner_of(key)
-        keys = self.owners[owner]
-        del keys[key]
-        if not keys:
-            del self.owners[owner]
+        del self.entries[entry.key]
+        self._struck(entry)
+
+    def _struck(self, entry: Entry) -> None:
+        """It is out of the table."""
+        if self.added.pop(entry.key, None) is None:
+            self.removed[entry.key] = None
         entry.in_table = False
         if entry.path or entry.replica:
             self._files.pop(entry, None)
@@ -295,20 +361,21 @@ class Store:
     # -------------------------------------------------------------------------------------------------- invariants
 
     def all_entries(self) -> Iterator[Entry]:
-        """Everything that takes up room, in the table or not."""
-        yield from self.entries.values()
+        """Everything that takes up room and is more than a small value, in the table or not."""
+        yield from (entry for entry in self.entries.values() if isinstance(entry, Entry))
         yield from self._detached
 
     def check(self) -> None:
         """Byte accounts equal content; every index agrees with the table."""
         everything = list(self.all_entries())
-        assert self.memory_bytes == sum(e.nbytes for e in everything if e.resident), "memory account"
+        small = [value for value in self.entries.values() if isinstance(value, bytes)]
+        here = sum(map(len, small)) + sum(e.nbytes for e in everything if e.resident)
+        assert self.memory_bytes == here, "memory account"
         assert self.disk_bytes == sum(e.nbytes for e in everything if not e.resident), "disk account"
         assert self.spilling_bytes == sum(e.nbytes for e in everything if e.spilling), "spilling account"
         assert self.reserved_bytes >= 0
-        assert {key for keys in self.owners.values() for key in keys} == set(self.entries)
-        assert all(owner_of(key) == owner for owner, keys in self.owners.items() for key in keys)
-        assert all(e.in_table and e.key == key for key, e in self.entries.items())
+        assert set(map(owner_of, self.entries)) <= self.owners.keys()
+        assert all(e.in_table and e.key == key for key, e in self.entries.items() if isinstance(e, Entry))
         assert all(not e.in_table and e.uses for e in self._detached), "a detached entry that nobody uses"
         assert all(e.in_table for e in (*self._files, *self._replicas))
         assert all(0 <= e.given <= e.uses for e in everything)
@@ -318,3 +385,14 @@ class Store:
             for key in keys:
                 counted[key] = counted.get(key, 0) + 1
         assert (counted, set(self.names)) == (self.pins, set(self.published))
+
+
+def columns(values: dict[str, Entry | bytes]) -> tuple[list[str], list[int], list[int]]:
+    """Keys, attempts and sizes, as they are told to the center."""
+    keys = list(values)
+    try:
+        return keys, [1] * len(keys), list(map(len, values.values()))  # type: ignore[arg-type]  # mostly, and faster
+    except TypeError:  # there are entries among them
+        pass
+    attempts = [1 if isinstance(v, bytes) else v.attempt for v in values.values()]
+    return keys, attempts, [len(v) if isinstance(v, bytes) else v.nbytes for v in values.values()]

@@ -1,6 +1,7 @@
 """What a worker was asked to do: tasks, the order each came with, and functions with their measured durations.
 
-Tasks of one message share an `Order`: what is the same for all is kept once. States of a task::
+Tasks of one message share an `Order`: what is the same for all is kept once. There is no object for a task: those of an
+order that are in the same state are a `Part`, with columns. States of a part::
 
     (code unknown) ──▶ fetching ──▶ queued ──▶ given ──▶ done: Finished or Failed
          │                │           │ ▲        │
@@ -10,7 +11,6 @@ Tasks of one message share an `Order`: what is the same for all is kept once. St
 
 from __future__ import annotations
 
-import dataclasses
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,7 @@ class Function:
         self.code: bytes | None = None
         self.mean_s: float | None = None  # None: never measured
         self.seen = 0
-        self.waiting: list[Task] = []  # tasks that came before the code
+        self.waiting: list[Part] = []  # tasks that came before the code
         self.asked: dict[str, None] = {}  # clients that were asked for the code
 
     def learn(self, count: int, total_s: float) -> None:
@@ -89,35 +89,92 @@ class Functions:
         assert self.nbytes == sum(len(f.code or b"") for f in self._known.values())
 
 
-@dataclasses.dataclass(slots=True, eq=False)
 class Order:
-    """What the tasks of one Compute message have in common."""
+    """What the tasks of one Compute message have in common, and the parts they are in now."""
 
-    client: str
-    function: Function
-    priority: float
-    timeout_s: float
-    asynchronous: bool
+    __slots__ = ("asynchronous", "client", "function", "parts", "priority", "timeout_s")
+
+    def __init__(
+        self, client: str, function: Function, priority: float = 0.0, timeout_s: float = 0.0, asynchronous: bool = False
+    ) -> None:
+        self.client, self.function, self.priority = client, function, priority
+        self.timeout_s, self.asynchronous = timeout_s, asynchronous
+        self.parts: dict[Part, None] = {}
+
+    def divide(self, keys: list[str], attempts: list[int], args: list[bytes], inputs: dict[int, list]) -> list[Part]:
+        """The tasks as parts: all that need nothing together, and each that has inputs by itself."""
+        rest = range(len(keys))
+        parts: list[Part] = []
+        for position, needed in inputs.items():
+            if needed:
+                parts.append(Part(self, [keys[position]], [attempts[position]], [args[position]]))
+                parts[-1].inputs = needed
+        if parts:
+            rest = [position for position in rest if not inputs.get(position)]  # type: ignore[assignment]
+            keys, attempts, args = [keys[n] for n in rest], [attempts[n] for n in rest], [args[n] for n in rest]
+        if keys:
+            parts.insert(0, Part(self, keys, attempts, args))
+        return parts
+
+    def find(self, key: str) -> tuple[Part, int]:
+        """Where a task is: its part, and its position there."""
+        for part in self.parts:
+            if key in part.keys:
+                return part, part.keys.index(key)
+        raise KeyError(key)
 
 
-class Task:
-    """One attempt of one key. What most tasks never need is a default of the class: one of these is made per task."""
+class Part:
+    """Tasks of one order that are in the same state: hundreds of plain ones, or a single one that has inputs.
+
+    Columns, because most tasks come, wait, go to an executor and end beside their like: nothing is done for one of them
+    that C code cannot do for all. Where one has a fate of its own it is split off. Columns are replaced and never
+    changed, as messages share them. What most parts never need is a default of the class.
+    """
 
     queued = False
     inputs: Sequence[Any] = ()  # as they came: [key, attempt, nbytes, holders, inline]
     entries: Sequence[Entry | bytes | None] = ()  # parallel to inputs; None: not here yet
     missing = 0  # inputs not here yet
-    serial = 0  # its number at the executor that has it; 0: not given
+    serial = 0  # the first one's number at the executor that has them; 0: not given
     executor = 0
-    verdict = ""  # why its outcome will not count: 'cancelled' or 'timeout'
+    verdict = ""  # why their outcomes will not count: 'cancelled' or 'timeout'
     requeues = 0
     given_s = 0.0  # asynchronous tasks: since when
 
-    def __init__(self, order: Order, function: Function, key: str, attempt: int, args: bytes) -> None:
-        self.order, self.function, self.key, self.attempt, self.args = order, function, key, attempt, args
+    def __init__(self, order: Order, keys: list[str], attempts: list[int], args: list[bytes]) -> None:
+        self.order, self.function = order, order.function
+        self.keys, self.attempts, self.args = keys, attempts, args
+        order.parts[self] = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def split(self, count: int) -> Part:
+        """Keep the first `count` tasks; the others, in the same state, are a part of their own from here on.
+
+        >>> part = Part(Order('alice', Function(b'f', once=False)), ['a', 'b', 'c'], [1, 1, 1], [b'', b'', b''])
+        >>> part.split(1), part
+        (<Part b@1..c@1>, <Part a@1>)
+        """
+        rest = Part(self.order, self.keys[count:], self.attempts[count:], self.args[count:])
+        self.keys, self.attempts, self.args = self.keys[:count], self.attempts[:count], self.args[:count]
+        if self.serial:
+            rest.serial, rest.executor = self.serial + count, self.executor
+            rest.verdict, rest.given_s = self.verdict, self.given_s
+        rest.queued, rest.requeues = self.queued, self.requeues
+        return rest
+
+    def remove(self, position: int) -> None:
+        """Forget one of these tasks."""
+        after = position + 1
+        self.keys = self.keys[:position] + self.keys[after:]
+        self.attempts = self.attempts[:position] + self.attempts[after:]
+        self.args = self.args[:position] + self.args[after:]
 
     def __repr__(self) -> str:
-        return f"<Task {self.key}@{self.attempt}>"
+        ends = dict.fromkeys(zip(self.keys[:1] + self.keys[-1:], self.attempts[:1] + self.attempts[-1:], strict=True))
+        return f"<Part {'..'.join(f'{key}@{attempt}' for key, attempt in ends)}>"
 
 
 # What the codec cannot see. A peer that sends such things loses its connection before anything here is changed.

@@ -140,8 +140,7 @@ class VirtualExecutor:
     def receive(self, message: m.Message) -> None:
         """The agent sent this; it arrives a little later, and in order."""
         if isinstance(message, m.Run):
-            given = self.worker.state.dispatch.executors[self.number].given
-            what: Any = [self._job(message, position, given) for position in range(len(message.keys))]
+            what: Any = [self._job(message, position) for position in range(len(message.keys))]
             message = m.decode(m.encode_header(message))[0]
             assert message.code or message.function in self.functions, "code that was never sent"  # type: ignore[attr-defined]
             self.functions.add(message.function)  # type: ignore[attr-defined]
@@ -150,12 +149,13 @@ class VirtualExecutor:
         self._heard_at = max(self._heard_at, self.world.now + self.world.dice.uniform(1e-5, 1e-4))
         self.world.at(self._heard_at, self._hear, what)
 
-    def _job(self, run: m.Run, position: int, given: dict[int, Any]) -> Job:
+    def _job(self, run: m.Run, position: int) -> Job:
         serial = run.serial + position
-        task = given[serial]
+        part, index = self.worker.state.dispatch.executors[self.number].find(serial)
+        assert part is not None, "a task that was not given"
         work = Work(*msgpack.unpackb(run.args[position]))
         inputs = run.inputs.get(position, [])
-        return Job(serial, run.keys[position], task.attempt, task.function.once, work, inputs)
+        return Job(serial, run.keys[position], part.attempts[index], part.function.once, work, inputs)
 
     def _hear(self, what: Any) -> None:
         if not self.is_alive or not self.worker.is_alive:

@@ -12,6 +12,7 @@ from distributed.pool import explain
 from distributed.pool.tasks import DONE, FAILED, Duration, Kind, Options, Task
 from distributed.wire import messages as m
 from distributed.wire.exceptions import unpack_exception
+from distributed.worker.store import columns
 from tests.simulation.actors import CenterActor, WorkerActor
 from tests.simulation.client import Client
 from tests.simulation.executors import Value, Work, combine
@@ -461,12 +462,14 @@ class Story:
         living = {worker.name: worker for worker in self.workers.values() if worker.is_alive}
         assert self.center.state.directory.members.keys() == living.keys()
         for address, worker in living.items():
-            stored = {entry.key: (entry.attempt, entry.nbytes) for entry in worker.state.store.entries.values()}
+            store = worker.state.store
+            keys, attempts, nbytes = columns(store.entries)
+            stored = dict(zip(keys, zip(attempts, nbytes, strict=True), strict=True))
             has = self.center.state.directory.members[address].has_what()
             assert has == stored, f"the center is wrong about {address}"
             used = sum(file.nbytes for file in worker.files.values())
-            small = sum(entry.nbytes for entry in worker.state.store.entries.values() if not entry.path)
-            accounts = worker.state.store.memory_bytes + worker.state.store.disk_bytes
+            small = sum(nbytes) - sum(entry.nbytes for entry in store.all_entries() if entry.path and entry.in_table)
+            accounts = store.memory_bytes + store.disk_bytes
             assert used + small == accounts, f"{address}: {used + small} bytes are there, {accounts} accounted for"
 
     def release_everything(self) -> None:

@@ -8,24 +8,31 @@ import pytest
 from distributed.worker.queue import FairQueue
 
 
-class Task:
-    def __init__(self, name, function="f"):
-        self.name, self.function, self.queued = name, function, False
+class Tasks:
+    """A part: tasks of one function, with names of one letter."""
 
-    def __repr__(self):
-        return self.name
+    def __init__(self, names, function="f"):
+        self.names, self.function, self.queued = names, function, False
+
+    def __len__(self):
+        return len(self.names)
+
+    def split(self, count):
+        rest = Tasks(self.names[count:], self.function)
+        rest.queued, self.names = self.queued, self.names[:count]
+        return rest
 
 
-def tasks(names, function="f"):
-    return [Task(name, function) for name in names]
+def names_of(parts):
+    return "".join(part.names for part in parts)
 
 
 def take(queue, count=100):
-    taken = []
+    taken = ""
     while len(taken) < count and (client := queue.turn()) is not None:
-        taken += queue.take(client, count - len(taken), 0.0)
+        taken += names_of(queue.take(client, count - len(taken), 0.0))
         queue.check()
-    return "".join(task.name for task in taken)
+    return taken
 
 
 def queue_for(executors=1):
@@ -34,32 +41,42 @@ def queue_for(executors=1):
 
 def test_tasks_run_by_priority_then_consumers_before_producers_then_in_order_of_arrival():
     queue = queue_for()
-    queue.put("alice", tasks("ab"), 1.0, producer=True)
-    queue.put("alice", tasks("cd"), 0.0, producer=True)
-    queue.put("alice", tasks("ef"), 0.0, producer=False)
-    queue.put("alice", tasks("g"), 0.0, producer=True)
+    queue.put("alice", Tasks("ab"), 1.0, producer=True)
+    queue.put("alice", Tasks("cd"), 0.0, producer=True)
+    queue.put("alice", Tasks("ef"), 0.0, producer=False)
+    queue.put("alice", Tasks("g"), 0.0, producer=True)
     assert take(queue) == "efcdgab"
 
 
 def test_tasks_that_are_put_back_run_before_their_equals():
     queue = queue_for()
-    queue.put("alice", tasks("cd"), 0, producer=True)
-    queue.put("alice", tasks("ab"), 0, producer=True, first=True)
+    queue.put("alice", Tasks("cd"), 0, producer=True)
+    queue.put("alice", Tasks("ab"), 0, producer=True, first=True)
     assert take(queue) == "abcd"
 
 
 def test_one_batch_holds_one_function():
     queue = queue_for()
-    queue.put("alice", tasks("ab", "f") + tasks("c", "g") + tasks("d", "f"), 0, producer=True)
+    for names, function in (("ab", "f"), ("c", "g"), ("d", "f"), ("e", "f")):
+        queue.put("alice", Tasks(names, function), 0, producer=True)
     client = queue.turn()
-    assert [len(queue.take(client, 10, 0.0)) for _ in range(3)] == [2, 1, 1]
+    assert [names_of(queue.take(client, 10, 0.0)) for _ in range(3)] == ["ab", "c", "de"]
 
 
-def test_a_dropped_task_is_not_served_nor_counted():
+def test_a_part_is_split_where_a_batch_ends():
     queue = queue_for()
-    a, b, c = tasks("abc")
-    queue.put("alice", [a, b, c], 0, producer=True)
-    queue.dropped("alice", b)
+    queue.put("alice", Tasks("abc"), 0, producer=True)
+    queue.put("alice", Tasks("def"), 0, producer=True)
+    assert [take(queue, 2), take(queue, 3), take(queue, 3)] == ["ab", "cde", "f"]
+
+
+def test_a_dropped_part_is_not_served_nor_counted():
+    queue = queue_for()
+    a, b, c = Tasks("a"), Tasks("xy"), Tasks("c")
+    for part in (a, b, c):
+        queue.put("alice", part, 0, producer=True)
+    b.queued = False
+    queue.dropped("alice", 2)
     queue.check()
     assert queue.live == 2
     assert take(queue) == "ac"
@@ -68,10 +85,10 @@ def test_a_dropped_task_is_not_served_nor_counted():
 
 def test_the_last_tasks_are_given_back_first():
     queue = queue_for()
-    queue.put("alice", tasks("ab"), 0, producer=True)
-    queue.put("alice", tasks("yz"), 5, producer=True)
-    queue.put("bob", tasks("mn"), 5, producer=True)
-    assert "".join(task.name for task in queue.take_last("alice", 3)) == "zyb"
+    queue.put("alice", Tasks("abc"), 0, producer=True)
+    queue.put("alice", Tasks("yz"), 5, producer=True)
+    queue.put("bob", Tasks("mn"), 5, producer=True)
+    assert [part.names for part in queue.take_last("alice", 4)] == ["yz", "bc"]
     queue.check()
     assert queue.take_last("carol", 3) == []
     assert sorted(take(queue)) == ["a", "m", "n"]
@@ -79,7 +96,7 @@ def test_the_last_tasks_are_given_back_first():
 
 def test_a_client_is_forgotten_once_nothing_of_it_is_given():
     queue = queue_for()
-    queue.put("alice", tasks("a"), 0, producer=True)
+    queue.put("alice", Tasks("a"), 0, producer=True)
     queue.take(queue.turn(), 1, 0.1)
     queue.forget("alice")
     queue.settle("alice", 1, 0.1)
@@ -103,7 +120,7 @@ def share(durations, executors, until_s, gap_s=0.0, starts=None):
     while events[0][0] < until_s:
         now, _, what, client, executor = heapq.heappop(events)
         if what == "arrive":
-            queue.put(client, tasks("a"), 0, producer=True)
+            queue.put(client, Tasks("a"), 0, producer=True)
         else:
             queue.settle(client, 1, durations[client])
             later(now + gap_s, "arrive", client)

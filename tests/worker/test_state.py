@@ -188,6 +188,68 @@ def test_the_last_queued_tasks_are_given_back(bench):
     assert bench.done([1]) == [finished("a")]
 
 
+def test_outcomes_in_any_order_are_those_of_their_tasks(bench):
+    bench.know()
+    bench.client(compute("abcdef"))
+    assert bench.done([4, 5, 99, 2]) == [finished("cda")]
+    assert bench.done([7, 3]) == [finished("fb")]
+    assert bench.done([6, 6]) == [finished("e")]
+    assert bench.state.tasks == {}
+
+
+def test_tasks_of_several_messages_end_in_one_batch_and_each_client_hears_of_its_own(bench):
+    bench.know(mean_us=1)
+    bench.client(compute("ab"))
+    bench.client(compute("cd", client=BOB), BOB)
+    bench.client(compute("ef"))
+    serials = [2, 3, 4, 5, 6, 7]
+    out = bench.done(serials, [b"%d" % n for n in serials], durations_us=serials)
+    assert [(send.client, send.message.keys, send.message.values, send.message.durations_us) for send in out] == [
+        (ALICE, [key(n) for n in "abef"], [b"2", b"3", b"6", b"7"], [2, 3, 6, 7]),
+        (BOB, [key(n, BOB) for n in "cd"], [b"4", b"5"], [4, 5]),
+    ]
+
+
+def test_an_error_among_results_fails_its_task_alone(bench):
+    bench.know()
+    bench.client(compute("abcd"))
+    failed, done = bench.done([2, 3, 4, 5], errors={1: b"packed"})
+    assert (failed.message.key, failed.message.kind) == (key("b"), "raised")
+    assert done == finished("acd")
+
+
+def test_a_message_may_name_what_is_here_already_and_what_is_new_twice(bench):
+    bench.know(mean_us=3000)
+    bench.client(compute("abc"))
+    message = compute("bxbxy", inputs={3: [needs("z", inline=b"zet")]})
+    bench.client(dataclasses.replace(message, attempts=[1, 1, 2, 2, 1]))
+    assert sorted(bench.state.tasks) == [key(name) for name in "abcxy"]
+    ended = []
+    for serial in range(2, 7):
+        for instruction in bench.done([serial], durations_us=[3000]):
+            if isinstance(instruction, Send):
+                ended += zip(instruction.message.keys, instruction.message.attempts, strict=True)
+    assert sorted(ended) == [(key("a"), 1), (key("b"), 2), (key("c"), 1), (key("x"), 2), (key("y"), 1)]
+    assert bench.state.tasks == {}
+
+
+def test_tasks_that_wait_for_code_can_be_dropped_one_by_one(bench):
+    bench.client(compute("abc"))
+    bench.client(Cancel([key("b")], [1]))
+    bench.client(Cancel([key("a"), key("c")], [1, 1]))
+    assert bench.client(DefineFunction(F, b"code")) == []
+    assert bench.state.tasks == {}
+
+
+def test_a_message_can_be_given_back_in_part(bench):
+    bench.know(mean_us=1000)
+    bench.client(compute("abcdefg"))
+    assert bench.client(Recall(2)) == [Send(ALICE, Recalled([key("g"), key("f")], [1, 1]))]
+    bench.client(Cancel([key("d")], [1]))
+    assert bench.client(Recall(9)) == [Send(ALICE, Recalled([key("e"), key("c")], [1, 1]))]
+    assert bench.done([2, 3]) == [finished("ab")]
+
+
 # ------------------------------------------------------------------------------------------------------------ inputs
 
 
@@ -579,12 +641,12 @@ def test_clients_share_executor_seconds():
     bench.client(compute([str(n) for n in range(3000)]))
     bench.client(compute([str(n) for n in range(30)], client=BOB, function=G), BOB)
     for _ in range(1000):
-        serial, task = next(iter(executor.given.items()))
-        duration_us = 1000 if task.function.identity == F else 100_000
-        used[task.order.client] += duration_us / 1e6
+        part = executor.given[0]
+        duration_us = 1000 if part.function.identity == F else 100_000
+        used[part.order.client] += duration_us / 1e6
         bench.now += duration_us / 1e6
         bench.state.handle(
-            FromExecutor(1, Outcomes([serial], [b"v"], [1], [duration_us], {}, {}, {})),
+            FromExecutor(1, Outcomes([part.serial], [b"v"], [1], [duration_us], {}, {}, {})),
             bench.now,
         )
     bench.state.check()

@@ -5,7 +5,7 @@ import pytest
 from distributed.key import owner_of
 from distributed.worker.events import Allocate, GrantRoom, RefuseRoom, Remove, Spill
 from distributed.worker.rooms import Rooms
-from distributed.worker.store import Store
+from distributed.worker.store import Store, columns
 
 ALICE, BOB = "a11ce0000000", "b0b000000000"
 X, Y, Z = f"{ALICE}/x", f"{ALICE}/y", f"{BOB}/z"
@@ -180,6 +180,59 @@ def test_a_replica_that_nobody_was_told_of_goes_with_its_last_user(bench):
     bench.store.use(replica)
     bench.store.let_go(replica)
     assert bench.store.entries == {}
+    bench.said()
+
+
+def small(store, *keys, attempts=None):
+    store.add_small(list(keys), attempts or [1] * len(keys), [5] * len(keys), [b"value"] * len(keys))
+
+
+def test_small_values_come_and_go_together(bench):
+    small(bench.store, X, Y)
+    assert (bench.store.memory_bytes, list(bench.store.added)) == (10, [X, Y])
+    assert bench.store.snapshot() == ([X, Y], [1, 1], [5, 5])
+    small(bench.store, Z)
+    bench.store.delete([X, Z])
+    assert (bench.store.memory_bytes, bench.store.added, list(bench.store.removed)) == (5, {}, [X])
+    bench.said()
+
+
+def test_a_small_value_becomes_an_entry_when_it_is_asked_for_and_is_told_of_as_before(bench):
+    small(bench.store, X, Y)
+    entry = bench.store.get(X, 1)
+    assert (entry.data, entry.nbytes, bench.store.get(X, 1)) == (b"value", 5, entry)
+    assert bench.store.get(Y, 2) is None
+    assert columns(bench.store.added) == ([X, Y], [1, 1], [5, 5])
+    bench.said()
+    bench.store.delete([X, Y, Z])
+    assert (bench.store.added, bench.store.removed, list(bench.store.unborn)) == ({}, {}, [Z])
+    bench.said()
+
+
+def test_small_values_of_a_newer_attempt_replace_the_older(bench):
+    small(bench.store, X, Y)
+    bench.store.snapshot()
+    small(bench.store, X, Z, attempts=[2, 1])
+    assert columns(bench.store.entries) == ([Y, X, Z], [1, 2, 1], [5, 5, 5])
+    assert (list(bench.store.removed), list(bench.store.added)) == ([X], [X, Z])
+    bench.said()
+
+
+def test_a_published_small_value_outlives_its_owner(bench):
+    small(bench.store, X, Y, Z)
+    bench.store.pin("result", Y, [])
+    bench.store.forget_owner(ALICE)
+    assert (list(bench.store.entries), bench.store.held_of(ALICE)) == ([Y, Z], [[Y, 1]])
+    bench.store.unpin("result", [BOB])
+    assert (list(bench.store.entries), bench.store.held_of(ALICE)) == ([Z], [])
+    bench.said()
+
+
+def test_what_is_not_a_small_value_is_stored_as_what_it_is(bench):
+    bench.store.add_small([X, "by hand"], [1, 1], [7, 5], [b"value", bytearray(b"value")])
+    assert (bench.store.get(X, 1).nbytes, bench.store.get("by hand", 1).data) == (7, bytearray(b"value"))
+    bench.store.forget_owner(ALICE)
+    assert list(bench.store.entries) == ["by hand"]
     bench.said()
 
 
