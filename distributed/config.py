@@ -66,6 +66,8 @@ class Settings:
     respawn_pause_max_s: float = 10.0  # up to this
     spill_retry_s: float = 1.0  # after spilling failed
     file_threads_max: int = 4  # of those that allocate and spill; fetches have their own
+    spare_bytes_max: int = 1024 * MIB  # of files that were removed and are kept to be filled again
+    spare_age_s: float = 15.0  # those that nobody needed for so long, or up to twice as long, are given back
     fetch_threads_max: int = 16
     start_timeout_s: float = 30.0  # of a daemon that a cluster starts, and of the process that starts executors
     fetches_per_peer_max: int = 2

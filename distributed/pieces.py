@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,6 +35,22 @@ def fill_file(descriptor: int, pieces: Sequence[Any]) -> None:
         write_all(lambda views, offset: os.pwritev(descriptor, views, offset), pieces)
     finally:
         os.close(descriptor)
+
+
+def open_to_read(path: str) -> int:
+    """A descriptor of a value's file; `FileNotFoundError` if it was given up, also while it was being opened.
+
+    What was given up may be filled with another value as soon as nobody has it open. Whoever still finds it by its old
+    name after opening it has it: it is not filled as long as the descriptor, or a mapping, is there.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+            return descriptor
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def open_to_write(path: str) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from distributed.bulk import BulkClient
+from distributed.pieces import open_to_read
 from distributed.wire.messages import Member
 from distributed.wire.security import Secret
 from distributed.wire.values import Packed
@@ -128,7 +129,7 @@ def _is_reachable(member: Member) -> bool:
 def map_copy_on_write(path: str) -> mmap.mmap | None:
     """A worker's file as memory of our own: what is written there stays here. None if it can't be opened."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = open_to_read(path)
     except OSError:
         return None
     try:

@@ -30,6 +30,8 @@ class Errands:
         self._files, self._fetcher, self._handle = files, fetcher, handle
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(SETTINGS.file_threads_max, thread_name_prefix="distributed-disk")
+        self._ageing: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     def allocate(self, what: events.Allocate) -> None:
         if what.nbytes <= ALLOCATE_HERE_BYTES_MAX:
@@ -55,9 +57,24 @@ class Errands:
 
     def remove(self, what: events.Remove) -> None:
         try:
-            self._files.remove(what.path)
+            if self._files.remove(what.path):
+                self._threads.submit(self._files.tidy)
+            self._age_later()
         except OSError as error:
             log.warning("cannot remove %s: %s", what.path, error.strerror)
+
+    def _age(self) -> None:
+        """Once in a while: memory that nobody needs is given back."""
+        self._ageing = None
+        self._threads.submit(self._files.age).add_done_callback(self._aged)
+
+    def _aged(self, done: Future[bool]) -> None:
+        if not done.cancelled() and not done.exception() and done.result():
+            self._loop.call_soon_threadsafe(self._age_later)
+
+    def _age_later(self) -> None:
+        if self._ageing is None and not self._is_closed:
+            self._ageing = self._loop.call_later(SETTINGS.spare_age_s, self._age)
 
     def fetch(self, what: events.Fetch) -> None:
         self._deliver(self._fetcher.submit(what), functools.partial(events.FetchFailed, what.fetch))
@@ -72,6 +89,9 @@ class Errands:
 
     async def close(self) -> None:
         """End all threads; what they were doing is given up."""
+        self._is_closed = True
+        if self._ageing is not None:
+            self._ageing.cancel()
         await in_thread(self._fetcher.close)
         await in_thread(lambda: self._threads.shutdown(cancel_futures=True))
 

@@ -70,7 +70,8 @@ class Fetcher:
         except BaseException as error:
             client.close()
             for path in received:
-                self._files.remove(path)
+                if self._files.remove(path):
+                    self._files.tidy()
             if not isinstance(error, (DistributedError, OSError, ValueError)):
                 raise
             return FetchFailed(what.fetch, str(error))

@@ -21,20 +21,23 @@ import shutil
 import stat
 import tempfile
 
-from distributed.config import MIB
+from distributed import machine
+from distributed.config import MIB, SETTINGS
 from distributed.errors import StoreFull
+from distributed.pieces import open_to_read
+from distributed.worker.spares import SPARE_BYTES_MIN, Spares
 
 log = logging.getLogger(__name__)
 
 SHARED_MEMORY = "/dev/shm"
 CAPACITY_BYTES_MIN = 256 * MIB  # containers often give /dev/shm 64 MiB: too little to be of use
 COPY_CHUNK_BYTES = 64 * MIB
+SPARE_PART = 1 / 16  # of memory may be spare files, of all workers here together
 NONCE = "nonce"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DIRECTORY_NAME = re.compile(r"distributed-(\d+)-[0-9a-f]{16}")
 _VALUE_NAME = re.compile(r"v[0-9a-f]+")
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Files:
@@ -51,6 +54,8 @@ class Files:
         self._numbers = itertools.count(1)
         sweep(self.base)
         self.directory, self._lock = _make_directory(self.base)
+        self._spares = Spares(self.directory)
+        self._links: set[str] = set()  # names of files that peers made
         self.spill_directory, self._spill_lock = "", -1
         if spill is not None:
             os.makedirs(spill, exist_ok=True)
@@ -80,6 +85,15 @@ class Files:
 
     def reserve(self, nbytes: int) -> str:
         """The path of a new file that `nbytes` can be written into; `StoreFull` if there is no room for them."""
+        if nbytes >= SPARE_BYTES_MIN:
+            path = self._new_name(self.directory)
+            if self._spares.take(nbytes, path):
+                return path
+        try:
+            return self._reserve(self.directory, nbytes)
+        except StoreFull:
+            if not self._spares.drop_all():
+                raise
         return self._reserve(self.directory, nbytes)
 
     def link(self, path: str) -> str | None:
@@ -92,9 +106,10 @@ class Files:
             os.link(path, own, follow_symlinks=False)
         except OSError:
             return None
-        if stat.S_ISREG(os.lstat(own).st_mode):
+        if stat.S_ISREG(os.lstat(own).st_mode) and _is_one_file(own, path):
+            self._links.add(own)
             return own
-        os.unlink(own)
+        os.unlink(own)  # or else its owner gave it up meanwhile, and may fill it with something else
         return None
 
     def spill(self, path: str) -> str:
@@ -103,14 +118,38 @@ class Files:
             raise StoreFull("there is no room in memory, and no spill directory (start the worker with one)")
         return self._copy(path, self.spill_directory)
 
-    def remove(self, path: str) -> None:
-        """Give a value up. Who has it mapped or linked keeps it; one that is gone already is no error."""
-        if os.path.dirname(path) not in (self.directory, self.spill_directory):
+    def remove(self, path: str) -> bool:
+        """Give a value up. Who has it mapped or linked keeps it; one that is gone already is no error.
+
+        True if there is something to `tidy`.
+        """
+        directory = os.path.dirname(path)
+        if directory not in (self.directory, self.spill_directory):
             raise ValueError(f"{path} is not a file of this store")
         try:
+            is_ours = directory == self.directory and path not in self._links
+            if is_ours and os.stat(path, follow_symlinks=False).st_size >= SPARE_BYTES_MIN:
+                return self._spares.keep(path, self._spare_bytes_max())
+            self._links.discard(path)
             os.unlink(path)
         except FileNotFoundError:
             pass
+        return False
+
+    def tidy(self) -> None:
+        """Give back the memory of removed files that are too many to be kept for the next ones. May take a while."""
+        self._spares.drop()
+
+    def age(self) -> bool:
+        """Give back what nobody needed since the last time; whether there is anything left that will age."""
+        has_left = self._spares.age()
+        self._spares.drop()
+        return has_left
+
+    def _spare_bytes_max(self) -> int:
+        space = os.statvfs(self.directory)
+        nbytes = min(space.f_frsize * space.f_blocks, machine.memory_bytes())
+        return min(SETTINGS.spare_bytes_max, int(nbytes * SPARE_PART) // max(1, len(_stores_in(self.base))))
 
     def close(self) -> None:
         """Remove the directories and everything in them."""
@@ -140,7 +179,7 @@ class Files:
         return path
 
     def _copy(self, path: str, directory: str) -> str:
-        source = os.open(path, _OLD_FILE)
+        source = open_to_read(path)
         try:
             nbytes = os.fstat(source).st_size
             new = self._reserve(directory, nbytes)
@@ -210,6 +249,13 @@ def _make_directory(base: str) -> tuple[str, int]:
             return directory, lock
         if lock is not None:  # a sweep came between mkdir and lock, and took it for a dead one
             os.close(lock)
+
+
+def _is_one_file(path: str, other: str) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.lstat(other))
+    except OSError:
+        return False
 
 
 def _try_lock(directory: str) -> int | None:
