@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("numpy")
 
 ROOT = Path(__file__).parent.parent
-WORKLOADS = ["W1", "W1s", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "W10", "W11", "W12", "locality"]
+WORKLOADS = ["W1", "W1s", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "W10", "W11", "W11c", "W12", "locality"]
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:

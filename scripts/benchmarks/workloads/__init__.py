@@ -34,6 +34,7 @@ WORKLOADS = {
     "W9": "w09_pending",
     "W10": "w10_uneven",
     "W11": "w11_many_workers",
+    "W11c": "w11_center",
     "W12": "w12_many_clients",
     "locality": "locality",
 }
