@@ -30,6 +30,7 @@ from distributed.errors import (
     VersionMismatch,
 )
 from distributed.listen import Listener
+from distributed.loop import new_loop
 from distributed.wire import frames, security
 from distributed.wire.messages import (
     AddKeys,
@@ -94,7 +95,8 @@ def on_a_loop(test: Callable[..., Coroutine]) -> Callable[..., None]:
     """Run a coroutine as a test, for twenty seconds at most."""
 
     def run(**fixtures: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(**fixtures), 20))
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(asyncio.wait_for(test(**fixtures), 20))
 
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     run.__signature__ = inspect.signature(test)

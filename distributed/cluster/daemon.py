@@ -20,6 +20,7 @@ from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError
+from distributed.loop import new_loop
 
 log = logging.getLogger("distributed.daemon")
 
@@ -157,7 +158,8 @@ def _log_to_streams(verbose: bool) -> None:
 
 def exit_code(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> int:
     try:
-        asyncio.run(run())
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(run())
     except (DistributedError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

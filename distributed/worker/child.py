@@ -11,6 +11,7 @@ import codecs
 import contextlib
 import logging
 import os
+import select
 import socket
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.errors import ProtocolError
+from distributed.turns import TURN
 from distributed.wire import messages
 from distributed.wire.frames import Decoder, encode
 from distributed.worker.progress import Cell
@@ -114,8 +116,10 @@ class Child:
         self.socket.setblocking(False)
         self._decoder = Decoder(SETTINGS.frame_header_bytes_max, SETTINGS.frame_bytes_max, SETTINGS.frame_buffers_max)
         self._unsent: deque[Any] = deque()
+        self._printed = select.poll()
         self.loop.add_reader(self.socket, self.read)
         for stream in self.streams:
+            self._printed.register(stream.reader, select.POLLIN)
             self.loop.add_reader(stream.reader, self._read_stream, stream)
 
     def descriptors(self) -> list[int]:
@@ -134,13 +138,18 @@ class Child:
         """Hand a message to the executor, or to the queue before it while its socket is full."""
         if self.is_closed:
             return
-        pieces = encode(messages.encode_header(message), messages.buffers_of(message))
+        (frame,) = encode(messages.encode_header(message))  # no message on this socket has buffers
         if self._unsent:
-            self._unsent.extend(pieces)
+            self._unsent.append(frame)
             return
-        self._unsent.extend(pieces)
-        self._write()
-        if self._unsent:
+        try:
+            count = self.socket.send(frame)
+        except BlockingIOError:
+            count = 0
+        except OSError:  # it is dead: its end is reported by the fork server
+            return
+        if count < len(frame):
+            self._unsent.append(memoryview(frame)[count:])
             self.loop.add_writer(self.socket, self._write)
 
     def _write(self) -> None:
@@ -167,25 +176,33 @@ class Child:
             return False
         except OSError:
             data = b""
-        for stream in self.streams:
-            stream.drain()
+        if printed := self._printed.poll(0):  # after `recv`: all that was printed before is in the pipes by now
+            self._show_output({descriptor for descriptor, _ in printed})
         if not data:
             self.loop.remove_reader(self.socket)
             return False
+        waiting = TURN.begin()
         try:
-            received = [messages.decode(header, buffers)[0] for header, buffers in self._decoder.feed(data)]
+            for message in [messages.decode(header)[0] for header, _ in self._decoder.feed(data)]:
+                self._on_message(message)
         except ProtocolError as error:  # user code wrote into the socket
             log.warning("executor with pid %d: %s", self.pid, error)
             self.loop.remove_reader(self.socket)
             self._on_broken()
             return False
-        for message in received:
-            self._on_message(message)
+        finally:
+            TURN.end(waiting)
         return True
+
+    def _show_output(self, readable: set[int]) -> None:
+        for stream in self.streams:
+            if stream.reader in readable:
+                self._read_stream(stream)
 
     def _read_stream(self, stream: Stream) -> None:
         if not stream.drain():
             self.loop.remove_reader(stream.reader)
+            self._printed.unregister(stream.reader)
 
     def finish(self) -> None:
         """The executor is dead: take what it left in socket and pipes, then close."""

@@ -102,7 +102,7 @@ class Worker:
             events.Send: self._send,
             events.HangUp: self._hang_up,
             events.ToCenter: self._to_center,
-            events.Give: lambda what: self._supervisor.send(what.executor, what.message),
+            events.Give: self._give,
             events.Spawn: lambda what: self._supervisor.spawn(what.executor, what.asynchronous),
             events.Kill: lambda what: self._supervisor.kill(what.executor),
             events.AskRunning: self._ask_running,
@@ -407,14 +407,13 @@ class Worker:
 
     def _on(self, event: Any) -> None:
         """Handle an event; one that comes up while instructions are carried out waits until they are."""
-        if self._finished.is_set():
-            return
         self._events.append(event)
         if not self._is_handling:
             self._handle_events()
 
     def _handle_events(self) -> None:
         if self._finished.is_set():
+            self._events.clear()
             return
         self._is_handling = True
         try:
@@ -448,6 +447,9 @@ class Worker:
                 self._on(events.AllocationFailed(ticket, reason))
             case events.Spill(ticket):
                 self._on(events.SpillFailed(ticket, reason))
+
+    def _give(self, what: events.Give) -> None:
+        self._supervisor.send(what.executor, what.message)
 
     def _send(self, what: events.Send) -> None:
         connection = self._clients.get(what.client)

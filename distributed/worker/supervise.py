@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import secrets
@@ -114,7 +115,7 @@ class Supervisor:
         if self._ended.is_set():  # it ended twice before it was ready: give it another chance
             self._start_fork_server()
         child = Child(
-            lambda message: self.on_message(executor_id, message),
+            functools.partial(self.on_message, executor_id),
             lambda stream, text: self.on_output(executor_id, stream, text),
             lambda: self.kill(executor_id),
         )
