@@ -35,18 +35,17 @@ class Alarms:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, str, Any]] = []
         self._numbers = itertools.count()
+        self.next_s = math.inf
 
     def set(self, time_s: float, kind: str, about: Any = None) -> None:
         heapq.heappush(self._heap, (time_s, next(self._numbers), kind, about))
+        self.next_s = self._heap[0][0]
 
     def due(self, now: float) -> Iterable[tuple[str, Any]]:
         while self._heap and self._heap[0][0] <= now:
             _, _, kind, about = heapq.heappop(self._heap)
+            self.next_s = self._heap[0][0] if self._heap else math.inf
             yield kind, about
-
-    @property
-    def next_s(self) -> float:
-        return self._heap[0][0] if self._heap else math.inf
 
 
 class Executor:
@@ -85,10 +84,20 @@ class Executor:
             self.given.insert(self._index(rest), rest)
         return part
 
-    def remove(self, part: Part) -> None:
-        """Its tasks have ended."""
-        del self.given[self._index(part)]
+    def take(self, serial: int, count: int) -> Part | None:
+        """Up to `count` tasks from this number on have ended: the part that the first ones are. None: never given."""
+        given = self.given
+        if given and given[0].serial == serial and len(given[0].keys) <= count:
+            part, index = given[0], 0
+        else:
+            found, position = self.find(serial)
+            if found is None:
+                return None
+            part = self.split(found, position, count)
+            index = self._index(part)
+        del given[index]
         self.count -= len(part.keys)
+        return part
 
     def _index(self, part: Part) -> int:
         return bisect_left(self.given, part.serial, key=_serial_of)
@@ -222,7 +231,9 @@ class Dispatch:
 
     def enqueue(self, part: Part, first: bool = False) -> None:
         """Queue tasks that are ready to run."""
-        self.queue_of(part).put(part.order.client, part, part.order.priority, not part.inputs, first)
+        order = part.order
+        queue = self.coroutines if order.asynchronous else self.queue
+        queue.put(order.client, part, order.priority, not part.inputs, first)
 
     def fill(self, now: float) -> None:
         """Give queued tasks to executors that have room; spread what there is over all of them."""

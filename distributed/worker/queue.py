@@ -130,7 +130,9 @@ class FairQueue(Generic[PartT]):
 
     def put(self, name: str, part: PartT, priority: float, producer: bool, first: bool = False) -> None:
         """Queue a part behind (`first`: before) its equals."""
-        client = self.clients.get(name) or self.client(name)
+        client = self.clients.get(name)
+        if client is None:
+            client = self.client(name)
         client.leaving = False
         if not client.live and not client.given and client.used_s < self.clock_s - self.credit_s:
             client.used_s = self.clock_s - self.credit_s

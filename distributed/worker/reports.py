@@ -26,7 +26,7 @@ class Reports:
         self.out: list[Any] = store.out
         self.is_connected = False
         self._registrations = 0
-        self._is_due = False
+        self.is_due = False
 
     def connected(self, now: float) -> None:
         """A snapshot of everything; what happens from here on follows as deltas."""
@@ -43,13 +43,13 @@ class Reports:
 
     def plan(self, now: float) -> None:
         """Something changed: report it, together with what changes until then."""
-        if self.is_connected and not self._is_due:
-            self._is_due = True
+        if self.is_connected and not self.is_due:
+            self.is_due = True
             self.alarms.set(now + self.settings.report_interval_s, "report")
 
     def report(self) -> None:
         """What was removed first: a key may have been replaced."""
-        self._is_due = False
+        self.is_due = False
         if not self.is_connected:
             return
         store = self.store

@@ -7,9 +7,9 @@ in :mod:`distributed.worker.events`). A task passes through::
 
 Tasks that were sent together stay together: what happens to hundreds of plain ones is done to whole columns, so that it
 costs a few dozen nanoseconds a task. This module keeps the table of tasks and joins the others: `queue` knows whose
-turn it is, `dispatch` what the executors have, `ends` what their outcomes add up to, `fetches` what is on its way,
-`store` and `rooms` what is here and what may come, `reports` what the center is told. A message about another attempt
-than the one in the table is ignored; a newer attempt of a key replaces the older one.
+turn it is, `dispatch` what the executors have, `fetches` what is on its way, `store` and `rooms` what is here and what
+may come, `reports` what the center is told. A message about another attempt than the one in the table is ignored; a
+newer attempt of a key replaces the older one.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from distributed.wire import messages
 from distributed.wire.messages import Failed, Finished, Member, NeedFunction
 from distributed.worker import describe, events
 from distributed.worker.dispatch import Alarms, Dispatch
-from distributed.worker.ends import Ends, special_positions, stretches
 from distributed.worker.events import Send, WakeAt
 from distributed.worker.fetches import Fetches, Want
 from distributed.worker.reports import Reports
 from distributed.worker.rooms import Rooms, full
 from distributed.worker.store import Entry, Store
-from distributed.worker.tasks import Function, Functions, Order, Part, check_compute, check_outcomes
+from distributed.worker.tasks import Function, Functions, Order, Part, check_compute, check_outcomes, stretches
+
+WRAPPED = {events.FromClient, events.FromCenter, events.FromExecutor}
 
 
 class WorkerState:
@@ -53,9 +54,6 @@ class WorkerState:
         self._now = 0.0
         self._wake_at_s = math.inf
         self._handlers: dict[type, Callable[[Any], None]] = {
-            events.FromClient: self._on_client,
-            events.FromCenter: self._on_center,
-            events.FromExecutor: self._on_executor,
             events.ClientDisconnected: self._on_client_disconnected,
             events.CenterConnected: lambda event: self.reports.connected(self._now),
             events.CenterLost: lambda event: self.reports.lost(),
@@ -77,13 +75,13 @@ class WorkerState:
             messages.Cancel: self._cancel,
             messages.Recall: self._recall,
             messages.Attach: self._attach,
-            messages.DeleteData: lambda event: self.store.delete(event.message.keys),
+            messages.DeleteData: self._delete_data,
             messages.OwnerLeft: self._owner_left,
             messages.Pin: self._pin,
             messages.Unpin: lambda event: self.store.unpin(event.message.name, event.message.owners),
             messages.WorkerLeft: lambda event: self._missing(self.fetches.peer_left(event.message.address)),
             messages.Outcomes: self._outcomes,
-            messages.NeedRoom: lambda event: self.rooms.ask(("executor", event.executor), event.message.nbytes),
+            messages.NeedRoom: self._need_room,
         }
 
     def start(self) -> list[Any]:
@@ -95,13 +93,16 @@ class WorkerState:
     def handle(self, event: Any, now: float) -> list[Any]:
         """Absorb one event; return the instructions it calls for."""
         self._now = now
-        self._handlers[type(event)](event)
+        kind = type(event)
+        if kind in WRAPPED:
+            kind = type(event.message)
+        self._handlers[kind](event)
         return self._settle(now)
 
     def _settle(self, now: float) -> list[Any]:
         """Whatever an event was: use the room and the executors that are free now, and set the clock."""
-        store, dispatch = self.store, self.dispatch
-        if not store.fits(0):
+        store, dispatch, reports, alarms = self.store, self.dispatch, self.reports, self.alarms
+        if store.memory_bytes + store.reserved_bytes > store.memory_limit:
             store.make_room(0)
         if self.rooms.wanted:
             self.rooms.pump()
@@ -109,10 +110,10 @@ class WorkerState:
             self._hopeless(hopeless)
         if dispatch.queue.live or dispatch.coroutines.live:
             dispatch.fill(now)
-        if store.added or store.removed:
-            self.reports.plan(now)
-        if self.alarms.next_s < self._wake_at_s:
-            self._wake_at_s = self.alarms.next_s
+        if (store.added or store.removed) and not reports.is_due:
+            reports.plan(now)
+        if alarms.next_s < self._wake_at_s:
+            self._wake_at_s = alarms.next_s
             self.out.append(WakeAt(self._wake_at_s))
         return self._take_out()
 
@@ -122,9 +123,6 @@ class WorkerState:
         return out
 
     # ------------------------------------------------------------------------------------------- messages of pools
-
-    def _on_client(self, event: events.FromClient) -> None:
-        self._handlers[type(event.message)](event)
 
     def _attach(self, event: events.FromClient) -> None:
         """A pool's connection begins: tasks of an older one stop. What is stored stays; the pool tells what may go."""
@@ -244,7 +242,10 @@ class WorkerState:
     def _strike(self, part: Part) -> None:
         """These tasks are done, or will never be: they leave the table."""
         del part.order.parts[part]
-        deque(map(self.tasks.__delitem__, part.keys), maxlen=0)
+        if len(part.keys) == 1:
+            del self.tasks[part.keys[0]]
+        else:
+            deque(map(self.tasks.__delitem__, part.keys), maxlen=0)
 
     def _recall(self, event: events.FromClient) -> None:
         taken = self.dispatch.queue.take_last(event.client, event.message.count)  # type: ignore[attr-defined]
@@ -258,48 +259,46 @@ class WorkerState:
 
     # ---------------------------------------------------------------------------------------------- ends of tasks
 
-    def _on_executor(self, event: events.FromExecutor) -> None:
+    def _need_room(self, event: events.FromExecutor) -> None:
         if event.executor in self.dispatch.executors:  # else: last words of one that was buried already
-            self._handlers[type(event.message)](event)
+            self.rooms.ask(("executor", event.executor), event.message.nbytes)  # type: ignore[attr-defined]
 
     def _outcomes(self, event: events.FromExecutor) -> None:
         """A batch is done. What ended side by side, as it was given, is dealt with as columns."""
         message: messages.Outcomes = event.message  # type: ignore[assignment]
         check_outcomes(message)
-        executor = self.dispatch.executors[event.executor]
+        executor = self.dispatch.executors.get(event.executor)
+        if executor is None:  # last words of one that was buried already
+            return
+        special = {*message.paths, *message.errors, *message.contains}
+        queue = self.dispatch.coroutines if executor.asynchronous else self.dispatch.queue
+        reports: dict[str, Finished] = {}
         before = executor.count
-        ends, special = Ends(), special_positions(message)
         for start, stop in stretches(message.serials, special):
             while start < stop:
-                part, position = executor.find(message.serials[start])
+                part = executor.take(message.serials[start], stop - start)
                 if part is None:
                     start += 1
                     continue
-                part = executor.split(part, position, stop - start)
-                executor.remove(part)
-                end = start + len(part.keys)
-                report = ends.count(part, message.durations_us[start:end])
+                count, client = len(part.keys), part.order.client
+                spent_s = sum(message.durations_us[start : start + count]) / 1e6
+                part.function.learn(count, spent_s)
+                queue.settle(client, count, spent_s)
+                report = reports.get(client)
+                if report is None:
+                    report = reports[client] = Finished([], [], [], [], [], {}, [])
                 if part.entries or part.verdict or start in special:
                     self._end(part, message, start, report)
                 else:
-                    self._finish(part, message, start, end, report)
-                start = end
+                    self._finish(part, message, start, start + count, report)
+                start += count
         executor.under_way_s *= executor.count / before if before else 0.0
         if not executor.count:
             executor.alone = False
-        self._account(executor.asynchronous, ends)
-
-    def _account(self, asynchronous: bool, ends: Ends) -> None:
-        """Learn how long functions take, charge clients what they used, and tell them what is done."""
-        for function, (count, total_us) in ends.measured.items():
-            function.learn(count, total_us / 1e6)
-        queue = self.dispatch.coroutines if asynchronous else self.dispatch.queue
-        for client, (count, total_us) in ends.used_us.items():
-            queue.settle(client, count, total_us / 1e6)
-        for client, finished in ends.reports.items():
-            if finished.keys:
-                self.finished += len(finished.keys)
-                self.out.append(Send(client, finished))
+        for client, report in reports.items():
+            if report.keys:
+                self.finished += len(report.keys)
+                self.out.append(Send(client, report))
 
     def _finish(self, part: Part, message: messages.Outcomes, start: int, stop: int, report: Finished) -> None:
         """Tasks without inputs that have small results."""
@@ -337,7 +336,10 @@ class WorkerState:
         """A single task that had inputs, or has a result in a file or with handles inside."""
         self._strike(part)
         nbytes, value = message.nbytes[position], None if path else message.values[position]
-        self.store.add(part.keys[0], part.attempts[0], nbytes, value, path)
+        if path:
+            self.store.add(part.keys[0], part.attempts[0], nbytes, None, path)
+        else:
+            self.store.add_small(part.keys, part.attempts, [nbytes], [value])
         if position in message.contains:
             report.contains[len(report.keys)] = message.contains[position]
         report.keys += part.keys
@@ -377,6 +379,9 @@ class WorkerState:
         self.dispatch.on_ended(event, self._now)
 
     # --------------------------------------------------------------------------------------------------- values
+
+    def _delete_data(self, event: events.FromClient) -> None:
+        self.store.delete(event.message.keys)  # type: ignore[attr-defined]
 
     def _on_put(self, event: events.Put) -> None:
         for key, nbytes, value, path in zip(event.keys, event.nbytes, event.values, event.paths, strict=True):
@@ -431,9 +436,6 @@ class WorkerState:
         self.alarms.set(self._now + self.settings.spill_retry_s, "spill")
 
     # ---------------------------------------------------------------------------------------- center and clients
-
-    def _on_center(self, event: events.FromCenter) -> None:
-        self._handlers[type(event.message)](event)
 
     def _pin(self, event: events.FromCenter) -> None:
         message: messages.Pin = event.message  # type: ignore[assignment]

@@ -93,24 +93,33 @@ class Store:
         value = self.entries.get(key)
         return value if isinstance(value, bytes) and attempt < 2 else self.get(key, attempt)
 
-    def add_small(self, keys: list[str], attempts: list[int], nbytes: list[int], values: list[bytes]) -> None:
-        """Store small values. The way of most results: about 0.15 microseconds each, a tenth of what `add` takes."""
-        new: dict[str, Entry | bytes] = dict(zip(keys, values, strict=True))
-        if (
-            attempts.count(1) < len(keys)
-            or set(map(type, values)) != {bytes}
-            or list(map(len, values)) != nbytes
-            or not self.entries.keys().isdisjoint(new)
-        ):
-            for key, attempt, size, value in zip(keys, attempts, nbytes, values, strict=True):
+    def add_small(self, keys: list[str], attempts: list[int], nbytes: list[int], values: list[Any]) -> None:
+        """Store small values. The way of most results: together they take 0.2 microseconds each, one alone 0.5."""
+        if len(keys) > 1:
+            new: dict[str, Entry | bytes] = dict(zip(keys, values, strict=True))
+            if (
+                attempts.count(1) == len(keys)
+                and set(map(type, values)) == {bytes}
+                and list(map(len, values)) == nbytes
+                and self.entries.keys().isdisjoint(new)
+            ):
+                self._add_bytes(new, sum(nbytes))
+                return
+        for key, attempt, size, value in zip(keys, attempts, nbytes, values, strict=True):
+            if attempt == 1 and type(value) is bytes and len(value) == size and key not in self.entries:
+                self.entries[key] = self.added[key] = value
+                self.owners[owner_of(key)] = None
+                self.memory_bytes += size
+            else:
                 self.add(key, attempt, size, value)
-            return
-        first, last = min(keys), max(keys)
+
+    def _add_bytes(self, new: dict[str, Entry | bytes], nbytes: int) -> None:
+        first, last = min(new), max(new)
         if (owner := owner_of(first)) == owner_of(last):  # then all between them have it, too
             self.owners[owner] = None
         else:
-            self.owners.update(dict.fromkeys(map(owner_of, keys)))
-        self.memory_bytes += sum(nbytes)
+            self.owners.update(dict.fromkeys(map(owner_of, new)))
+        self.memory_bytes += nbytes
         self.entries.update(new)
         if self.added:
             self.added.update(new)
@@ -186,7 +195,8 @@ class Store:
         added = self.added
         if added and not added.keys().isdisjoint(keys):
             keys = [key for key in keys if added.pop(key, None) is None]
-        self.removed.update(dict.fromkeys(keys))
+        if keys:
+            self.removed.update(dict.fromkeys(keys))
 
     def is_unborn(self, key: str) -> bool:
         """Whether a value that is being put was deleted before it came: its writer gave up half-way. Asked once."""

@@ -103,17 +103,17 @@ class Order:
 
     def divide(self, keys: list[str], attempts: list[int], args: list[bytes], inputs: dict[int, list]) -> list[Part]:
         """The tasks as parts: all that need nothing together, and each that has inputs by itself."""
-        rest = range(len(keys))
+        if not inputs:
+            return [Part(self, keys, attempts, args)] if keys else []
         parts: list[Part] = []
         for position, needed in inputs.items():
             if needed:
                 parts.append(Part(self, [keys[position]], [attempts[position]], [args[position]]))
                 parts[-1].inputs = needed
-        if parts:
-            rest = [position for position in rest if not inputs.get(position)]  # type: ignore[assignment]
-            keys, attempts, args = [keys[n] for n in rest], [attempts[n] for n in rest], [args[n] for n in rest]
-        if keys:
-            parts.insert(0, Part(self, keys, attempts, args))
+        rest = [position for position in range(len(keys)) if not inputs.get(position)]
+        if rest:
+            columns = [keys[n] for n in rest], [attempts[n] for n in rest], [args[n] for n in rest]
+            parts.insert(0, Part(self, *columns))
         return parts
 
     def find(self, key: str) -> tuple[Part, int]:
@@ -204,3 +204,22 @@ def check_outcomes(message: Outcomes) -> None:
     count = len(message.serials)
     if not count == len(message.values) == len(message.nbytes) == len(message.durations_us):
         raise ProtocolError("outcomes: columns of different lengths")
+
+
+def stretches(serials: list[int], special: set[int]) -> list[tuple[int, int]]:
+    """From and to which positions outcomes can be dealt with together: their numbers follow each other.
+
+    Where something is special, it is by itself.
+
+    >>> stretches([5, 6, 7, 9, 10], set()), stretches([5, 6, 7], {1})
+    ([(0, 3), (3, 5)], [(0, 1), (1, 2), (2, 3)])
+    """
+    count = len(serials)
+    if count == 1 or (count and not special and serials == list(range(serials[0], serials[0] + count))):
+        return [(0, count)]
+    starts = [
+        position
+        for position, serial in enumerate(serials)
+        if not position or serial != serials[position - 1] + 1 or position in special or position - 1 in special
+    ]
+    return list(zip(starts, [*starts[1:], count], strict=True)) if starts else []
