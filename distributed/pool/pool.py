@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from distributed import machine
@@ -15,7 +15,10 @@ from distributed.config import SETTINGS
 from distributed.errors import PoolClosed
 from distributed.pool.calls import Calls
 from distributed.pool.core import CORES, Core
+from distributed.pool.pipeline import Pipeline
 from distributed.pool.remote import RemoteData
+from distributed.pool.sources import is_asynchronous, source_of
+from distributed.pool.stream import Stream
 from distributed.pool.tasks import Options, Task
 from distributed.wire.messages import HasWhat, LookUp, Ncores, Output, Publish, Unpublish, WhoHas
 from distributed.wire.security import find_secret
@@ -95,6 +98,7 @@ class Pool:
         """
         if not iterables:
             raise TypeError("map() needs at least one iterable")
+        _require_plain("map", iterables)
         at_hand = all(type(iterable) in (list, tuple, range) for iterable in iterables)
         return self._calls.many(function, zip(*iterables, strict=False), self._options, at_hand)
 
@@ -105,7 +109,75 @@ class Pool:
         >>> [handle.get() for handle in pool.starmap(pow, [(2, 5), (3, 2)])]
         [32, 9]
         """
+        _require_plain("starmap", (iterable,))
         return self._calls.many(function, (tuple(args) for args in iterable), self._options)
+
+    def imap(
+        self,
+        function: Callable[..., Any],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        qsize: int | None = None,
+        ordered: bool = True,
+        chunksize: int | None = None,
+    ) -> Stream:
+        """Run the function on each item, and iterate over the values as they come: with ``for`` or ``async for``.
+
+        The input is consumed as it is needed, so it may have no end. It may also be asynchronous; then, so must be the
+        loop. What is under way or waits to be taken is limited in number and in bytes. Leaving the loop cancels it.
+
+        Parameters
+        ----------
+        qsize : int
+            How many items may be under way or waiting to be taken. Default: as many as keep the workers busy.
+        ordered : bool
+            False: values in the order in which they are done, as `imap_unordered`.
+        chunksize : int
+            Items in one task. Default: as many as take some milliseconds, by what was measured so far; one, if it
+            takes long. A function that raises fails for one item alone. With one of the options ``timeout``,
+            ``retries``, ``attempts`` and ``recompute``, and for coroutine functions, each item is a task of its own.
+
+        Examples
+        --------
+        >>> import itertools
+        >>> pool = getfixture('pool')
+        >>> list(pool.imap(pow, [2, 3], [5, 2]))
+        [32, 9]
+        >>> for square in pool.imap(lambda x: x * x, itertools.count()):
+        ...     if square > 100:
+        ...         break
+        >>> square
+        121
+        """
+        if not iterables:
+            raise TypeError("imap() needs at least one iterable")
+        if qsize is not None:
+            _count("qsize", qsize, 1)
+        if chunksize is not None:
+            _count("chunksize", chunksize, 1)
+        if self._options.key:
+            raise ValueError("key= names one result; it goes with submit and apply, not with imap")
+        _truth("ordered", ordered)
+        self._core.require_open()
+        pipeline = Pipeline(
+            self._core, self._calls, self._options, function, source_of(iterables),
+            ordered=ordered, qsize=qsize, chunksize=chunksize,
+        )  # fmt: skip
+        return Stream(pipeline)
+
+    def imap_unordered(
+        self,
+        function: Callable[..., Any],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        qsize: int | None = None,
+        chunksize: int | None = None,
+    ) -> Stream:
+        """Like `imap`, with the values in the order in which they are done.
+
+        >>> pool = getfixture('pool')
+        >>> sorted(pool.imap_unordered(abs, [-3, 1, -2]))
+        [1, 2, 3]
+        """
+        return self.imap(function, *iterables, qsize=qsize, ordered=False, chunksize=chunksize)
 
     def apply(
         self, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -394,6 +466,13 @@ def _map_handles(nested: Any, change: Callable[[RemoteData], Any]) -> Any:
     if isinstance(nested, tuple) and hasattr(nested, "_make"):
         return nested._make(_map_handles(item, change) for item in nested)
     return nested
+
+
+def _require_plain(method: str, iterables: Iterable[Any]) -> None:
+    for iterable in iterables:
+        if is_asynchronous(iterable):
+            kind = type(iterable).__name__
+            raise TypeError(f"{method}() cannot wait for a {kind}: imap() takes asynchronous input, with `async for`")
 
 
 def _fields(options: Options) -> dict[str, Any]:

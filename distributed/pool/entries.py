@@ -1,0 +1,76 @@
+"""Items of an `imap` on their way to being tasks: what becomes one task, and how its function gets there.
+
+Nothing is decided here, neither how many items go together nor when they go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from distributed.config import SETTINGS
+from distributed.pool.calls import Calls
+from distributed.pool.chunks import AsynchronousCarrier, Carrier
+from distributed.pool.core import Core
+from distributed.pool.remote import RemoteData
+from distributed.pool.sources import Columns
+from distributed.pool.tasks import Options
+from distributed.wire.functions import call_carried, pack_function
+from distributed.wire.values import pack
+
+CALL_CARRIED = pack_function(call_carried)
+
+
+class Entry:
+    """Items that are one task: one, or a chunk of them."""
+
+    __slots__ = ("columns", "count", "error", "handle", "is_again", "is_done")
+
+    def __init__(self, columns: Columns, is_again: bool = False) -> None:
+        self.columns, self.count = columns, len(columns[0])
+        self.is_again = is_again  # it was in a chunk that failed as a whole
+        self.rest()
+
+    def rest(self) -> None:
+        """Nothing was done for it (any more)."""
+        self.handle: RemoteData | None = None
+        self.error: BaseException | None = None
+        self.is_done = False
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its packed values."""
+        return self.handle.nbytes if self.handle is not None else 0
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its values can be opened without asking anybody."""
+        return self.handle is None or self.handle._task.outcome is not None
+
+    def pieces(self, start: int, size: int, is_again: bool) -> list[Entry]:
+        """The items from `start` on, as entries of this size."""
+        return [
+            Entry(tuple([column[at : at + size] for column in self.columns]), is_again)
+            for at in range(start, self.count, size)
+        ]
+
+
+class Sender:
+    """A function, pickled once, and the tasks of its calls."""
+
+    def __init__(self, core: Core, function: Callable[..., Any], name: str) -> None:
+        packed = pack_function(function)
+        carrier = AsynchronousCarrier if packed.asynchronous else Carrier
+        self._first: Any = None  # what goes before the arguments
+        self.inputs = 0  # how many of a task's inputs are the function's
+        if packed.handles:
+            self._first, self.inputs = function, len(packed.handles)
+        elif len(packed.code) > SETTINGS.spread_bytes_min:
+            self._first, self.inputs = core.put([pack(carrier(packed, name), "the function")])[0], 1
+        self._function = carrier(packed if self._first is None else CALL_CARRIED, name)
+
+    def send(self, calls: Calls, rows: Iterable[tuple[Any, ...]], options: Options) -> list[RemoteData]:
+        """A task for each row of arguments."""
+        if self._first is not None:
+            rows = [(self._first, row, {}) for row in rows]
+        return calls.many(self._function, rows, options)

@@ -1,0 +1,447 @@
+"""What is under way for one `imap`: items become tasks, singly or in chunks, and tasks become values to be taken.
+
+The pipeline never waits for input and owns no thread. Whoever takes values feeds it on the way, and where the input is
+slow, whoever brings an item. Every item stays here until its value was opened, so that nothing is lost when a chunk
+crashed, took too long or was called off: its items are planned again, before everything else. What was opened is
+released. Several threads may be in here at one time: `_lock` guards what is written below, and is held for moments;
+`_feeding` is held while tasks are made, by one thread, for which nobody waits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import operator
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any
+
+from distributed.errors import PoolClosed, TaskCancelled
+from distributed.pool.calls import Calls
+from distributed.pool.chunks import Chunk, each_of
+from distributed.pool.core import Core
+from distributed.pool.entries import Entry, Sender
+from distributed.pool.events import CancelAsked
+from distributed.pool.interrupts import deferred_signals
+from distributed.pool.pace import LIMIT_S, Pace
+from distributed.pool.remote import RemoteData, TaskFailed, error_of
+from distributed.pool.sources import Source
+from distributed.pool.tasks import Options, Task
+from distributed.wire.exceptions import unpack_exception
+from distributed.wire.functions import is_asynchronous, name_of
+
+OPENED_BYTES_MAX = 16 << 20  # values that are fetched in one request
+
+
+class Pipeline:
+    """Everything of one `imap` but its faces."""
+
+    def __init__(
+        self,
+        core: Core,
+        calls: Calls,
+        options: Options,
+        function: Callable[..., Any],
+        source: Source,
+        *,
+        ordered: bool,
+        qsize: int | None,
+        chunksize: int | None,
+    ) -> None:
+        if not callable(function):
+            raise TypeError(f"a {type(function).__name__} is not callable: {function!r:.80}")
+        self.core, self.source = core, source
+        self._calls, self._options, self._ordered, self._qsize = calls, options, ordered, qsize
+        asynchronous = is_asynchronous(function)
+        if asynchronous or not _may_share(options):
+            chunksize = 1
+        self._pace = Pace(chunksize, asynchronous)
+        self._function, self._name = function, name_of(function)
+        self._one = Sender(core, function, self._name)
+        self._many: Sender | None = None
+        self._lock, self._feeding = threading.RLock(), threading.Lock()
+        self._entries: OrderedDict[Entry, None] = OrderedDict()  # all that was not opened yet
+        self._again: deque[Entry] = deque()  # of these, what has to be planned
+        self._under_way: dict[Task, Entry] = {}
+        self._done: deque[Entry] = deque()  # as they came; where order does not matter
+        self._items = self._items_under_way = self._waiting_bytes = 0
+        self._opened: deque[list[Any] | BaseException] = deque()
+        self.current: Any = iter(())  # the values that are being taken
+        self._arrived: deque[Task] = deque()
+        self._generation = 0  # how often everything was called off
+        self._is_resting = self._is_feed_asked = self._has_news = False
+        self.is_closed = False
+        self.alert: Callable[[], object] = bool  # called on any thread when there is news
+
+    # ------------------------------------------------------------------------------------------------------ being told
+
+    def arrive(self, task: Task) -> None:
+        """A task has an outcome. Called by the pool, on any thread."""
+        self._arrived.append(task)
+        self.alert()
+
+    def on_item(self) -> None:
+        """A slow source has one more, or none any more. Called on its thread."""
+        if self.needs_feed():
+            try:
+                self.feed()
+            except PoolClosed:
+                self.close()
+        if self.source.is_ended or not self.source.is_slow:
+            self.ring()
+
+    def ring(self) -> None:
+        """Whoever waits shall look again."""
+        self._has_news = True
+        self.alert()
+        self.core.driver.wake()
+
+    def look(self) -> bool:
+        """Take note of what arrived. Whether that was anything since the last look."""
+        self._has_news, had_news = False, self._has_news
+        with self._lock:
+            while self._arrived:
+                had_news = True
+                task = self._arrived.popleft()
+                entry = self._under_way.pop(task, None)
+                if entry is not None:
+                    self._finish(entry, task)
+        return had_news
+
+    def _finish(self, entry: Entry, task: Task) -> None:
+        entry.is_done = True
+        self._items_under_way -= entry.count
+        self._waiting_bytes += task.nbytes
+        self._pace.learn_result(task.nbytes, entry.count)
+        duration_s = task.kind.duration.mean_s if task.kind is not None else None
+        if entry.count == 1 and duration_s is not None:
+            self._pace.learn(duration_s, 1)
+        if not self._ordered:
+            self._done.append(entry)
+
+    def has_news(self) -> bool:
+        """Whether it makes sense to look."""
+        return self._has_news or bool(self._arrived)
+
+    # --------------------------------------------------------------------------------------------------------- feeding
+
+    @property
+    def _cores(self) -> int:
+        return max(1, sum(view.member.ncores for view in list(self.core.state.workers.values())))
+
+    def needs_feed(self) -> bool:
+        """Whether it is time to make more tasks: not for each that ends, where many small ones are under way."""
+        if self.is_closed or self._is_resting or (self.source.is_ended and not self._again):
+            return False
+        under_way, cores = len(self._under_way), self._cores
+        if under_way < cores:
+            return True
+        if self.source.is_slow and not self._again and 0 < len(self.source) < self._pace.size():
+            return False  # it will make a chunk, or be sent when an executor has nothing to do
+        window = self._pace.window(cores)
+        return under_way < window if window <= 4 * cores else under_way <= window // 2
+
+    def feed(self) -> None:
+        """Make tasks of items that are there, as many as may be under way. Never waits for input."""
+        self._is_feed_asked = True
+        while self._is_feed_asked and self._feeding.acquire(blocking=False):
+            try:
+                self._is_feed_asked = False
+                with self._lock:
+                    batch, generation = self._plan(), self._generation
+                self._send(batch, generation)
+            finally:
+                self._feeding.release()
+
+    def _plan(self) -> list[Entry]:
+        """The entries to send now."""
+        batch: list[Entry] = []
+        cores = self._cores
+        window = self._pace.window(cores) - len(self._under_way)
+        while len(batch) < window and self._may_have_more(cores):
+            entry = self._again.popleft() if self._again else self._pull(len(self._under_way) + len(batch) >= cores)
+            if entry is None:
+                break
+            self._items_under_way += entry.count
+            batch.append(entry)
+        if self.source.is_slow:
+            has_use = len(batch) < window and self._may_have_more(cores)
+            self.source.want(self._size() * (window - len(batch)) if has_use else 0)
+        return batch
+
+    def _may_have_more(self, cores: int) -> bool:
+        if self.is_closed or self._is_resting:
+            return False
+        if not self._again and (self.source.is_ended or self._size() < 1):
+            return False
+        tasks = len(self._entries) - len(self._again)
+        return self._pace.has_room(tasks, self._waiting_bytes, self._items_under_way, cores)
+
+    def _size(self) -> int:
+        """How many items the next entry may have; 0: there are enough."""
+        size = self._pace.size()
+        if self._qsize is None:
+            return size
+        waiting = operator.length_hint(self.current) + sum(len(part) for part in self._opened if type(part) is list)
+        if self._pace.chunksize is None:
+            size = min(size, max(1, self._qsize // (2 * self._cores)))
+        return min(size, self._qsize - waiting - self._items)
+
+    def _pull(self, is_busy: bool) -> Entry | None:
+        """Items from the source; a chunk that is not full only if there is an executor with nothing to do."""
+        size = self._size()
+        if self.source.is_slow and is_busy and len(self.source) < size:
+            return None
+        columns = self.source.take(size)
+        if columns is None:
+            return None
+        entry = Entry(columns)
+        self._entries[entry] = None
+        self._items += entry.count
+        return entry
+
+    def _send(self, batch: list[Entry], generation: int) -> None:
+        """Make tasks of entries; what was interrupted is planned again."""
+        left = deque(batch)
+        try:
+            for _, group in itertools.groupby(batch, lambda entry: (entry.count > 1, entry.is_again)):
+                entries = list(group)
+                self._send_alike(entries, generation)
+                for _ in entries:
+                    left.popleft()
+        except BaseException:
+            with self._lock:
+                if generation == self._generation:
+                    self._items_under_way -= sum(entry.count for entry in left)
+                    self._again.extendleft(reversed(left))
+            raise
+
+    def _send_alike(self, entries: list[Entry], generation: int) -> None:
+        """All single, or all chunks. Where one cannot be pickled, the others are sent all the same."""
+        try:
+            handles = self._tasks_of(entries)
+        except PoolClosed:
+            raise
+        except Exception as error:  # noqa: BLE001  the arguments' own pickling
+            if len(entries) > 1:
+                for entry in entries:
+                    self._send_alike([entry], generation)
+            else:
+                self._refuse(entries[0], error, generation)
+            return
+        tasks = [handle._task for handle in handles]
+        with self._lock:
+            is_wanted = generation == self._generation and not self.is_closed
+            if is_wanted:
+                for entry, handle in zip(entries, handles, strict=True):
+                    entry.handle = handle
+                    self._under_way[handle._task] = entry
+        if not is_wanted:  # all was called off meanwhile
+            self._cancel(tasks)
+            return
+        own_inputs = (self._one if entries[0].count == 1 else self._many or self._one).inputs
+        for entry, task in zip(entries, tasks, strict=True):
+            nbytes = len(task.args or b"") + sum(needed.nbytes for needed in task.inputs[own_inputs:])
+            self._pace.learn_arguments(nbytes, entry.count, len(task.inputs) > own_inputs)
+        self.core.watch(tasks, self.arrive)
+
+    def _tasks_of(self, entries: list[Entry]) -> list[RemoteData]:
+        options = self._options
+        if entries[0].count == 1:
+            if entries[0].is_again:  # one attempt was used up by the chunk
+                options = dataclasses.replace(options, attempts=max(1, options.attempts - 1))
+            rows = [tuple([column[0] for column in entry.columns]) for entry in entries]
+            return self._one.send(self._calls, rows, options)
+        if self._many is None:
+            self._many = Sender(self.core, each_of(self._function), self._name)
+        limit_s = LIMIT_S if self._pace.chunksize is None else math.inf
+        options = dataclasses.replace(options, attempts=1)  # a chunk that crashed is not run again: its items are
+        return self._many.send(self._calls, [(Chunk(entry.columns, limit_s),) for entry in entries], options)
+
+    def _refuse(self, entry: Entry, error: Exception, generation: int) -> None:
+        """It could not be sent."""
+        with self._lock:
+            if generation == self._generation:
+                self._items_under_way -= entry.count
+                entry.error, entry.is_done = error, True
+                if not self._ordered:
+                    self._done.append(entry)
+                self._has_news = True
+
+    # ---------------------------------------------------------------------------------------------------------- taking
+
+    def part(self) -> list[Any] | None:
+        """Opened values, or None. An error whose turn it is is raised."""
+        if not self._opened:
+            return None
+        part = self._opened.popleft()
+        if not isinstance(part, BaseException):
+            return part
+        try:
+            if isinstance(part, (StopIteration, StopAsyncIteration)):  # it would quietly end the consumer's loop
+                raise RuntimeError(f"a task raised {part!r}") from part
+            raise part
+        finally:
+            del part
+
+    def ready(self) -> list[Entry]:
+        """What can be opened now: one entry, or several that have to be fetched."""
+        found: list[Entry] = []
+        nbytes = 0
+        with self._lock:
+            for entry in self._entries if self._ordered else self._done:
+                nbytes += entry.nbytes
+                if not entry.is_done or (found and (entry.is_here or nbytes > OPENED_BYTES_MAX)):
+                    break
+                found.append(entry)
+                if entry.is_here:
+                    break
+        return found
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing to come."""
+        return self.is_closed or (self.source.is_ended and not self._entries and not self._opened)
+
+    def finish(self) -> None:
+        """The end was reached: raise what ended the input, if that was an error."""
+        error, self.source.error = self.source.error, None
+        was_closed = self.is_closed
+        self.close()
+        try:
+            if error is not None and not was_closed:
+                raise error
+        finally:
+            del error
+
+    def open(self, entries: list[Entry]) -> None:
+        """Bring the values here, where they can be taken, and release them there. May wait for workers."""
+        generation = self._generation
+        outcomes = self._outcomes(entries)
+        if any(isinstance(outcome, TaskCancelled) for outcome in outcomes):
+            self.core.require_open()
+        with self._lock:
+            if generation != self._generation:
+                return
+            for entry, outcome in zip(entries, outcomes, strict=True):
+                if entry not in self._entries:  # another thread was faster
+                    continue
+                self._forget(entry)
+                if entry.count == 1:
+                    self._opened.append(outcome if isinstance(outcome, BaseException) else [outcome])
+                elif isinstance(outcome, TaskCancelled):
+                    self._opened.extend([outcome] * entry.count)
+                elif isinstance(outcome, BaseException):
+                    self._plan_again(entry.pieces(0, 1, is_again=True))
+                    return  # what comes after it has to wait for it
+                else:
+                    self._open_chunk(entry, *outcome)
+                    if len(outcome[0]) < entry.count:
+                        return
+
+    def _forget(self, entry: Entry) -> None:
+        del self._entries[entry]
+        if not self._ordered:
+            self._done.remove(entry)
+        self._items -= entry.count
+        self._waiting_bytes -= entry.nbytes
+        entry.handle = None
+
+    def _open_chunk(self, entry: Entry, values: list[Any], errors: dict[int, bytes], seconds: float) -> None:
+        self._pace.learn(seconds / len(values), len(values))
+        start = 0
+        for position, error in errors.items():
+            if position > start:
+                self._opened.append(values[start:position])
+            self._opened.append(unpack_exception(error))
+            start = position + 1
+        if start < len(values):
+            self._opened.append(values[start:] if start else values)
+        if len(values) < entry.count:
+            self._plan_again(entry.pieces(len(values), self._pace.size(), is_again=entry.is_again))
+
+    def _plan_again(self, entries: list[Entry]) -> None:
+        """Before everything else."""
+        self._again.extendleft(reversed(entries))
+        for entry in reversed(entries):
+            self._entries[entry] = None
+            self._entries.move_to_end(entry, last=False)
+            self._items += entry.count
+        self._has_news = True
+
+    def _outcomes(self, entries: list[Entry]) -> list[Any]:
+        """A value or an error of each."""
+        handles = [entry.handle for entry in entries]
+        if None not in handles:
+            try:
+                return self.core.values_of([handle._task for handle in handles])  # type: ignore[union-attr]
+            except PoolClosed:
+                raise
+            except Exception:  # noqa: BLE001  whatever unpickling raises; whose it is will be seen
+                pass
+        return [self._outcome(entry) for entry in entries]
+
+    def _outcome(self, entry: Entry) -> Any:
+        if entry.handle is None:
+            return entry.error or TaskCancelled("it was called off")
+        task = entry.handle._task
+        try:
+            if task.published != "done":
+                return error_of(task)
+            return self.core.value_of(task)
+        except TaskFailed as failed:
+            return failed.error
+        except PoolClosed:
+            raise
+        except Exception as error:  # noqa: BLE001  unpickling is foreign code
+            return error
+
+    # ----------------------------------------------------------------------------------------------------- calling off
+
+    def resume(self) -> None:
+        """Somebody takes values (again)."""
+        self._is_resting = False
+
+    def rest(self) -> None:
+        """Cancel what is under way, and release what waits: nobody takes values just now. Their items are kept."""
+        if self.core.is_forked:
+            return
+        with deferred_signals(lambda: None), self._lock:
+            self._is_resting = True
+            self._generation += 1
+            tasks = list(self._under_way)
+            self._under_way.clear()
+            self._done.clear()
+            self._items_under_way = self._waiting_bytes = 0
+            for entry in self._entries:
+                entry.rest()
+            self._again = deque(self._entries)
+            self._cancel(tasks)
+
+    def close(self) -> None:
+        """Nobody will take values any more."""
+        if self.is_closed or self.core.is_forked:
+            return
+        self.is_closed = True
+        self.rest()
+        with self._lock:
+            self._entries.clear()
+            self._again.clear()
+            self._opened.clear()
+            self.current = iter(())
+        self.source.close()
+        self.ring()
+
+    def _cancel(self, tasks: list[Task]) -> None:
+        if tasks and not self.core.driver.closed:
+            self.core.post(CancelAsked(tasks))
+
+
+def _may_share(options: Options) -> bool:
+    """Whether items may be calls of one task: not if the user said something about single tasks."""
+    usual = Options()
+    return (options.timeout_s, options.retries, options.attempts, options.recompute) == (
+        usual.timeout_s, usual.retries, usual.attempts, usual.recompute,
+    )  # fmt: skip

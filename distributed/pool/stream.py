@@ -1,0 +1,202 @@
+"""`Stream`, what `imap` returns: the values of a :mod:`~distributed.pool.pipeline`, for ``for`` and ``async for``.
+
+Plain loops run at C speed over whole chunks; only between two chunks is there any Python. Knows nothing of tasks: how
+items become values is the pipeline's business. When a loop ends, however that happens, its iterator is dropped, and
+that is how it is noticed that what is outstanding is of no use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from distributed.errors import PoolClosed
+from distributed.pool.pipeline import Pipeline
+from distributed.pool.sources import Asynchronous, Threaded
+
+LOOK_S = 1.0  # a consumer on an event loop looks at least so often whether the pool was closed
+_END: Any = object()
+
+
+class Stream:
+    """The values of an `imap`, each once, in one loop or in several one after the other, or by `next`.
+
+    Leaving a loop early cancels what is outstanding. A later loop goes on with the next value; what was cancelled is
+    computed again. An exception is raised at its place, and the iteration may go on after it.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._taking = threading.Lock()
+        self._taking_asynchronously: asyncio.Lock | None = None
+        source = pipeline.source
+        if isinstance(source, Threaded):
+            source.start(pipeline.on_item)
+        if not source.is_asynchronous:
+            pipeline.feed()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._pipeline._name}{': closed' if self._pipeline.is_closed else ''}>"
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether its input is, so that only `async for` can take the values."""
+        return self._pipeline.source.is_asynchronous
+
+    def close(self) -> None:
+        """Cancel what is outstanding, and end."""
+        self._pipeline.close()
+
+    def __del__(self) -> None:
+        pipeline = getattr(self, "_pipeline", None)
+        if pipeline is not None and not pipeline.is_closed:
+            pipeline.close()
+
+    # ------------------------------------------------------------------------------------------------------ plain loops
+
+    def __iter__(self) -> Iterator[Any]:
+        self._require_plain()
+        return itertools.chain.from_iterable(self._parts())
+
+    def _parts(self) -> Iterator[Iterator[Any]]:
+        """The parts, one after the other. Each is the pipeline's own iterator, so that none of it is lost."""
+        pipeline = self._pipeline
+        try:
+            yield pipeline.current
+            while self._advance():
+                yield pipeline.current
+        except (GeneratorExit, KeyboardInterrupt, SystemExit):
+            pipeline.rest()
+            raise
+
+    def __next__(self) -> Any:
+        self._require_plain()
+        while (value := next(self._pipeline.current, _END)) is _END:
+            if not self._advance():
+                raise StopIteration
+        return value
+
+    def _require_plain(self) -> None:
+        if self.is_asynchronous:
+            raise TypeError("the input is asynchronous: use `async for`, because a plain `for` cannot wait for it")
+
+    def _advance(self) -> bool:
+        """Wait for the next part; False at the end."""
+        pipeline = self._pipeline
+        with self._taking:
+            pipeline.resume()
+            while True:
+                part = pipeline.part()
+                if part is not None:
+                    pipeline.current = iter(part)
+                    return True
+                pipeline.look()
+                if pipeline.needs_feed():
+                    pipeline.feed()
+                entries = pipeline.ready()
+                if entries:
+                    pipeline.open(entries)
+                elif pipeline.is_over:
+                    pipeline.finish()
+                    return False
+                elif not pipeline.has_news():
+                    pipeline.core.wait(pipeline.has_news)
+
+    # ----------------------------------------------------------------------------------------------- asynchronous loops
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return AsynchronousLoop(self)
+
+    async def __anext__(self) -> Any:
+        while (value := next(self._pipeline.current, _END)) is _END:
+            if not await self._advance_asynchronously():
+                raise StopAsyncIteration
+        return value
+
+    async def aclose(self) -> None:
+        """As `close`."""
+        self.close()
+
+    async def _advance_asynchronously(self) -> bool:
+        """The same as `_advance`; what may block is done by a thread of the loop's."""
+        if self._taking_asynchronously is None:
+            self._taking_asynchronously = asyncio.Lock()
+        pipeline, loop, bell = self._pipeline, asyncio.get_running_loop(), asyncio.Event()
+        async with self._taking_asynchronously:
+            pipeline.resume()
+            pipeline.alert = _ringing(loop, bell)
+            if isinstance(pipeline.source, Asynchronous):
+                pipeline.source.start(_feeding(pipeline))
+            while True:
+                bell.clear()
+                part = pipeline.part()
+                if part is not None:
+                    pipeline.current = iter(part)
+                    return True
+                pipeline.look()
+                if pipeline.needs_feed():
+                    await asyncio.to_thread(pipeline.feed)
+                entries = pipeline.ready()
+                if entries and all(entry.is_here for entry in entries):
+                    pipeline.open(entries)
+                elif entries:
+                    await asyncio.to_thread(pipeline.open, entries)
+                elif pipeline.is_over:
+                    pipeline.finish()
+                    return False
+                elif not pipeline.has_news():
+                    await _wait(bell)
+                    pipeline.core.require_open()
+
+
+class AsynchronousLoop:
+    """One `async for`: dropped when the loop is left."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> AsynchronousLoop:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await self._stream.__anext__()
+
+    def __del__(self) -> None:
+        pipeline = self._stream._pipeline
+        if not pipeline.is_closed:
+            pipeline.rest()
+
+
+async def _wait(bell: asyncio.Event) -> None:
+    try:
+        await asyncio.wait_for(bell.wait(), LOOK_S)
+    except TimeoutError:
+        pass
+
+
+def _ringing(loop: asyncio.AbstractEventLoop, bell: asyncio.Event) -> Callable[[], None]:
+    def ring() -> None:
+        try:
+            loop.call_soon_threadsafe(bell.set)
+        except RuntimeError:  # the loop was closed: nobody waits any more
+            pass
+
+    return ring
+
+
+def _feeding(pipeline: Pipeline) -> Callable[[], Any]:
+    """What an asynchronous source does after each item: it has no thread that could make tasks."""
+
+    async def on_item() -> None:
+        if pipeline.needs_feed():
+            try:
+                await asyncio.to_thread(pipeline.feed)
+            except PoolClosed:
+                pipeline.close()
+        if pipeline.source.is_ended or not pipeline.source.is_slow:
+            pipeline.ring()
+
+    return on_item
