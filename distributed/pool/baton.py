@@ -19,6 +19,7 @@ from distributed.config import SETTINGS
 from distributed.pool.interrupts import deferred_signals
 
 NAP_S = 0.05  # nobody sleeps longer without a look at the world: a lock cannot be told of everything
+PUMP_LINGER_S = 0.004  # who pumps does it again soon
 
 
 class Baton:
@@ -43,6 +44,7 @@ class Baton:
         self._back = threading.Lock()  # released to call the thread back
         self._back.acquire()
         self._turns_by_guests = 0
+        self._linger_s = SETTINGS.linger_s
         self.is_with_guest = False
         self.thread = threading.Thread(target=self._run, name="distributed-pool", daemon=True)
 
@@ -63,6 +65,7 @@ class Baton:
 
     def wait(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait until `is_done()`, turning meanwhile. False when the time is over first, or everything is."""
+        self._linger_s = SETTINGS.linger_s
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while self._wait_uninterrupted(is_done, deadline):
             pass  # a signal came whose handler did not raise: wait on
@@ -70,6 +73,7 @@ class Baton:
 
     def pump(self) -> None:
         """One turn that does not block, by a caller that has much to do: else it and the thread fight for the GIL."""
+        self._linger_s = PUMP_LINGER_S
         with deferred_signals(self._wake):
             self._guests.append(None)
             try:
@@ -180,7 +184,7 @@ class Baton:
         """Leave the baton to callers, until they have not wanted it for a moment."""
         while not self._is_over():
             turns = self._turns_by_guests
-            called = self._back.acquire(timeout=NAP_S if self._guests else SETTINGS.linger_s)
+            called = self._back.acquire(timeout=NAP_S if self._guests else self._linger_s)
             if called or (not self._guests and turns == self._turns_by_guests):
                 return
 

@@ -21,6 +21,7 @@ from distributed.wire.functions import FunctionCache, PackedFunction, call_carri
 from distributed.wire.values import pack, pack_call, pack_plain_calls
 
 BATCH_TASKS = 500  # the first tasks of a large map are on their way while the others are being packed
+SUBMITS_MAX = 200  # somebody submits one by one, faster than the thread comes to take them up
 KINDS_MAX = 4096
 CALL_CARRIED = pack_function(call_carried).code  # for functions that are large, or have handles in them
 
@@ -54,6 +55,8 @@ class Calls:
         if options.key:
             self._remember(options.key, task)
         self._core.post(Submitted([task]))
+        if len(self._core.driver.inbox) >= SUBMITS_MAX:
+            self._core.driver.pump()
         return handle
 
     def many(

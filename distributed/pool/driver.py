@@ -316,22 +316,27 @@ class Driver:
 
     def _take_inbox(self, now: float) -> None:
         drops = len(self.holds.dropped)  # these were dropped after everything that is in the inbox by now was posted
-        inbox = self.inbox
-        while inbox:
-            event = inbox.popleft()
+        submitted: list[Task] = []  # tasks that were submitted one by one are placed together
+        for _ in range(len(self.inbox)):  # and no more: somebody may be adding all the time
+            event = self.inbox.popleft()
+            if type(event) is Submitted:
+                submitted += event.tasks
+                continue
+            self._submit(submitted, now)
             own = _OWN_EVENTS.get(type(event))
             if own is not None:
                 own(self, event)
-                continue
-            if inbox and type(event) is Submitted:
-                tasks = list(event.tasks)
-                while inbox and type(inbox[0]) is Submitted:  # tasks submitted one by one are placed together
-                    tasks += inbox.popleft().tasks
-                event = Submitted(tasks)
-            self._perform(self.state.handle(event, now))
+            else:
+                self._perform(self.state.handle(event, now))
+        self._submit(submitted, now)
         if drops and self._is_time_for_drops(now):
             self._drops_taken_at = now
             self._perform(self.state.handle(Dropped(self.holds.take_dropped(drops)), now))
+
+    def _submit(self, tasks: list[Task], now: float) -> None:
+        if tasks:
+            self._perform(self.state.handle(Submitted(tasks[:]), now))
+            tasks.clear()
 
     def _handle(self, event: Any) -> None:
         self._perform(self.state.handle(event, time.monotonic()))
