@@ -168,7 +168,7 @@ class PoolState:
     def _hurry_inputs(self, task: Task, now: float) -> None:
         """What a task waits for is as urgent as the task."""
         priority = task.kind.options.priority  # type: ignore[union-attr]
-        slower, queued = list(task.inputs), []
+        slower, queued = [needed for needed in task.inputs if needed.status != DONE], []
         while slower:
             needed = slower.pop()
             if needed.status not in (WAITING, READY) or needed.kind is None:
@@ -594,7 +594,7 @@ class PoolState:
 
     def _place(self, task: Task, now: float) -> None:
         """All inputs are there: queue the task where it should run."""
-        if not all(needed.has_value for needed in task.inputs):
+        if not task.can_run:
             self._wait_again(task, now)  # one was lost while the last one came
             return
         wake = self.placement.place(task, now)
@@ -613,7 +613,7 @@ class PoolState:
                     self._send(view, batch, now)
 
     def _send(self, view: WorkerView, batch: list[Task], now: float) -> None:
-        bereft = [task for task in batch if task.inputs and not all(needed.has_value for needed in task.inputs)]
+        bereft = [task for task in batch if task.inputs and not task.can_run]
         for task in bereft:  # an input was lost while they were queued
             self._wait_again(task, now)
         batch = [task for task in batch if task not in bereft] if bereft else batch

@@ -151,6 +151,14 @@ class Task:
         return self.status == DONE and (self.outcome is not None or bool(self.holders))
 
     @property
+    def can_run(self) -> bool:
+        """Whether all its inputs are to be had. Written out: asked twice for every task with inputs."""
+        for needed in self.inputs:
+            if needed.status != DONE or (needed.outcome is None and not needed.holders):
+                return False
+        return True
+
+    @property
     def is_repeatable(self) -> bool:
         """Whether a lost value may be computed again: there is a recipe, and running it twice is not forbidden."""
         options = self.kind.options if self.kind is not None else None
@@ -171,7 +179,9 @@ class Task:
         """
         nbytes = len(self.args or b"")
         for needed in self.inputs:
-            nbytes += INPUT_BYTES + len(needed.inline or b"")
+            nbytes += INPUT_BYTES
+            if needed.holders is None and needed.status == DONE and needed.outcome is not None:
+                nbytes += len(needed.outcome)
         return nbytes
 
     @property

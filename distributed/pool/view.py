@@ -129,4 +129,6 @@ class WorkerView:
 
 
 def _as_input(needed: Task) -> list[Any]:
-    return [needed.key, needed.attempt, needed.nbytes, sorted(needed.holders or ()), needed.inline]
+    if needed.holders:
+        return [needed.key, needed.attempt, needed.nbytes, sorted(needed.holders), None]
+    return [needed.key, needed.attempt, needed.nbytes, [], needed.inline]

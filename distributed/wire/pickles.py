@@ -51,6 +51,16 @@ def reduce_handle(handle: Any) -> Any:
     return restore_mark, (entry[0],)
 
 
+class Mark:
+    """What a handle leaves in a pickle, by itself."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __reduce__(self) -> Any:
+        return restore_mark, (self.index,)
+
+
 def restore_mark(index: int) -> object:
     """Called by pickle where a mark was left."""
     if CONTEXT.resolve is None:

@@ -18,6 +18,7 @@ value is kept, of nobody here.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import pickle
 import struct
@@ -28,7 +29,7 @@ import msgpack
 
 from distributed.errors import ProtocolError
 from distributed.wire.exceptions import RemoteTraceback, pack_exception, unpack_exception
-from distributed.wire.pickles import PROTOCOL, Reference, dump, load, reduce_handle
+from distributed.wire.pickles import PROTOCOL, Mark, Reference, dump, load, reduce_handle
 from distributed.wire.unpicklable import explain
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "pack",
     "pack_call",
     "pack_exception",
+    "pack_marks",
     "pack_plain_calls",
     "reduce_handle",
     "unpack",
@@ -228,6 +230,16 @@ def pack_plain_calls(calls: list[tuple[Any, ...]]) -> list[bytes] | None:
         return None
     dumps, nothing = pickle.dumps, {}  # type: ignore[var-annotated]
     return [dumps((args, nothing), PROTOCOL) for args in calls]
+
+
+@functools.lru_cache(maxsize=64)
+def pack_marks(count: int) -> bytes:
+    """A call whose arguments are `count` different handles, and nothing else: the same bytes for all such calls.
+
+    >>> unpack_call(pack_marks(2), ['alice', 'bob'].__getitem__)
+    (('alice', 'bob'), {})
+    """
+    return bytes([MARKED]) + pickle.dumps((tuple(map(Mark, range(count))), {}), PROTOCOL)
 
 
 def _roots(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, object]]:
