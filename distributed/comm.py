@@ -22,13 +22,15 @@ from distributed.connect import explain, tune
 from distributed.errors import ConnectionFailed, ProtocolError
 from distributed.turns import TURN
 from distributed.wire import frames
-from distributed.wire.messages import Message, Refusal, Reply, buffers_of, decode, encode_header
+from distributed.wire.messages import Message, Refusal, Reply, decode, encode_frame
 from distributed.wire.security import ClientHandshake, Secret, ServerHandshake
 
 logger = logging.getLogger("distributed.comm")
 
 READ_BYTES = 1 << 18
 WRITE_PIECES_MAX = 1024  # the kernel takes no more in one call
+
+ANSWERS = (Reply, Refusal)
 
 OnMessage = Callable[["Connection", Message, int], object]
 OnClose = Callable[["Connection", str], object]
@@ -97,7 +99,7 @@ class Connection:
         if self._outgoing_bytes > SETTINGS.write_buffer_bytes_max:
             self._cut(f"it does not read: {self._outgoing_bytes} bytes wait for it")
             return
-        pieces = frames.encode(encode_header(message, request), buffers_of(message))
+        pieces = encode_frame(message, request)
         if not self._outgoing:
             if TURN.waiting is None:
                 self._loop.call_soon(self.flush)
@@ -144,9 +146,14 @@ class Connection:
         try:
             while outgoing:
                 if len(outgoing) == 1:
-                    self._consume(self._sock.send(outgoing[0]))
+                    sent = self._sock.send(outgoing[0])
                 else:
-                    self._consume(self._sock.sendmsg(outgoing[:WRITE_PIECES_MAX]))
+                    sent = self._sock.sendmsg(outgoing[:WRITE_PIECES_MAX])
+                self._outgoing_bytes -= sent
+                if not self._outgoing_bytes:
+                    outgoing.clear()
+                    return
+                self._consume(sent)
         except (BlockingIOError, InterruptedError):
             self._is_full = True
             self._loop.add_writer(self._sock, self._write_rest)
@@ -154,13 +161,8 @@ class Connection:
             self._lose(error)
 
     def _consume(self, sent: int) -> None:
-        """So many bytes are gone."""
-        outgoing = self._outgoing
-        self._outgoing_bytes -= sent
-        if not self._outgoing_bytes:
-            outgoing.clear()
-            return
-        whole = 0
+        """So many bytes are gone; more is left."""
+        outgoing, whole = self._outgoing, 0
         while sent >= len(outgoing[whole]):
             sent -= len(outgoing[whole])
             whole += 1
@@ -195,7 +197,10 @@ class Connection:
         try:
             for header, buffers in self._decoder.feed(data):
                 message, request = decode(header, buffers)
-                self._receive(message, request)
+                if type(message) in ANSWERS:
+                    self._take_answer(message, request)
+                else:
+                    self.on_message(self, message, request)
                 if self.is_closed:
                     break
         except ProtocolError as error:
@@ -205,17 +210,14 @@ class Connection:
         finally:
             TURN.end(waiting)
 
-    def _receive(self, message: Message, request: int) -> None:
-        if isinstance(message, (Reply, Refusal)):
-            future = self._asked.pop(request, None)
-            if future is None or future.done():  # the answer came too late
-                return
-            if isinstance(message, Reply):
-                future.set_result(message.result)
-            else:
-                future.set_exception(errors.by_name(message.kind, message.reason))
+    def _take_answer(self, message: Any, request: int) -> None:
+        future = self._asked.pop(request, None)
+        if future is None or future.done():  # the answer came too late
+            return
+        if isinstance(message, Reply):
+            future.set_result(message.result)
         else:
-            self.on_message(self, message, request)
+            future.set_exception(errors.by_name(message.kind, message.reason))
 
     # ------------------------------------------------------------------------------------------------ begin and end
 

@@ -49,7 +49,11 @@ class ShortLoop(asyncio.SelectorEventLoop):
                 due.append(writer)
         for handle in due:  # after all of them are known: one may close what another one watched
             if not handle._cancelled:
-                handle._run()
+                try:
+                    handle._callback(*handle._args)  # in no context of its own: no reader here has any
+                except Exception as error:  # noqa: BLE001 - as asyncio does
+                    what = f"Exception in callback {handle._callback!r}"
+                    self.call_exception_handler({"message": what, "exception": error, "handle": handle})
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

@@ -22,7 +22,7 @@ from distributed.config import SETTINGS
 from distributed.errors import ProtocolError
 from distributed.turns import TURN
 from distributed.wire import messages
-from distributed.wire.frames import Decoder, encode
+from distributed.wire.frames import Decoder
 from distributed.worker.progress import Cell
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class Child:
         """Hand a message to the executor, or to the queue before it while its socket is full."""
         if self.is_closed:
             return
-        (frame,) = encode(messages.encode_header(message))  # no message on this socket has buffers
+        (frame,) = messages.encode_frame(message)  # no message on this socket has buffers
         if self._unsent:
             self._unsent.append(frame)
             return

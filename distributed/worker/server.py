@@ -415,10 +415,10 @@ class Worker:
         if self._finished.is_set():
             self._events.clear()
             return
-        self._is_handling = True
+        self._is_handling, now_s = True, self._loop.time
         try:
             while self._events:
-                self._carry_out(self.state.handle(self._events.popleft(), self._loop.time()))
+                self._carry_out(self.state.handle(self._events.popleft(), now_s()))
         finally:
             self._is_handling = False
             if self._events:  # one was refused; it is not their fault
@@ -449,7 +449,9 @@ class Worker:
                 self._on(events.SpillFailed(ticket, reason))
 
     def _give(self, what: events.Give) -> None:
-        self._supervisor.send(what.executor, what.message)
+        child = self._supervisor.children.get(what.executor)
+        if child is not None:  # else it is dead, and its end tells what becomes of what it should have had
+            child.send(what.message)
 
     def _send(self, what: events.Send) -> None:
         connection = self._clients.get(what.client)
