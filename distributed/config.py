@@ -81,6 +81,7 @@ class Settings:
 
     # pool
     attempts_max: int = 3
+    receive_buffers_bytes_max: int = 512 * MIB  # that wait, reclaimable, for the next values that come over sockets
     lineage_bytes_max: int = 64 * MIB
     move_wait_min_s: float = 0.05  # leave the holder of the inputs only if it saves more waiting than this
     local_bytes_per_s: float = 10e9  # between workers of one machine

@@ -14,6 +14,7 @@ from typing import Any
 
 from distributed.bulk import BulkClient
 from distributed.pieces import open_to_read
+from distributed.pool.buffers import Buffers
 from distributed.wire.messages import Member
 from distributed.wire.security import Secret
 from distributed.wire.values import Packed
@@ -30,6 +31,7 @@ class Transfer:
         self._idle: dict[str, list[BulkClient]] = {}  # by incarnation
         self._busy: dict[int, BulkClient] = {}  # by thread
         self._lock = threading.Lock()
+        self._buffers = Buffers()
 
     def fetch(self, member: Member, keys: list[str], attempts: list[int], timeout_s: float | None = None) -> list[Any]:
         """The packed values as bytes or maps, in order; None where the worker does not have one."""
@@ -64,7 +66,8 @@ class Transfer:
             client.close()
 
     def close(self) -> None:
-        """Close every idle connection."""
+        """Close every idle connection, and give back what memory waits for values."""
+        self._buffers.close()
         with self._lock:
             idle, self._idle = self._idle, {}
         for clients in idle.values():
@@ -73,7 +76,7 @@ class Transfer:
 
     def _receive(self, client: BulkClient, keys: list[str], attempts: list[int], linkable: bool) -> list[Any]:
         values: list[Any] = []
-        for found in client.fetch(keys, attempts, linkable=linkable, receive_into=_anonymous):
+        for found in client.fetch(keys, attempts, linkable=linkable, receive_into=self._buffers.take):
             if found.nbytes < 0:
                 values.append(None)
             elif found.path:
@@ -136,8 +139,3 @@ def map_copy_on_write(path: str) -> mmap.mmap | None:
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
     finally:
         os.close(descriptor)
-
-
-def _anonymous(nbytes: int) -> memoryview:
-    """Memory for a value that comes over a socket."""
-    return memoryview(mmap.mmap(-1, nbytes))
