@@ -69,8 +69,8 @@ class Directory:
     """`members` by address, and the index from keys to members, which is made when somebody asks.
 
     Few ever ask, and to put a key into a second dictionary and take it out again is half of what it costs. So reports
-    wait in `unindexed`, and keys that go before somebody asked never enter `holders`. Two rules keep this simple: what
-    a worker holds is indexed, or in an unindexed report of it; nobody touches the index before all reports are in it.
+    wait in `unindexed`, and keys that go before somebody asked never enter `holders`. At any time, what a worker holds
+    is in the index or in an unindexed report of it, and what is in the index is held.
     """
 
     def __init__(self) -> None:
@@ -94,13 +94,11 @@ class Directory:
     def leave(self, registration: Registration) -> None:
         """A worker is gone, and all it held with it."""
         member, versions = registration.member, _sorted_versions(registration.member)
-        is_indexed = self._is_indexed(registration.sizes)
         del self.members[member.address], self.by_connection[registration.connection]
         del self.alike[versions][member.address]
         if not self.alike[versions]:
             del self.alike[versions]
-        if is_indexed:
-            self._forget(registration.sizes, member.address)
+        self._forget(registration.sizes, member.address)
         self._count(-len(registration.sizes))
 
     def unlike(self, member: m.Member) -> list[m.Member]:
@@ -129,15 +127,14 @@ class Directory:
 
     def remove(self, registration: Registration, keys: list[str]) -> None:
         """A worker no longer holds these values; keys that it did not hold are no error."""
-        is_indexed, count = self._is_indexed(keys), len(registration.sizes)
+        count = len(registration.sizes)
         sizes = list(map(registration.sizes.pop, keys, itertools.repeat(None)))
         if len(registration.sizes) + len(keys) != count:
             keys = [key for key, nbytes in zip(keys, sizes, strict=True) if nbytes is not None]
         registration.nbytes -= sum(filter(None, sizes))
         if registration.attempts:
             _exhaust(map(registration.attempts.pop, keys, itertools.repeat(None)))
-        if is_indexed:
-            self._forget(keys, registration.member.address)
+        self._forget(keys, registration.member.address)
         _shrink(registration.sizes)
         self._count(-len(keys))
 
@@ -186,31 +183,27 @@ class Directory:
                 if self.holders[key] != address:
                     self.others.setdefault(key, {})[address] = None
 
-    def _is_indexed(self, keys: Collection[str]) -> bool:
-        """Whether the index has any of these keys; if so, it is complete now."""
-        if self.holders.keys().isdisjoint(keys):
-            return False
-        self.index()
-        return True
-
     def _forget(self, keys: Collection[str], address: str) -> None:
-        """This worker, which held all of these, is no holder of them any more; all of them are indexed."""
-        if not self.others.keys().isdisjoint(keys):
-            keys = [key for key in keys if not self._is_left_to_others(key, address)]
+        """This worker is no holder of these keys any more; the index may have all of them, some or none."""
+        found = list(map(self.holders.get, keys)) if self.holders else []
+        if found.count(None) == len(found):
+            return
+        if found.count(address) != len(found) or not self.others.keys().isdisjoint(keys):
+            keys = [key for key, holder in zip(keys, found, strict=True) if holder and self._is_alone(key, address)]
         _exhaust(map(self.holders.pop, keys))
         _shrink(self.holders)
 
-    def _is_left_to_others(self, key: str, address: str) -> bool:
-        """Whether others hold the key, too; then it is theirs now."""
+    def _is_alone(self, key: str, address: str) -> bool:
+        """Whether the index has this worker as the only holder; if others hold the key, too, it is theirs now."""
         others = self.others.get(key)
         if others is None:
-            return False
+            return self.holders[key] == address
         if self.holders[key] == address:
             address = self.holders[key] = next(iter(others))
-        del others[address]
+        others.pop(address, None)
         if not others:
             del self.others[key]
-        return True
+        return False
 
     def check(self) -> None:
         """Assert that both sides agree, and that nothing is known of those who are no members."""

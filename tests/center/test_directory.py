@@ -83,6 +83,17 @@ def test_keys_that_go_before_anybody_asks_never_enter_the_index() -> None:
     assert set(directory.holders) == {"x", KEYS[0]}
 
 
+def test_an_indexed_key_that_goes_does_not_bring_others_into_the_index() -> None:
+    directory = Directory()
+    alice, bob = joined(directory, "alice:1", 1), joined(directory, "bob:1", 2)
+    add(directory, alice, ["x"])
+    assert directory.is_held("x")
+    add(directory, bob, KEYS)
+    directory.remove(alice, ["x"])
+    assert directory.holders == {}
+    assert directory.who_has(KEYS[0]) == {"bob:1": (1, 8)}
+
+
 def test_reports_that_wait_for_the_index_are_bounded_and_leave_with_the_last_key(monkeypatch) -> None:
     monkeypatch.setattr(module, "UNINDEXED_MAX", 4)
     directory = Directory()
