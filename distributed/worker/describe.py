@@ -68,7 +68,8 @@ def check(state: WorkerState) -> None:
             if isinstance(entry, Entry):
                 users[entry] = users.get(entry, 0) + 1
         assert len(part.keys) == len(part.attempts) == len(part.args) > 0
-        assert len(part) == 1 or not part.inputs
+        assert (len(part.inputs), len(part.ready)) in ((0, 0), (0, len(part)), (len(part), 0))
+        assert len(part) == 1 or not part.entries
         waits = part.missing > 0 or part in part.function.waiting
         assert sum((part.queued, bool(part.serial), waits)) == 1, f"{part} is in two places, or none"
         assert part.missing == sum(entry is None for entry in part.entries)

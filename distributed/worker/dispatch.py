@@ -16,9 +16,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
 from distributed.config import Settings
@@ -27,6 +28,8 @@ from distributed.worker.events import AskRunning, ExecutorEnded, ExecutorStarted
 from distributed.worker.queue import FairQueue
 from distributed.worker.store import Entry, Store
 from distributed.worker.tasks import Function, Part
+
+_serial_of = attrgetter("serial")
 
 
 class Alarms:
@@ -68,39 +71,47 @@ class Executor:
 
     def find(self, serial: int) -> tuple[Part | None, int]:
         """The part in which the task of this number is, and its position there."""
-        given = self.given
-        index = bisect_right(given, serial, key=_serial_of) - 1 if len(given) > 1 else 0
-        if given and 0 <= (position := serial - given[index].serial) < len(given[index].keys):
-            return given[index], position
-        return None, 0
+        index = self._index(serial)
+        if index < 0 or serial - self.given[index].serial >= len(self.given[index].keys):
+            return None, 0
+        return self.given[index], serial - self.given[index].serial
 
-    def split(self, part: Part, position: int, count: int) -> Part:
-        """From this position on, `count` tasks as a part; what is before and behind stays here, as parts of its own."""
-        if position:
-            part = part.split(position)
-            self.given.insert(self._index(part), part)
-        if count < len(part.keys):
-            rest = part.split(count)
-            self.given.insert(self._index(rest), rest)
+    def _index(self, serial: int) -> int:
+        """Where the last part is that begins with this number or before."""
+        return bisect_right(self.given, serial, key=_serial_of) - 1
+
+    def single_out(self, serial: int) -> Part:
+        """One task, with what it has to itself from here on; those before and behind it stay here as parts, too."""
+        index = self._index(serial)
+        part = self.given[index]
+        if serial > part.serial:
+            part = part.split(serial - part.serial)
+            index += 1
+            self.given.insert(index, part)
+        if len(part.keys) > 1:
+            self.given.insert(index + 1, part.split(1))
         return part
 
     def take(self, serial: int, count: int) -> Part | None:
         """Up to `count` tasks from this number on have ended: the part that the first ones are. None: never given."""
         given = self.given
-        if given and given[0].serial == serial and len(given[0].keys) <= count:
-            part, index = given[0], 0
+        index = self._index(serial) if len(given) > 1 and given[0].serial != serial else 0
+        if index < 0 or not given:
+            return None
+        part = given[index]
+        position = serial - part.serial
+        if not 0 <= position < len(part.keys):
+            return None
+        if position:
+            part = part.split(position)
+            if len(part.keys) > count:
+                given.insert(index + 1, part.split(count))
+        elif len(part.keys) > count:
+            given[index] = part.split(count)
         else:
-            found, position = self.find(serial)
-            if found is None:
-                return None
-            part = self.split(found, position, count)
-            index = self._index(part)
-        del given[index]
+            del given[index]
         self.count -= len(part.keys)
         return part
-
-    def _index(self, part: Part) -> int:
-        return bisect_left(self.given, part.serial, key=_serial_of)
 
     def learn(self, function: Function, settings: Settings) -> bytes:
         """The code to send along: none when the executor surely has it.
@@ -191,9 +202,9 @@ class Dispatch:
             "stack": event.stack,
         }
         again: list[Part] = []
-        running, position = executor.find(event.serial)
+        running, _ = executor.find(event.serial)
         if running is not None:
-            running = executor.split(running, position, 1)
+            running = executor.single_out(event.serial)
         for part in self._take_back(executor):
             guilty = part is running and not executor.killing
             lost = guilty or part.function.once or part.requeues >= self.settings.requeues_max
@@ -233,7 +244,7 @@ class Dispatch:
         """Queue tasks that are ready to run."""
         order = part.order
         queue = self.coroutines if order.asynchronous else self.queue
-        queue.put(order.client, part, order.priority, not part.inputs, first)
+        queue.put(order.client, part, order.priority, not (part.inputs or part.ready), first)
 
     def fill(self, now: float) -> None:
         """Give queued tasks to executors that have room; spread what there is over all of them."""
@@ -303,7 +314,9 @@ class Dispatch:
         for part in parts:
             count = len(keys)
             part.serial, part.executor = first + count, number
-            if part.inputs:
+            if part.ready:
+                inputs.update(zip(range(count, count + len(part.keys)), part.ready, strict=True))
+            elif part.inputs:
                 inputs[count] = _inputs_of(part)
             if part.order.timeout_s:
                 self.look(executor, now + part.order.timeout_s)
@@ -349,11 +362,11 @@ class Dispatch:
         executor = self.executors.get(event.executor)
         if executor is None or executor.killing:
             return
-        part, position = executor.find(event.serial)
+        part, _ = executor.find(event.serial)
         if part is not None:
             timeout_s = part.order.timeout_s
             if not part.verdict and timeout_s and now >= event.started_s + timeout_s:
-                part = executor.split(part, position, 1)
+                part = executor.single_out(event.serial)
                 part.verdict = "timeout"
             if part.verdict:
                 self._kill(executor)
@@ -418,14 +431,10 @@ class Dispatch:
         assert plain <= self.ncores <= plain + self.pauses
 
 
-def _serial_of(part: Part) -> int:
-    return part.serial
-
-
 def _inputs_of(part: Part) -> list[list[Any]]:
     """The inputs as an executor wants them; their files must not move from here on."""
     columns: list[list[Any]] = []
-    for (key, *_), entry in zip(part.inputs, part.entries, strict=True):
+    for (key, *_), entry in zip(part.inputs[0], part.entries, strict=True):
         if isinstance(entry, Entry):
             entry.given += 1
             columns.append([key, entry.path or entry.data])

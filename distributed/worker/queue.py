@@ -73,21 +73,24 @@ class ClientQueue(Generic[PartT]):
             return []
         function = parts[0].function
         taken: list[PartT] = []
-        while parts and count > 0:
+        missing = count
+        while parts and missing > 0:
             part = parts[0]
-            if part.queued:
-                if part.function is not function:
-                    break
-                if len(part) > count:
-                    parts[0] = part.split(count)
-                else:
-                    parts.popleft()
-                count -= len(part)
-                part.queued = False
-                taken.append(part)
+            if not part.queued:
+                parts.popleft()
+                continue
+            if part.function is not function:
+                break
+            size = len(part)
+            if size > missing:
+                parts[0] = part.split(missing)
+                size = missing
             else:
                 parts.popleft()
-        self.live -= sum(map(len, taken))
+            missing -= size
+            part.queued = False
+            taken.append(part)
+        self.live -= count - missing
         return taken
 
     def take_last(self, count: int) -> list[PartT]:
@@ -138,10 +141,7 @@ class FairQueue(Generic[PartT]):
             client.used_s = self.clock_s - self.credit_s
         part.queued = True
         parts = client.class_of(priority, producer)
-        if first:
-            parts.appendleft(part)
-        else:
-            parts.append(part)
+        (parts.appendleft if first else parts.append)(part)
         count = len(part)
         client.live += count
         self.live += count

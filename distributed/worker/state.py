@@ -97,11 +97,8 @@ class WorkerState:
         if kind in WRAPPED:
             kind = type(event.message)
         self._handlers[kind](event)
-        return self._settle(now)
-
-    def _settle(self, now: float) -> list[Any]:
-        """Whatever an event was: use the room and the executors that are free now, and set the clock."""
-        store, dispatch, reports, alarms = self.store, self.dispatch, self.reports, self.alarms
+        # whatever it was: use the room and the executors that are free now, and set the clock
+        store, dispatch = self.store, self.dispatch
         if store.memory_bytes + store.reserved_bytes > store.memory_limit:
             store.make_room(0)
         if self.rooms.wanted:
@@ -110,10 +107,10 @@ class WorkerState:
             self._hopeless(hopeless)
         if dispatch.queue.live or dispatch.coroutines.live:
             dispatch.fill(now)
-        if (store.added or store.removed) and not reports.is_due:
-            reports.plan(now)
-        if alarms.next_s < self._wake_at_s:
-            self._wake_at_s = alarms.next_s
+        if not self.reports.is_due and (store.added or store.removed):
+            self.reports.plan(now)
+        if self.alarms.next_s < self._wake_at_s:
+            self._wake_at_s = self.alarms.next_s
             self.out.append(WakeAt(self._wake_at_s))
         return self._take_out()
 
@@ -174,10 +171,36 @@ class WorkerState:
                 self.dispatch.enqueue(part)
 
     def _gather(self, part: Part) -> None:
-        """Take the inputs that are here, and want the others. Small values are passed on as they are."""
+        """Tasks need inputs. Where all are small values that are here, they are passed on as they are."""
+        ready = [self._small(inputs) for inputs in part.inputs]
+        if None not in ready:
+            part.ready, part.inputs = ready, ()
+            self.dispatch.enqueue(part)
+            return
+        del part.order.parts[part]
+        positions = [position for position, small in enumerate(ready) if small is not None]
+        if positions:
+            together = part.pick(positions)
+            together.ready, together.inputs = [ready[position] for position in positions], ()
+            self.dispatch.enqueue(together)
+        for single in [part.pick([position]) for position, small in enumerate(ready) if small is None]:
+            self._fetch(single)
+
+    def _small(self, inputs: list[Any]) -> list[list[Any]] | None:
+        """The inputs of a task as an executor wants them, if that takes neither files nor fetches."""
+        small = []
+        for key, attempt, _, _, inline in inputs:
+            value = self.store.entries.get(key) if inline is None else inline
+            if not isinstance(value, bytes) or (inline is None and attempt > 1):
+                return None
+            small.append([key, value])
+        return small
+
+    def _fetch(self, part: Part) -> None:
+        """A task needs more than small values that are here: take what is here, and want the rest."""
         part.entries = entries = []
         wanted: list[tuple[str, int, int, list[str]]] = []
-        for key, attempt, nbytes, holders, inline in part.inputs:
+        for key, attempt, nbytes, holders, inline in part.inputs[0]:
             entry = self.store.find(key, attempt) if inline is None else inline
             if entry is None:
                 wanted.append((key, attempt, nbytes, holders))
@@ -217,7 +240,7 @@ class WorkerState:
         if len(part) == 1:
             self._drop_all(part)
         elif part.serial:
-            self._drop_all(self.dispatch.executors[part.executor].split(part, position, 1))
+            self._drop_all(self.dispatch.executors[part.executor].single_out(part.serial + position))
         else:
             del self.tasks[part.keys[position]]
             part.remove(position)
@@ -391,13 +414,16 @@ class WorkerState:
                 if path:
                     self.out.append(events.Remove(path))
                 continue
-            self.store.add(key, 1, nbytes, None if path else value, path, replace=True)
+            if path or key in self.store.entries:
+                self.store.add(key, 1, nbytes, None if path else value, path, replace=True)
+            else:
+                self.store.add_small([key], [1], [nbytes], [value])
 
     def _on_fetched(self, event: events.Fetched) -> None:
         here, missing = self.fetches.fetched(event.fetch, event.nbytes, event.values, event.paths)
         for want, entry in here:
             for part in want.tasks:
-                for position, (key, attempt, *_) in enumerate(part.inputs):
+                for position, (key, attempt, *_) in enumerate(part.inputs[0]):
                     if part.entries[position] is None and (key, attempt) == (want.key, want.attempt):
                         self.store.use(entry)
                         part.entries[position] = entry

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 from distributed.config import Settings
@@ -102,18 +103,20 @@ class Order:
         self.parts: dict[Part, None] = {}
 
     def divide(self, keys: list[str], attempts: list[int], args: list[bytes], inputs: dict[int, list]) -> list[Part]:
-        """The tasks as parts: all that need nothing together, and each that has inputs by itself."""
+        """The tasks as parts: those that need nothing, and those that have inputs."""
+        if not keys:
+            return []
+        whole = Part(self, keys, attempts, args)
         if not inputs:
-            return [Part(self, keys, attempts, args)] if keys else []
-        parts: list[Part] = []
-        for position, needed in inputs.items():
-            if needed:
-                parts.append(Part(self, [keys[position]], [attempts[position]], [args[position]]))
-                parts[-1].inputs = needed
-        rest = [position for position in range(len(keys)) if not inputs.get(position)]
-        if rest:
-            columns = [keys[n] for n in rest], [attempts[n] for n in rest], [args[n] for n in rest]
-            parts.insert(0, Part(self, *columns))
+            return [whole]
+        del self.parts[whole]
+        needed = list(map(inputs.get, range(len(keys)), repeat(())))
+        producers = [position for position, some in enumerate(needed) if not some]
+        whole.inputs = needed
+        consumers = [position for position, some in enumerate(needed) if some]
+        parts = [whole.pick(positions) for positions in (producers, consumers) if positions]
+        if producers:
+            parts[0].inputs = ()
         return parts
 
     def find(self, key: str) -> tuple[Part, int]:
@@ -125,7 +128,7 @@ class Order:
 
 
 class Part:
-    """Tasks of one order that are in the same state: hundreds of plain ones, or a single one that has inputs.
+    """Tasks of one order that are in the same state: hundreds, or one that has to wait for its inputs or to use files.
 
     Columns, because most tasks come, wait, go to an executor and end beside their like: nothing is done for one of them
     that C code cannot do for all. Where one has a fate of its own it is split off. Columns are replaced and never
@@ -133,8 +136,9 @@ class Part:
     """
 
     queued = False
-    inputs: Sequence[Any] = ()  # as they came: [key, attempt, nbytes, holders, inline]
-    entries: Sequence[Entry | bytes | None] = ()  # parallel to inputs; None: not here yet
+    inputs: Sequence[Any] = ()  # as they came, a column, too: each a list of [key, attempt, nbytes, holders, inline]
+    ready: Sequence[Any] = ()  # instead, where all inputs are small values that are here: as an executor wants them
+    entries: Sequence[Entry | bytes | None] = ()  # of a single task, parallel to its inputs; None: not here yet
     missing = 0  # inputs not here yet
     serial = 0  # the first one's number at the executor that has them; 0: not given
     executor = 0
@@ -163,7 +167,23 @@ class Part:
             rest.serial, rest.executor = self.serial + count, self.executor
             rest.verdict, rest.given_s = self.verdict, self.given_s
         rest.queued, rest.requeues = self.queued, self.requeues
+        if self.ready:
+            self.ready, rest.ready = self.ready[:count], self.ready[count:]
+        elif self.inputs:
+            self.inputs, rest.inputs = self.inputs[:count], self.inputs[count:]
         return rest
+
+    def pick(self, positions: list[int]) -> Part:
+        """Some of the tasks as a part of their own; they stay here, too, until this part is given up."""
+        picked = Part(
+            self.order,
+            [self.keys[n] for n in positions],
+            [self.attempts[n] for n in positions],
+            [self.args[n] for n in positions],
+        )
+        if self.inputs:
+            picked.inputs = [self.inputs[n] for n in positions]
+        return picked
 
     def remove(self, position: int) -> None:
         """Forget one of these tasks."""
@@ -171,6 +191,8 @@ class Part:
         self.keys = self.keys[:position] + self.keys[after:]
         self.attempts = self.attempts[:position] + self.attempts[after:]
         self.args = self.args[:position] + self.args[after:]
+        self.inputs = [*self.inputs[:position], *self.inputs[after:]]
+        self.ready = [*self.ready[:position], *self.ready[after:]]
 
     def __repr__(self) -> str:
         ends = dict.fromkeys(zip(self.keys[:1] + self.keys[-1:], self.attempts[:1] + self.attempts[-1:], strict=True))

@@ -261,6 +261,45 @@ def test_inputs_inline_and_here_are_passed_on_at_once(bench):
     assert bench.done([1]) == [finished("a")]
 
 
+def test_tasks_whose_inputs_are_here_go_together_and_the_others_wait_for_theirs(bench):
+    bench.know()
+    bench.on(Put(ALICE, [key("y")], [5], [b"value"], [""]))
+    inputs = {1: [needs("x", inline=b"ex")], 2: [needs("z")], 3: [needs("y"), needs("x", inline=b"ex")]}
+    together = {0: [[key("x"), b"ex"]], 1: [[key("y"), b"value"], [key("x"), b"ex"]]}
+    fetch, *gives = bench.client(compute("abcd", inputs=inputs))
+    assert gives == [run("bd", 2, inputs=together), run("a", 4)]
+    assert (fetch.keys, fetch.peer) == ([key("z")], HOLDER)
+    assert bench.client(DeleteData([key("y")])) == []
+    assert bench.done([2, 3]) == [finished("bd")]
+    given = bench.on(Fetched(1, [3], [b"zet"], [""]))
+    assert given == [run("c", 5, inputs={0: [[key("z"), b"zet"]]})]
+
+
+def test_a_crash_takes_no_inputs_from_the_batch_mates(bench):
+    bench.know()
+    bench.client(compute("abc", inputs={n: [needs(str(n), inline=b"%d" % n)] for n in range(3)}))
+    failed, _ = bench.on(ExecutorEnded(1, serial=3, signal=11))
+    assert failed.message.key == key("b")
+    again = {0: [[key("0"), b"0"]], 1: [[key("2"), b"2"]]}
+    assert bench.on(ExecutorStarted(2, 5)) == [run("ac", 5, 2, code=b"code", inputs=again)]
+
+
+def test_a_queued_task_can_be_dropped_from_among_tasks_with_inputs(bench):
+    bench.know(mean_us=3000)
+    bench.client(compute("abcd", inputs={n: [needs(str(n), inline=b"%d" % n)] for n in range(4)}))
+    assert bench.client(Cancel([key("c")], [1])) == []
+    assert bench.client(Recall(1)) == [Send(ALICE, Recalled([key("d")], [1]))]
+    _, give = bench.done([2], durations_us=[3000])
+    assert give == run("b", 3, inputs={0: [[key("1"), b"1"]]})
+
+
+def test_tasks_with_inputs_wait_for_code_and_can_be_dropped_there(bench):
+    bench.client(compute("abc", inputs={1: [needs("x", inline=b"ex")], 2: [needs("y", inline=b"why")]}))
+    bench.client(Cancel([key("b")], [1]))
+    (give,) = bench.client(DefineFunction(F, b"code"))
+    assert give == run("c", 1, code=b"code", inputs={0: [[key("y"), b"why"]]})
+
+
 def test_missing_inputs_are_fetched_once_and_listed_as_held_once(bench):
     inputs = {0: [needs("x")], 1: [needs("x"), needs("y", [OTHER])]}
     out = bench.client(compute("ab", code=b"code", inputs=inputs))
