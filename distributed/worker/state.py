@@ -360,7 +360,7 @@ class WorkerState:
         self._strike(part)
         nbytes, value = message.nbytes[position], None if path else message.values[position]
         if path:
-            self.store.add(part.keys[0], part.attempts[0], nbytes, None, path)
+            self.store.add_unused(part.keys[0], part.attempts[0], nbytes, None, path)
         else:
             self.store.add_small(part.keys, part.attempts, [nbytes], [value])
         if position in message.contains:
@@ -415,7 +415,7 @@ class WorkerState:
                     self.out.append(events.Remove(path))
                 continue
             if path or key in self.store.entries:
-                self.store.add(key, 1, nbytes, None if path else value, path, replace=True)
+                self.store.add_unused(key, 1, nbytes, None if path else value, path, replace=True)
             else:
                 self.store.add_small([key], [1], [nbytes], [value])
 

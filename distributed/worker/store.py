@@ -111,7 +111,7 @@ class Store:
                 self.owners[owner_of(key)] = None
                 self.memory_bytes += size
             else:
-                self.add(key, attempt, size, value)
+                self.add_unused(key, attempt, size, value)
 
     def _add_bytes(self, new: dict[str, Entry | bytes], nbytes: int) -> None:
         first, last = min(new), max(new)
@@ -151,6 +151,14 @@ class Store:
         if path:
             self._files[entry] = None
         return entry
+
+    def add_unused(
+        self, key: str, attempt: int, nbytes: int, data: bytes | None, path: str = "", replace: bool = False
+    ) -> None:
+        """Store a value that no task here waits for: an older attempt than the one here goes at once."""
+        entry = self.add(key, attempt, nbytes, data, path, replace)
+        if not entry.in_table:
+            self._vacate(entry)
 
     def add_replica(self, key: str, attempt: int, nbytes: int, data: bytes | None, path: str) -> Entry:
         """Store what was fetched from a peer: others hold it too, its owner does not know yet that we do."""

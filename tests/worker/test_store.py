@@ -54,6 +54,14 @@ def test_an_older_attempt_is_kept_only_for_who_uses_it(bench):
     assert bench.store.memory_bytes == 20
 
 
+def test_an_older_attempt_that_nobody_uses_goes_at_once(bench):
+    bench.file(X, 20, attempt=2)
+    bench.store.add_unused(X, 1, 10, None, "/m/old")
+    bench.store.add_small([X, Y], [1, 1], [5, 5], [b"value", b"value"])
+    assert bench.said() == [Remove("/m/old")]
+    assert (bench.store.memory_bytes, columns(bench.store.entries)) == (25, ([X, Y], [2, 1], [20, 5]))
+
+
 def test_the_same_attempt_twice_is_kept_once(bench):
     first = bench.file(X, 10)
     assert bench.store.add(X, 1, 10, None, "/m/again") is first
