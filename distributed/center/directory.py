@@ -145,7 +145,18 @@ class Directory:
             self.unindexed.clear()
             self._unindexed_count = 0
         elif self._unindexed_count > UNINDEXED_MAX:
-            self.index()
+            self._forget_the_gone()
+            if self._unindexed_count > UNINDEXED_MAX // 2:
+                self.index()
+
+    def _forget_the_gone(self) -> None:
+        """Strike out of the unindexed reports what is no longer held."""
+        reports, self.unindexed, self._unindexed_count = self.unindexed, [], 0
+        for registration, keys in reports:
+            is_member = self.members.get(registration.member.address) is registration
+            if is_member and (held := list(filter(registration.sizes.__contains__, keys))):
+                self.unindexed.append((registration, held))
+                self._unindexed_count += len(held)
 
     # ----------------------------------------------------------------------------------------------------- the index
 
@@ -170,10 +181,10 @@ class Directory:
     def index(self) -> None:
         """Make `holders` and `others` complete; afterwards all reports are in them."""
         if self.unindexed:
-            reports, self.unindexed, self._unindexed_count = self.unindexed, [], 0
-            for registration, keys in reports:
-                if self.members.get(registration.member.address) is registration:
-                    self._index(registration.member.address, list(filter(registration.sizes.__contains__, keys)))
+            self._forget_the_gone()
+            for registration, keys in self.unindexed:
+                self._index(registration.member.address, keys)
+            self.unindexed, self._unindexed_count = [], 0
 
     def _index(self, address: str, keys: list[str]) -> None:
         count = len(self.holders)
@@ -188,8 +199,10 @@ class Directory:
         found = list(map(self.holders.get, keys)) if self.holders else []
         if found.count(None) == len(found):
             return
-        if found.count(address) != len(found) or not self.others.keys().isdisjoint(keys):
-            keys = [key for key, holder in zip(keys, found, strict=True) if holder and self._is_alone(key, address)]
+        if not self.others.keys().isdisjoint(keys):
+            keys = [key for key in keys if key in self.holders and self._is_alone(key, address)]
+        elif found.count(address) != len(found):
+            keys = [key for key, holder in zip(keys, found, strict=True) if holder == address]
         _exhaust(map(self.holders.pop, keys))
         _shrink(self.holders)
 

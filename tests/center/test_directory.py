@@ -107,6 +107,17 @@ def test_reports_that_wait_for_the_index_are_bounded_and_leave_with_the_last_key
     assert len(directory.holders) == len(KEYS)
 
 
+def test_too_many_reports_of_what_is_gone_are_struck_out_and_not_indexed(monkeypatch) -> None:
+    monkeypatch.setattr(module, "UNINDEXED_MAX", 4)
+    directory = Directory()
+    alice = joined(directory, "alice:1")
+    add(directory, alice, KEYS[:4])
+    directory.remove(alice, KEYS[:3])
+    add(directory, alice, KEYS[4:])
+    assert directory.unindexed == [(alice, [KEYS[3]]), (alice, [KEYS[4]])]
+    assert directory.holders == {}
+
+
 def test_members_unlike_a_new_one_are_named_once_a_kind() -> None:
     directory = Directory()
     for number, address in enumerate(ADDRESSES):
