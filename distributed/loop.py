@@ -17,6 +17,7 @@ from typing import Any
 
 KNOWN = sys.platform == "linux" and sys.version_info[:2] <= (3, 13)
 WAIT_MAX_S = 3600.0
+READABLE, WRITABLE = ~select.EPOLLOUT, ~select.EPOLLIN  # errors and hang-ups are both
 
 
 class ShortLoop(asyncio.SelectorEventLoop):
@@ -43,9 +44,9 @@ class ShortLoop(asyncio.SelectorEventLoop):
         due = []
         for descriptor, events in self._poll(timeout_s if timeout_s < WAIT_MAX_S else WAIT_MAX_S, len(self._keys)):
             reader, writer = self._keys[descriptor].data
-            if reader is not None and events & ~select.EPOLLOUT:
+            if reader is not None and events & READABLE:
                 due.append(reader)
-            if writer is not None and events & ~select.EPOLLIN:
+            if writer is not None and events & WRITABLE:
                 due.append(writer)
         for handle in due:  # after all of them are known: one may close what another one watched
             if not handle._cancelled:

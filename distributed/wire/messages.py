@@ -578,7 +578,7 @@ class _Plan:
     required: int  # so many fields must come
     has_buffers: bool
     row: Callable[[Any], tuple[Any, ...]]  # a message's fields in their order
-    lists: list[tuple[int, set[type]]]  # where there are lists, and of what; checked also where outer types are right
+    lists: list[tuple[int, type]]  # where there are lists, and of what; checked also where outer types are right
     mappings: list[tuple[int, Callable[[Any], bool]]]  # the same for dictionaries
     passed: set[tuple[type, ...]]  # outer types of all fields that passed every check
 
@@ -591,7 +591,7 @@ def _plan(cls: type[Message]) -> _Plan:
     )
     steps = [(field.name, _check_for(hints[field.name]), _restore_for(hints[field.name])) for field in fields]
     kinds = [get_args(hints[field.name]) for field in fields]
-    lists = [(at, {kind[0]}) for at, kind in enumerate(kinds) if len(kind) == 1 and kind[0] in (int, str, bytes)]
+    lists = [(at, kind[0]) for at, kind in enumerate(kinds) if len(kind) == 1 and kind[0] in (int, str, bytes)]
     mappings = [(at, steps[at][1]) for at, kind in enumerate(kinds) if len(kind) == 2]
     has_buffers = len(fields) != len(dataclasses.fields(cls))
     return _Plan(cls, steps, required, has_buffers, _row([field.name for field in fields]), lists, mappings, set())
@@ -664,7 +664,8 @@ def decode(header: bytes | memoryview, buffers: Iterable[Any] = ()) -> tuple[Mes
             plan.passed.add(types)
     else:  # what every message after the first of its kind takes: a third of the time
         for position, kind in plan.lists:
-            if (value := values[position]) and set(map(type, value)) != kind:
+            value = values[position]
+            if type(value[0]) is not kind if len(value) == 1 else value and set(map(type, value)) != {kind}:
                 raise ProtocolError(f"{operation}.{plan.steps[position][0]} has the wrong type")
         for position, check in plan.mappings:
             if values[position] and not check(values[position]):

@@ -12,6 +12,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from time import monotonic
 from typing import Any
 
 from distributed import address as addresses
@@ -234,7 +235,7 @@ class Worker:
     async def _register(self, connection: Connection) -> None:
         """Send a snapshot; from the moment it is sent what changes follows on the same connection."""
         register: Any = None
-        for instruction in self.state.handle(events.CenterConnected(), self._loop.time()):
+        for instruction in self.state.handle(events.CenterConnected(), monotonic()):
             if isinstance(instruction, events.ToCenter):
                 register = instruction.message
             else:
@@ -415,10 +416,10 @@ class Worker:
         if self._finished.is_set():
             self._events.clear()
             return
-        self._is_handling, now_s = True, self._loop.time
+        self._is_handling = True
         try:
             while self._events:
-                self._carry_out(self.state.handle(self._events.popleft(), now_s()))
+                self._carry_out(self.state.handle(self._events.popleft(), monotonic()))
         finally:
             self._is_handling = False
             if self._events:  # one was refused; it is not their fault
@@ -470,4 +471,4 @@ class Worker:
     def _wake_at(self, what: events.WakeAt) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(what.time_s, self._on, events.Tick())
+        self._timer = self._loop.call_later(what.time_s - monotonic(), self._on, events.Tick())
