@@ -50,19 +50,24 @@ class Report:
         """Send what there is. May be called by both threads."""
         if self._forks != _forks:  # a task forked, and the child came back out of the task
             os._exit(0)
-        items: list[Finished] = []
-        try:
-            for _ in range(len(self.finished)):
-                items.append(self.finished.popleft())
-        except IndexError:  # the other thread took the rest
-            pass
-        if not items:
+        finished = self.finished
+        if not finished:
             return
         try:
             sys.stdout.flush()
         except (AttributeError, ValueError, OSError):  # the task put something else there
             pass
-        self._send(columns(items) if len(items) > 1 or items[0][3] is not None else _single(*items[0]))
+        items: list[Finished] = []
+        try:
+            for _ in range(len(finished)):
+                items.append(finished.popleft())
+        except IndexError:  # the other thread took the rest
+            pass
+        if len(items) == 1 and items[0][3] is None:  # one task and nothing special: a message in a third of the time
+            serial, value, duration_us, _ = items[0]
+            self._send(Outcomes([serial], [value], [len(value)], [duration_us], {}, {}, {}))
+        elif items:
+            self._send(columns(items))
 
     def watch(self) -> None:
         """Several tasks are about to run: see to it that the first ones do not wait for the last."""
@@ -121,11 +126,6 @@ def columns(items: list[Finished]) -> Outcomes:
                 outcomes.contains[position] = contains
             outcomes.nbytes[position] = nbytes
     return outcomes
-
-
-def _single(serial: int, value: bytes, duration_us: int, special: None) -> Outcomes:
-    """The message of one outcome with nothing special, in a third of the time."""
-    return Outcomes([serial], [value], [len(value)], [duration_us], {}, {}, {})
 
 
 def failure(serial: int, error: BaseException, duration_us: int, own_frames: int) -> Finished:
