@@ -122,6 +122,30 @@ async def test_tasks_run_in_order_in_another_process():
         assert [unpack(value) for value in outcomes.values] == [(pid, 1), (pid, 2), (pid, 3)]
 
 
+@on_bench
+async def test_a_task_that_forks_has_one_outcome_and_its_copy_is_gone():
+    async with Bench() as bench:
+        await bench.spawn()
+        pid = await bench.value(os.fork)
+        assert pid > 0
+        assert await is_gone(pid)
+        assert await bench.value(abs, -1) == 1
+        assert bench.reports.empty()
+
+
+@on_bench
+async def test_a_task_that_closes_its_output_is_not_looked_at_for_output_any_more():
+    async with Bench() as bench:
+        await bench.spawn()
+        await bench.value(os.close, 1)
+        assert await bench.value(os.write, 2, b"still here") == 10
+        assert await bench.value(abs, -1) == 1
+        assert bench.texts == [(1, "stderr", "still here")]
+        stdout, stderr = bench.supervisor.children[1].streams
+        loop = asyncio.get_running_loop()
+        assert [loop.remove_reader(stream.reader) for stream in (stdout, stderr)] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("crash", "number", "code"), [(crash_by_exit, 0, 3), (crash_by_segfault, 11, 0), (crash_by_kill, 9, 0)]
 )
