@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from conftest import nothing_left_behind
-from distributed import Pool
+from distributed import Cluster, Pool
 from distributed.errors import CannotPickle, PoolClosed, TaskCrashed, TaskTimeout
 from distributed.pool.chunks import Chunk, run_chunk
 
@@ -548,3 +548,17 @@ def test_asynchronous_input_is_refused_where_nobody_could_wait_for_it(pool):
         pool.map(abs, numbers_one_by_one(3))
     with pytest.raises(TypeError, match=r"starmap\(\) cannot wait .* imap\(\)"):
         pool.starmap(abs, numbers_one_by_one(3))
+
+
+# ------------------------------------------------------------------------------------------------------- lost workers
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_in_the_middle_costs_no_value(no_leaks):
+    with Cluster(n_workers=2, ncores=1) as cluster, Pool(cluster) as own:
+        values = own.imap(lambda x: x * 3, range(200_000))
+        found = [next(values)]
+        next(iter(cluster._workers.values()))._process.kill()
+        assert [*found, *values] == list(range(0, 600_000, 3))
+        arrays = own.imap(lambda x: np.full(100_000, x), range(20))
+        assert [int(array[-1]) for array in arrays] == list(range(20))

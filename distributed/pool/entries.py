@@ -5,7 +5,7 @@ Nothing is decided here, neither how many items go together nor when they go.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from distributed.config import SETTINGS
@@ -69,8 +69,10 @@ class Sender:
             self._first, self.inputs = core.put([pack(carrier(packed, name), "the function")])[0], 1
         self._function = carrier(packed if self._first is None else CALL_CARRIED, name)
 
-    def send(self, calls: Calls, rows: Iterable[tuple[Any, ...]], options: Options) -> list[RemoteData]:
+    def send(self, calls: Calls, rows: list[tuple[Any, ...]], options: Options) -> list[RemoteData]:
         """A task for each row of arguments."""
         if self._first is not None:
             rows = [(self._first, row, {}) for row in rows]
+        if len(rows) == 1:
+            return [calls.one(self._function, rows[0], {}, options)]
         return calls.many(self._function, rows, options)

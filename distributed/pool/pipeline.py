@@ -25,14 +25,16 @@ from distributed.pool.core import Core
 from distributed.pool.entries import Entry, Sender
 from distributed.pool.events import CancelAsked
 from distributed.pool.interrupts import deferred_signals
-from distributed.pool.pace import LIMIT_S, Pace
+from distributed.pool.pace import LIMIT_S, TASKS_MAX, Pace
 from distributed.pool.remote import RemoteData, TaskFailed, error_of
 from distributed.pool.sources import Source
 from distributed.pool.tasks import Options, Task
 from distributed.wire.exceptions import unpack_exception
 from distributed.wire.functions import is_asynchronous, name_of
 
-OPENED_BYTES_MAX = 16 << 20  # values that are fetched in one request
+TASKS_ENOUGH = TASKS_MAX * 3 // 4  # with more than this, a slow consumer would have them made one by one
+FEW = 8  # are sent one by one: those of a batch are left to a caller who will wait, and none does on an event loop
+OPENED_MAX, OPENED_BYTES_MAX = 100, 4 << 20  # tasks whose values are brought here in one go
 
 
 class Pipeline:
@@ -70,6 +72,7 @@ class Pipeline:
         self._opened: deque[list[Any] | BaseException] = deque()
         self.current: Any = iter(())  # the values that are being taken
         self._arrived: deque[Task] = deque()
+        self._enough = 1  # tasks under way, so that every executor has one
         self._generation = 0  # how often everything was called off
         self._is_resting = self._is_feed_asked = self._has_news = False
         self.is_closed = False
@@ -80,10 +83,15 @@ class Pipeline:
     def arrive(self, task: Task) -> None:
         """A task has an outcome. Called by the pool, on any thread."""
         self._arrived.append(task)
+        if self.source.is_slow and len(self._under_way) - len(self._arrived) < self._enough:
+            self.source.notice_at = 1  # an executor has nothing to do: it need not be a full chunk
         self.alert()
 
     def on_item(self) -> None:
-        """A slow source has one more, or none any more. Called on its thread."""
+        """A slow source has what is waited for, or nothing any more. Called on its thread."""
+        if self._arrived:
+            self._has_news = True  # before it is taken out of there: whoever waits looks at both
+            self._absorb()
         if self.needs_feed():
             try:
                 self.feed()
@@ -98,17 +106,18 @@ class Pipeline:
         self.alert()
         self.core.driver.wake()
 
-    def look(self) -> bool:
-        """Take note of what arrived. Whether that was anything since the last look."""
-        self._has_news, had_news = False, self._has_news
+    def look(self) -> None:
+        """Take note of what arrived. What happens from now on is news."""
+        self._has_news = False
+        self._absorb()
+
+    def _absorb(self) -> None:
         with self._lock:
             while self._arrived:
-                had_news = True
                 task = self._arrived.popleft()
                 entry = self._under_way.pop(task, None)
                 if entry is not None:
                     self._finish(entry, task)
-        return had_news
 
     def _finish(self, entry: Entry, task: Task) -> None:
         entry.is_done = True
@@ -136,6 +145,8 @@ class Pipeline:
         if self.is_closed or self._is_resting or (self.source.is_ended and not self._again):
             return False
         under_way, cores = len(self._under_way), self._cores
+        if len(self._entries) - len(self._again) > TASKS_ENOUGH:
+            return False
         if under_way < cores:
             return True
         if self.source.is_slow and not self._again and 0 < len(self.source) < self._pace.size():
@@ -168,7 +179,10 @@ class Pipeline:
             batch.append(entry)
         if self.source.is_slow:
             has_use = len(batch) < window and self._may_have_more(cores)
-            self.source.want(self._size() * (window - len(batch)) if has_use else 0)
+            size = self._size()
+            self._enough = cores
+            is_busy = len(self._under_way) + len(batch) >= cores
+            self.source.want(size * (window - len(batch)) if has_use else 0, size if is_busy else 1)
         return batch
 
     def _may_have_more(self, cores: int) -> bool:
@@ -208,9 +222,10 @@ class Pipeline:
         try:
             for _, group in itertools.groupby(batch, lambda entry: (entry.count > 1, entry.is_again)):
                 entries = list(group)
-                self._send_alike(entries, generation)
-                for _ in entries:
-                    left.popleft()
+                for some in [entries] if len(entries) > FEW else [[entry] for entry in entries]:
+                    self._send_alike(some, generation)
+                    for _ in some:
+                        left.popleft()
         except BaseException:
             with self._lock:
                 if generation == self._generation:
@@ -287,17 +302,17 @@ class Pipeline:
             del part
 
     def ready(self) -> list[Entry]:
-        """What can be opened now: one entry, or several that have to be fetched."""
+        """What can be opened now, in one go: entries that are here, or some that have to be fetched."""
         found: list[Entry] = []
         nbytes = 0
         with self._lock:
-            for entry in self._entries if self._ordered else self._done:
+            for entry in itertools.islice(self._entries if self._ordered else self._done, OPENED_MAX):
                 nbytes += entry.nbytes
-                if not entry.is_done or (found and (entry.is_here or nbytes > OPENED_BYTES_MAX)):
+                if not entry.is_done:
+                    break
+                if found and (nbytes > OPENED_BYTES_MAX or entry.is_here != found[0].is_here):
                     break
                 found.append(entry)
-                if entry.is_here:
-                    break
         return found
 
     @property
@@ -325,12 +340,17 @@ class Pipeline:
         with self._lock:
             if generation != self._generation:
                 return
+            singles: list[Any] = []
             for entry, outcome in zip(entries, outcomes, strict=True):
                 if entry not in self._entries:  # another thread was faster
                     continue
                 self._forget(entry)
-                if entry.count == 1:
-                    self._opened.append(outcome if isinstance(outcome, BaseException) else [outcome])
+                if entry.count == 1 and not isinstance(outcome, BaseException):
+                    if not singles or self._opened[-1] is not singles:
+                        self._opened.append(singles := [])
+                    singles.append(outcome)
+                elif entry.count == 1:
+                    self._opened.append(outcome)
                 elif isinstance(outcome, TaskCancelled):
                     self._opened.extend([outcome] * entry.count)
                 elif isinstance(outcome, BaseException):

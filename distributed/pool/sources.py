@@ -31,6 +31,7 @@ class Source:
 
     is_asynchronous = False
     is_ended = False  # there is nothing left, nor will there be
+    notice_at = 1  # so many items are waited for
     error: BaseException | None = None  # what ended them, to be raised after the last value
 
     @property
@@ -42,8 +43,8 @@ class Source:
         """How many can be taken now, of a slow source."""
         return 0
 
-    def want(self, count: int) -> None:
-        """There is use for so many."""
+    def want(self, count: int, notice_at: int) -> None:
+        """There is use for so many; when there are `notice_at`, whoever waits for them wants to know."""
 
     def take(self, count: int) -> Columns | None:
         """Up to so many, column by column; None if there is not one."""
@@ -99,8 +100,8 @@ class Buffer(Source):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def want(self, count: int) -> None:
-        self._wanted = min(count, AHEAD_MAX)
+    def want(self, count: int, notice_at: int) -> None:
+        self._wanted, self.notice_at = min(count, AHEAD_MAX), notice_at
 
     def take(self, count: int) -> Columns | None:
         is_over, rows = self._is_over, self._rows
@@ -116,7 +117,7 @@ class Buffer(Source):
 
 
 class Threaded(Buffer):
-    """Somebody's iterator. `on_item` is called by the thread after each item, and at the end."""
+    """Somebody's iterator. `on_item` is called by the thread when there are as many items as are waited for, or all."""
 
     def __init__(self, rows: Iterator[Any], single: bool) -> None:
         super().__init__(single)
@@ -128,8 +129,8 @@ class Threaded(Buffer):
         rows, self._input = self._input, None  # the thread's alone: a generator ends where it was last run
         threading.Thread(target=self._run, args=([rows], on_item), name="imap-input", daemon=True).start()
 
-    def want(self, count: int) -> None:
-        super().want(count)
+    def want(self, count: int, notice_at: int) -> None:
+        super().want(count, notice_at)
         if len(self._rows) < self._wanted:
             with self._bell:
                 self._bell.notify()
@@ -153,7 +154,8 @@ class Threaded(Buffer):
         append, buffer = self._rows.append, self._rows
         for row in rows:
             append(row)
-            on_item()
+            if len(buffer) >= self.notice_at:
+                on_item()
             if len(buffer) >= self._wanted:
                 with self._bell:
                     self._bell.wait_for(lambda: len(buffer) < self._wanted or self._is_over)
@@ -179,8 +181,8 @@ class Asynchronous(Buffer):
             self._loop = asyncio.get_running_loop()
             self._task = self._loop.create_task(self._run(on_item))
 
-    def want(self, count: int) -> None:
-        super().want(count)
+    def want(self, count: int, notice_at: int) -> None:
+        super().want(count, notice_at)
         if len(self._rows) < self._wanted:
             self._call(self._bell.set)
 
@@ -202,7 +204,8 @@ class Asynchronous(Buffer):
         try:
             while not self._is_over:
                 self._rows.append(await self._next_row())
-                await on_item()
+                if len(self._rows) >= self.notice_at:
+                    await on_item()
                 while len(self._rows) >= self._wanted and not self._is_over:
                     self._bell.clear()
                     await self._bell.wait()

@@ -34,10 +34,7 @@ class System(base.System):
         return self.pool.gather(self.pool.map(function, *columns))
 
     def map_in_chunks(self, function, items):
-        if hasattr(self.pool, "imap"):
-            return list(self.pool.imap(function, items))
-        parts = base.chunks(items, base.chunk_size(len(items), self.workers))
-        return base.flat(self.map_each(base.each_of, [function] * len(parts), parts))
+        return list(self.pool.imap(function, items))
 
     def start(self, function, *columns):
         return self.pool.map(function, *columns)
