@@ -27,6 +27,7 @@ WORKLOADS = {
     "W2": "w02_map_in_chunks",
     "W3": "w03_round_trip",
     "W4": "w04_arrays",
+    "W4n": "w04_between_machines",
     "W5": "w05_fan_in",
     "W6": "w06_tree",
     "W7": "w07_blocks",
