@@ -308,11 +308,22 @@ def test_sizes_must_be_whole_numbers_above_zero(pool, number):
         pool.imap_unordered(abs, [], chunksize=number)
 
 
+def test_the_next_value_may_be_waited_for_with_a_time_limit(pool, tmp_path):
+    path = tmp_path / "go"
+    values = pool.imap(hold_until, [path])
+    with pytest.raises(TimeoutError, match=r"within 0\.01 s"):
+        values.next(timeout=0.01)
+    path.touch()
+    assert values.next(timeout=20) == str(path)
+    with pytest.raises(StopIteration):
+        values.next()
+
+
 def test_what_cannot_work_is_refused_at_once(pool):
     with pytest.raises(TypeError, match="needs at least one iterable"):
         pool.imap(abs)
-    with pytest.raises(TypeError, match="not iterable"):
-        pool.imap(abs, 5)
+    with pytest.raises(TypeError, match=r"not iterable: 5; .* chunksize= go by name"):
+        pool.imap(abs, [1], 5)
     with pytest.raises(TypeError, match="not callable"):
         pool.imap(5, [])
     with pytest.raises(ValueError, match="key= names one result"):

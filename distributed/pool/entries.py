@@ -1,4 +1,4 @@
-"""Items of an `imap` on their way to being tasks: what becomes one task, and how its function gets there.
+"""Items of an `imap` on their way: what becomes one task, how its function gets there, and what became of it.
 
 Nothing is decided here, neither how many items go together nor when they go.
 """
@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from distributed.config import SETTINGS
+from distributed.errors import PoolClosed, TaskCancelled
 from distributed.pool.calls import Calls
 from distributed.pool.chunks import AsynchronousCarrier, Carrier
 from distributed.pool.core import Core
-from distributed.pool.remote import RemoteData
+from distributed.pool.remote import RemoteData, TaskFailed, error_of
 from distributed.pool.sources import Columns
 from distributed.pool.tasks import Options
 from distributed.wire.functions import call_carried, pack_function
@@ -76,3 +77,30 @@ class Sender:
         if len(rows) == 1:
             return [calls.one(self._function, rows[0], {}, options)]
         return calls.many(self._function, rows, options)
+
+
+def outcomes_of(core: Core, entries: list[Entry]) -> list[Any]:
+    """A value or an error of each. Waits for workers, if values are there and not here."""
+    handles = [entry.handle for entry in entries]
+    if None not in handles:
+        try:
+            return core.values_of([handle._task for handle in handles])  # type: ignore[union-attr]
+        except PoolClosed:
+            raise
+        except Exception:  # noqa: BLE001  a task's error, or what unpickling raises; whose it is will be seen
+            pass
+    return [_outcome(core, entry) for entry in entries]
+
+
+def _outcome(core: Core, entry: Entry) -> Any:
+    if entry.handle is None:
+        return entry.error or TaskCancelled("it was called off")
+    task = entry.handle._task
+    try:
+        return core.value_of(task) if task.published == "done" else error_of(task)
+    except TaskFailed as failed:
+        return failed.error
+    except PoolClosed:
+        raise
+    except Exception as error:  # noqa: BLE001  unpickling is foreign code
+        return error

@@ -22,11 +22,11 @@ from distributed.errors import PoolClosed, TaskCancelled
 from distributed.pool.calls import Calls
 from distributed.pool.chunks import Chunk, each_of
 from distributed.pool.core import Core
-from distributed.pool.entries import Entry, Sender
+from distributed.pool.entries import Entry, Sender, outcomes_of
 from distributed.pool.events import CancelAsked
 from distributed.pool.interrupts import deferred_signals
 from distributed.pool.pace import LIMIT_S, TASKS_MAX, Pace
-from distributed.pool.remote import RemoteData, TaskFailed, error_of
+from distributed.pool.remote import RemoteData
 from distributed.pool.sources import Source
 from distributed.pool.tasks import Options, Task
 from distributed.wire.exceptions import unpack_exception
@@ -334,7 +334,7 @@ class Pipeline:
     def open(self, entries: list[Entry]) -> None:
         """Bring the values here, where they can be taken, and release them there. May wait for workers."""
         generation = self._generation
-        outcomes = self._outcomes(entries)
+        outcomes = outcomes_of(self.core, entries)
         if any(isinstance(outcome, TaskCancelled) for outcome in outcomes):
             self.core.require_open()
         with self._lock:
@@ -390,33 +390,6 @@ class Pipeline:
             self._entries.move_to_end(entry, last=False)
             self._items += entry.count
         self._has_news = True
-
-    def _outcomes(self, entries: list[Entry]) -> list[Any]:
-        """A value or an error of each."""
-        handles = [entry.handle for entry in entries]
-        if None not in handles:
-            try:
-                return self.core.values_of([handle._task for handle in handles])  # type: ignore[union-attr]
-            except PoolClosed:
-                raise
-            except Exception:  # noqa: BLE001  whatever unpickling raises; whose it is will be seen
-                pass
-        return [self._outcome(entry) for entry in entries]
-
-    def _outcome(self, entry: Entry) -> Any:
-        if entry.handle is None:
-            return entry.error or TaskCancelled("it was called off")
-        task = entry.handle._task
-        try:
-            if task.published != "done":
-                return error_of(task)
-            return self.core.value_of(task)
-        except TaskFailed as failed:
-            return failed.error
-        except PoolClosed:
-            raise
-        except Exception as error:  # noqa: BLE001  unpickling is foreign code
-            return error
 
     # ----------------------------------------------------------------------------------------------------- calling off
 

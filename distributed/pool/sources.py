@@ -64,7 +64,7 @@ class Slices(Source):
     def take(self, count: int) -> Columns | None:
         start = self._position
         end = self._position = max(start, min(start + count, *map(len, self._columns)))
-        self.is_ended = end == min(map(len, self._columns))
+        self.is_ended = end >= min(map(len, self._columns))
         return tuple([column[start:end] for column in self._columns]) if end > start else None
 
 
@@ -215,6 +215,8 @@ class Asynchronous(Buffer):
             error = reason
         if self._is_over:  # it was closed, and nobody asks for errors
             error = None
+        elif isinstance(error, asyncio.CancelledError):
+            error = RuntimeError("the event loop on which the asynchronous input was read has ended")
         self.end(error)
         for iterator in self._iterators:
             if hasattr(iterator, "aclose"):
@@ -237,7 +239,8 @@ def source_of(iterables: Sequence[Iterable[Any] | AsyncIterable[Any]]) -> Source
     single = len(iterables) == 1
     for iterable in iterables:
         if not isinstance(iterable, (Iterable, AsyncIterable)) and not hasattr(iterable, "__getitem__"):
-            iter(iterable)  # the usual TypeError  # type: ignore[call-overload]
+            kind = type(iterable).__name__
+            raise TypeError(f"a {kind} is not iterable: {iterable!r:.60}; qsize= and chunksize= go by name")
     if any(map(is_asynchronous, iterables)):
         return Asynchronous(iterables)
     if all(map(_is_sliced, iterables)):

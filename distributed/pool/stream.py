@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -73,9 +74,13 @@ class Stream:
             raise
 
     def __next__(self) -> Any:
+        return self.next()
+
+    def next(self, timeout: float | None = None) -> Any:
+        """The next value, as `next()` gives it; TimeoutError if it does not come in so many seconds."""
         self._require_plain()
         while (value := next(self._pipeline.current, _END)) is _END:
-            if not self._advance():
+            if not self._advance(timeout):
                 raise StopIteration
         return value
 
@@ -83,9 +88,10 @@ class Stream:
         if self.is_asynchronous:
             raise TypeError("the input is asynchronous: use `async for`, because a plain `for` cannot wait for it")
 
-    def _advance(self) -> bool:
+    def _advance(self, timeout: float | None = None) -> bool:
         """Wait for the next part; False at the end."""
         pipeline = self._pipeline
+        deadline = None if timeout is None else time.monotonic() + timeout
         with self._taking:
             pipeline.resume()
             while True:
@@ -103,7 +109,9 @@ class Stream:
                     pipeline.finish()
                     return False
                 elif not pipeline.has_news():
-                    pipeline.core.wait(pipeline.has_news)
+                    left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    if not pipeline.core.wait(pipeline.has_news, left_s):
+                        raise TimeoutError(f"the next value did not come within {timeout} s")
 
     # ----------------------------------------------------------------------------------------------- asynchronous loops
 
