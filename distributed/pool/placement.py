@@ -129,8 +129,10 @@ class Placement:
                 queue = self.unplaced
             first = queue.peek()
             count, room_bytes = self._room(view, first), self._room_bytes(view, first)
-            if queue is self.unplaced:  # not all to the first who asks
-                count = min(count, max(view.member.ncores, len(queue) // (2 * len(self.workers))))
+            if queue is self.unplaced:
+                mean_s = first.kind.duration.mean_s
+                share = policy.share(len(queue), len(self.workers), view.member.ncores, mean_s, self.settings)
+                count = min(count, share)
             if count < 1 or (first.message_bytes > room_bytes and len(view.under_way) >= view.member.ncores):
                 return []  # while a core is idle one task is sent, however large: it has to run somewhere
             batch = [task for task in queue.take(count, room_bytes) if task.status == READY]
