@@ -25,8 +25,9 @@ _END: Any = object()
 class Stream:
     """The values of an `imap`, each once, in one loop or in several one after the other, or by `next`.
 
-    Leaving a loop early cancels what is outstanding. A later loop goes on with the next value; what was cancelled is
-    computed again. An exception is raised at its place, and the iteration may go on after it.
+    An exception is raised at its place, and the iteration may go on after it. Leaving a loop early, by an exception or
+    not, cancels what is outstanding. A later loop goes on with the next value; what was cancelled is computed again.
+    Calls of `next` cancel nothing; then `close`, or dropping the object, does.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -69,7 +70,7 @@ class Stream:
             yield pipeline.current
             while self._advance():
                 yield pipeline.current
-        except (GeneratorExit, KeyboardInterrupt, SystemExit):
+        except BaseException:  # also GeneratorExit: the loop was left, and its iterator dropped
             pipeline.rest()
             raise
 
