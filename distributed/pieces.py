@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,6 +52,25 @@ def open_to_read(path: str) -> int:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def open_to_send(path: str) -> int:
+    """The same for a file that the kernel will send: queues of sockets hold its very pages, long after it was closed.
+
+    Nobody can tell when they are empty, so it is marked as one that must never be filled again.
+    """
+    descriptor = open_to_read(path)
+    try:
+        os.fchmod(descriptor, stat.S_IRUSR)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def may_be_filled_again(status: os.stat_result) -> bool:
+    """Whether a file was never sent."""
+    return bool(status.st_mode & stat.S_IWUSR)
 
 
 def open_to_write(path: str) -> int:

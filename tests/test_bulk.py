@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import mmap
 import os
@@ -215,6 +216,46 @@ def test_a_large_value_takes_no_memory_on_its_way_through_files(store, client, t
     finally:
         tracemalloc.stop()
     assert path.stat().st_size == nbytes
+
+
+@pytest.mark.parametrize("how", ["by the kernel", "in small pieces", "where the kernel cannot", "without splice"])
+def test_a_large_value_arrives_whole_in_a_file(how, tmp_path, monkeypatch):
+    data = content(5_000_001)
+    path = tmp_path / "mine"
+    path.write_bytes(bytes(len(data)))
+    ours, theirs = socket.socketpair()
+    if how == "in small pieces":
+        monkeypatch.setattr("distributed.bulk.stream.PIPE_BYTES", 4096)
+    elif how == "where the kernel cannot":
+        monkeypatch.setattr(os, "splice", refuse)
+    elif how == "without splice":
+        monkeypatch.delattr(os, "splice", raising=False)
+    sender = threading.Thread(target=theirs.sendall, args=(data,))
+    sender.start()
+    with ours, theirs:
+        Stream(ours).receive_into_file(str(path), len(data))
+        sender.join()
+    assert path.read_bytes() == data
+
+
+def refuse(*_args, **_options):
+    raise OSError(errno.EINVAL, "Invalid argument")
+
+
+@pytest.mark.parametrize("how", ["by the kernel", "where the kernel cannot"])
+def test_a_sender_that_breaks_off_is_a_broken_connection(how, tmp_path, monkeypatch):
+    path = tmp_path / "mine"
+    path.write_bytes(bytes(3 << 20))
+    before = len(os.listdir("/proc/self/fd"))
+    if how == "where the kernel cannot":
+        monkeypatch.setattr(os, "splice", refuse)
+    ours, theirs = socket.socketpair()
+    sender = threading.Thread(target=lambda: (theirs.sendall(content(2 << 20)), theirs.close()))
+    sender.start()
+    with ours, pytest.raises(ConnectionResetError):
+        Stream(ours).receive_into_file(str(path), 3 << 20)
+    sender.join()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 # -------------------------------------------------------------------------------------------------------------- writing

@@ -8,7 +8,7 @@ A file's pages may never change while anybody sees them. A spare has lost its na
 late finds nothing (see `pieces.open_to_read`). It becomes a value again only when it is proved that nobody has it: it
 has no second name, and the kernel grants a write lease, which it refuses while there is any other open file or mapping
 of the same inode. That it does so for mappings, too, is tried once: on file systems stacked on others it does not, and
-then nothing is kept.
+then nothing is kept. What was sent by the kernel is not kept either: sockets may hold its pages.
 
 Knows no values and no accounts. Spares are bounded, count as free room, and go first. Any thread may call.
 """
@@ -21,6 +21,8 @@ import mmap
 import os
 import signal
 import threading
+
+from distributed.pieces import may_be_filled_again
 
 SPARE_BYTES_MIN = 1 << 20  # less than this is allocated as soon as it is proved
 PROOFS_MAX = 8  # spares that are looked at for one new file
@@ -44,11 +46,12 @@ class Spares:
 
         `bytes_max` is how much may be kept in all. `FileNotFoundError` if there is no such file.
         """
-        nbytes = os.stat(path, follow_symlinks=False).st_size
+        status = os.stat(path, follow_symlinks=False)
+        nbytes = status.st_size
         spare = os.path.join(self._directory, f"r{next(self._numbers):x}")
         os.rename(path, spare)
         with self._lock:
-            if not self._is_of_use or nbytes > bytes_max:
+            if not (self._is_of_use and may_be_filled_again(status)) or nbytes > bytes_max:
                 self._excess.append(spare)
                 return True
             self._kept[spare] = nbytes
@@ -125,10 +128,13 @@ class Spares:
 
 
 def _is_ours_alone(path: str) -> bool:
-    """Whether this file has one name, and nobody has it open or mapped."""
+    """Whether this file has one name, nobody has it open or mapped, and none of its pages is on its way."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        return _has_lease(descriptor) and os.fstat(descriptor).st_nlink == 1
+        if not _has_lease(descriptor):
+            return False
+        status = os.fstat(descriptor)
+        return status.st_nlink == 1 and may_be_filled_again(status)
     finally:
         os.close(descriptor)
 

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from distributed.errors import StoreFull
-from distributed.pieces import open_to_read
+from distributed.pieces import open_to_read, open_to_send
 from distributed.worker import files as files_module
 from distributed.worker.files import Files
 
@@ -118,6 +118,18 @@ def test_a_file_given_up_while_it_was_being_linked_is_not_linked(files, monkeypa
     assert peer.link(theirs) is None
     assert [name for name in os.listdir(peer.directory) if name.startswith("v")] == []
     peer.close()
+
+
+@pytest.mark.parametrize("when", ["before it is removed", "while it is removed"])
+def test_what_the_kernel_sends_is_not_filled_again(files, when):
+    path = files.reserve(2 * MIB)
+    spare = inode(path)
+    descriptor = open_to_send(path) if when.startswith("before") else open_to_read(path)
+    files.remove(path)
+    if when.startswith("while"):
+        os.fchmod(descriptor, 0o400)  # the rest of `open_to_send`
+    os.close(descriptor)
+    assert inode(files.reserve(2 * MIB)) != spare, "sockets may hold its pages"
 
 
 def test_a_peers_file_is_left_to_the_peer(files):
