@@ -29,6 +29,8 @@ class Queued(Protocol):
 
     def split(self, count: int) -> Any: ...  # keeps the first ones, returns the others
 
+    def join(self, behind: Any) -> bool: ...  # whether it took over those that stand behind it
+
 
 PartT = TypeVar("PartT", bound=Queued)
 CREDIT_OF_HORIZON = 0.1  # part of the horizon, for each executor: more, and a burst after a pause breaks the 0.7 share
@@ -139,10 +141,13 @@ class FairQueue(Generic[PartT]):
         client.leaving = False
         if not client.live and not client.given and client.used_s < self.clock_s - self.credit_s:
             client.used_s = self.clock_s - self.credit_s
-        part.queued = True
-        parts = client.class_of(priority, producer)
-        (parts.appendleft if first else parts.append)(part)
         count = len(part)
+        parts = client.class_of(priority, producer)
+        if first:
+            parts.appendleft(part)
+        elif not (parts and parts[-1].join(part)):
+            parts.append(part)
+        part.queued = True
         client.live += count
         self.live += count
 

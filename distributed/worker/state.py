@@ -51,6 +51,7 @@ class WorkerState:
         self.tasks: dict[str, Order] = {}  # what is neither done nor dropped; which part it is in the order knows
         self.absent: dict[str, float] = {}  # clients whose connection broke, and when
         self.finished = 0
+        self._order: Order | None = None  # the last one
         self._now = 0.0
         self._wake_at_s = math.inf
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -130,7 +131,10 @@ class WorkerState:
         message: messages.Compute = event.message  # type: ignore[assignment]
         check_compute(message)
         function = self.functions.get(message.function, message.once, message.name)
-        order = Order(event.client, function, message.priority, message.timeout_s, message.asynchronous)
+        order = self._order
+        if order is None or not order.is_like(event.client, function, message):
+            order = Order(event.client, function, message.priority, message.timeout_s, message.asynchronous)
+            self._order = order
         keys, attempts, args, inputs = message.keys, message.attempts, message.args, message.inputs
         new = dict.fromkeys(keys, order)
         if len(new) < len(keys) or not self.tasks.keys().isdisjoint(new):

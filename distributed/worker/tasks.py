@@ -91,7 +91,7 @@ class Functions:
 
 
 class Order:
-    """What the tasks of one Compute message have in common, and the parts they are in now."""
+    """What the tasks of a Compute message, or of several alike, have in common, and the parts they are in now."""
 
     __slots__ = ("asynchronous", "client", "function", "parts", "priority", "timeout_s")
 
@@ -101,6 +101,16 @@ class Order:
         self.client, self.function, self.priority = client, function, priority
         self.timeout_s, self.asynchronous = timeout_s, asynchronous
         self.parts: dict[Part, None] = {}
+
+    def is_like(self, client: str, function: Function, message: Compute) -> bool:
+        """Whether the tasks of this message may as well be of this order: many come one by one."""
+        return (
+            self.client == client
+            and self.function is function
+            and self.priority == message.priority
+            and self.timeout_s == message.timeout_s
+            and self.asynchronous == message.asynchronous
+        )
 
     def divide(self, keys: list[str], attempts: list[int], args: list[bytes], inputs: dict[int, list]) -> list[Part]:
         """The tasks as parts: those that need nothing, and those that have inputs."""
@@ -131,8 +141,8 @@ class Part:
     """Tasks of one order that are in the same state: hundreds, or one that has to wait for its inputs or to use files.
 
     Columns, because most tasks come, wait, go to an executor and end beside their like: nothing is done for one of them
-    that C code cannot do for all. Where one has a fate of its own it is split off. Columns are replaced and never
-    changed, as messages share them. What most parts never need is a default of the class.
+    that C code cannot do for all. Where one has a fate of its own it is split off. No column is shared with a message
+    that is sent. What most parts never need is a default of the class.
     """
 
     queued = False
@@ -172,6 +182,18 @@ class Part:
         elif self.inputs:
             self.inputs, rest.inputs = self.inputs[:count], self.inputs[count:]
         return rest
+
+    def join(self, behind: Part) -> bool:
+        """Take over tasks that come right behind these in the queue, if they are of the same order and kind."""
+        if self.order is not behind.order or self.requeues or not self.queued or self.inputs or behind.inputs:
+            return False
+        del self.order.parts[behind]
+        self.keys += behind.keys
+        self.attempts += behind.attempts
+        self.args += behind.args
+        if self.ready:
+            self.ready = [*self.ready, *behind.ready]
+        return True
 
     def pick(self, positions: list[int]) -> Part:
         """Some of the tasks as a part of their own; they stay here, too, until this part is given up."""

@@ -22,6 +22,12 @@ class Tasks:
         rest.queued, self.names = self.queued, self.names[:count]
         return rest
 
+    def join(self, behind):
+        if not self.names.isupper() or not behind.names.isupper():
+            return False
+        self.names += behind.names
+        return True
+
 
 def names_of(parts):
     return "".join(part.names for part in parts)
@@ -68,6 +74,14 @@ def test_a_part_is_split_where_a_batch_ends():
     queue.put("alice", Tasks("abc"), 0, producer=True)
     queue.put("alice", Tasks("def"), 0, producer=True)
     assert [take(queue, 2), take(queue, 3), take(queue, 3)] == ["ab", "cde", "f"]
+
+
+def test_tasks_that_come_one_by_one_stand_in_one_part():
+    queue = queue_for()
+    for names in ("a", "B", "C", "D", "e"):
+        queue.put("alice", Tasks(names), 0, producer=True)
+        queue.check()
+    assert [part.names for part in queue.take(queue.turn(), 10, 0.0)] == ["a", "BCD", "e"]
 
 
 def test_a_dropped_part_is_not_served_nor_counted():
