@@ -54,22 +54,13 @@ def open_to_read(path: str) -> int:
         raise
 
 
-def open_to_send(path: str) -> int:
-    """The same for a file that the kernel will send: queues of sockets hold its very pages, long after it was closed.
-
-    Nobody can tell when they are empty, so it is marked as one that must never be filled again.
-    """
-    descriptor = open_to_read(path)
-    try:
-        os.fchmod(descriptor, stat.S_IRUSR)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+def never_fill_again(descriptor: int) -> None:
+    """Mark a file whose pages are in places that nobody knows of."""
+    os.fchmod(descriptor, stat.S_IRUSR)
 
 
 def may_be_filled_again(status: os.stat_result) -> bool:
-    """Whether a file was never sent."""
+    """Whether a file was not marked by `never_fill_again`."""
     return bool(status.st_mode & stat.S_IWUSR)
 
 

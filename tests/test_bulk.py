@@ -18,10 +18,11 @@ import pytest
 
 from distributed.bulk import BulkClient, BulkServer
 from distributed.bulk import server as server_module
-from distributed.bulk.stream import Stream
+from distributed.bulk.stream import Stream, queued_bytes_max
 from distributed.config import SETTINGS
 from distributed.connect import tune
 from distributed.errors import ConnectionFailed, DistributedError, ProtocolError, StoreFull
+from distributed.pieces import may_be_filled_again
 from distributed.wire.messages import GetData, NeedRoom, Ping, Refusal, Room, UpdateData, Values
 from distributed.wire.security import Secret, ServerHandshake
 from distributed.wire.values import pack, reduce_handle, unpack
@@ -256,6 +257,37 @@ def test_a_sender_that_breaks_off_is_a_broken_connection(how, tmp_path, monkeypa
         Stream(ours).receive_into_file(str(path), 3 << 20)
     sender.join()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("queued_bytes", [0, 1 << 20, 1 << 30])
+def test_a_file_that_was_sent_whole_may_be_filled_again(queued_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr("distributed.bulk.stream.queued_bytes_max", lambda: queued_bytes)
+    data = content(5_000_001)
+    path = tmp_path / "theirs"
+    path.write_bytes(data)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open(path, "rb") as file:
+        sender = threading.Thread(target=lambda: Stream(theirs).send_file(file.fileno(), len(data)))
+        sender.start()
+        assert Stream(ours).read_exactly(len(data)) == data
+        sender.join()
+        assert may_be_filled_again(os.fstat(file.fileno()))
+
+
+def test_of_a_file_that_was_not_sent_whole_nobody_knows_where_its_pages_are(tmp_path):
+    path = tmp_path / "theirs"
+    path.write_bytes(bytes(5_000_000))
+    ours, theirs = socket.socketpair()
+    with theirs, open(path, "rb") as file:
+        ours.close()
+        with pytest.raises(ConnectionError):
+            Stream(theirs).send_file(file.fileno(), 5_000_000)
+        assert not may_be_filled_again(os.fstat(file.fileno()))
+
+
+def test_pages_are_sent_only_where_as_much_follows_as_queues_hold():
+    with open("/proc/sys/net/ipv4/tcp_wmem") as written, open("/proc/sys/net/ipv4/tcp_rmem") as read:
+        assert queued_bytes_max() > int(written.read().split()[2]) + int(read.read().split()[2])
 
 
 # -------------------------------------------------------------------------------------------------------------- writing

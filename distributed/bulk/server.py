@@ -19,7 +19,7 @@ from distributed.bulk.stream import Stream
 from distributed.config import SETTINGS
 from distributed.connect import explain
 from distributed.errors import DistributedError, ProtocolError, StoreFull
-from distributed.pieces import open_to_send
+from distributed.pieces import open_to_read
 from distributed.wire.messages import GetData, Message, NeedRoom, Refusal, Reply, Room, UpdateData, Values
 
 logger = logging.getLogger("distributed.bulk")
@@ -196,7 +196,7 @@ class _Service:
             if linkable and path:
                 return _Found(nbytes, held, path=path)
             try:
-                descriptor = open_to_send(path)
+                descriptor = open_to_read(path)
             except FileNotFoundError:
                 continue
             files.callback(os.close, descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import mmap
 import os
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.errors import ProtocolError
-from distributed.pieces import write_all
+from distributed.pieces import never_fill_again, write_all
 from distributed.wire import frames
 from distributed.wire.messages import Message, decode, encode_header
 
@@ -22,6 +23,8 @@ RECEIVE_BYTES = 4 << 20  # in one system call
 SKIP_BYTES = 1 << 20
 PIPE_BYTES = 1 << 20
 SPLICED_BYTES_MIN = 1 << 20
+COPY_BYTES = 256 << 10
+QUEUED_BYTES_UNKNOWN = 64 << 20  # where the system does not say
 
 
 class Stream:
@@ -45,13 +48,33 @@ class Stream:
         write_all(lambda views, offset: self.sock.sendmsg(views), pieces)
 
     def send_file(self, descriptor: int, nbytes: int) -> None:
-        """The content of a file, sent by the kernel."""
+        """The content of a file, most of it sent by the kernel.
+
+        The kernel puts the file's own pages into the queues of sockets, on one machine the receiver's too, and they
+        must not change there. So the end is copied, as much as the queues hold: once it has been taken, all pages
+        have been read. If it comes to something else the file is marked, and never filled again.
+        """
+        try:
+            offset = self._send_pages(descriptor, max(0, nbytes - queued_bytes_max()))
+            buffer = memoryview(bytearray(min(COPY_BYTES, nbytes - offset)))
+            while offset < nbytes:
+                count = os.preadv(descriptor, [buffer[: nbytes - offset]], offset)
+                if not count:
+                    raise ConnectionResetError("a file was cut short while it was sent")
+                self.sock.sendall(buffer[:count])
+                offset += count
+        except BaseException:
+            never_fill_again(descriptor)
+            raise
+
+    def _send_pages(self, descriptor: int, nbytes: int) -> int:
         offset = 0
         while offset < nbytes:
             sent = os.sendfile(self.sock.fileno(), descriptor, offset, nbytes - offset)
             if not sent:
                 raise ConnectionResetError("a file was cut short while it was sent")
             offset += sent
+        return offset
 
     def receive(self) -> tuple[Message, list[int]]:
         """The next message without its buffers, and their lengths."""
@@ -125,3 +148,16 @@ class Stream:
                 part = scratch[: min(nbytes, len(scratch))]
                 self.receive_into(part)
                 nbytes -= len(part)
+
+
+@functools.cache
+def queued_bytes_max() -> int:
+    """What sender, receiver and the pipe behind it may hold at most of a connection, and a quarter more."""
+    try:
+        limits = []
+        for name in ("tcp_wmem", "tcp_rmem"):
+            with open(f"/proc/sys/net/ipv4/{name}") as file:
+                limits.append(int(file.read().split()[2]))
+    except (OSError, ValueError, IndexError):
+        return QUEUED_BYTES_UNKNOWN
+    return (sum(limits) + 2 * PIPE_BYTES) * 5 // 4

@@ -8,7 +8,7 @@ A file's pages may never change while anybody sees them. A spare has lost its na
 late finds nothing (see `pieces.open_to_read`). It becomes a value again only when it is proved that nobody has it: it
 has no second name, and the kernel grants a write lease, which it refuses while there is any other open file or mapping
 of the same inode. That it does so for mappings, too, is tried once: on file systems stacked on others it does not, and
-then nothing is kept. What was sent by the kernel is not kept either: sockets may hold its pages.
+then nothing is kept. What is marked is not kept either: sockets may hold its pages (see `bulk.stream`).
 
 Knows no values and no accounts. Spares are bounded, count as free room, and go first. Any thread may call.
 """

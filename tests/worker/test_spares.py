@@ -8,7 +8,7 @@ import os
 import pytest
 
 from distributed.errors import StoreFull
-from distributed.pieces import open_to_read, open_to_send
+from distributed.pieces import never_fill_again, open_to_read
 from distributed.worker import files as files_module
 from distributed.worker.files import Files
 
@@ -120,16 +120,18 @@ def test_a_file_given_up_while_it_was_being_linked_is_not_linked(files, monkeypa
     peer.close()
 
 
-@pytest.mark.parametrize("when", ["before it is removed", "while it is removed"])
-def test_what_the_kernel_sends_is_not_filled_again(files, when):
+@pytest.mark.parametrize("is_removed_first", [False, True])
+def test_a_marked_file_is_not_filled_again(files, is_removed_first):
     path = files.reserve(2 * MIB)
     spare = inode(path)
-    descriptor = open_to_send(path) if when.startswith("before") else open_to_read(path)
-    files.remove(path)
-    if when.startswith("while"):
-        os.fchmod(descriptor, 0o400)  # the rest of `open_to_send`
+    descriptor = open_to_read(path)
+    if is_removed_first:
+        files.remove(path)
+    never_fill_again(descriptor)
+    if not is_removed_first:
+        files.remove(path)
     os.close(descriptor)
-    assert inode(files.reserve(2 * MIB)) != spare, "sockets may hold its pages"
+    assert inode(files.reserve(2 * MIB)) != spare
 
 
 def test_a_peers_file_is_left_to_the_peer(files):
