@@ -62,6 +62,7 @@ def check(state: WorkerState) -> None:
     assert state.tasks == {key: part.order for part in parts for key in part.keys}, "tasks and their parts"
     assert len(state.tasks) == sum(map(len, parts)), "a key in two parts"
     assert sorted(map(id, given)) == sorted(map(id, dropped + [part for part in parts if part.serial])), "lost parts"
+    assert not any(part in part.order.parts for part in dropped), "nobody waits for these"
     users: dict[Entry, int] = {}
     for part in (*parts, *dropped):
         for entry in part.entries:

@@ -173,6 +173,8 @@ class Part:
         """
         rest = Part(self.order, self.keys[count:], self.attempts[count:], self.args[count:])
         self.keys, self.attempts, self.args = self.keys[:count], self.attempts[:count], self.args[:count]
+        if self not in self.order.parts:  # they were cancelled, and run to an end that nobody waits for
+            del self.order.parts[rest]
         if self.serial:
             rest.serial, rest.executor = self.serial + count, self.executor
             rest.verdict, rest.given_s = self.verdict, self.given_s

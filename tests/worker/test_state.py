@@ -233,6 +233,18 @@ def test_a_message_may_name_what_is_here_already_and_what_is_new_twice(bench):
     assert bench.state.tasks == {}
 
 
+def test_what_a_client_gave_up_may_come_again_while_the_first_still_runs(bench):
+    bench.know()
+    bench.client(compute("abc"))
+    bench.client(Attach(ALICE))
+    bench.client(compute("abc"))
+    assert bench.done([2]) == []
+    assert sorted(bench.state.tasks) == [key(name) for name in "abc"]
+    bench.client(Cancel([key("b")], [1]))
+    assert bench.done([3, 4]) == []
+    assert bench.done([5, 6, 7]) == [finished("ac")]
+
+
 def test_tasks_that_wait_for_code_can_be_dropped_one_by_one(bench):
     bench.client(compute("abc"))
     bench.client(Cancel([key("b")], [1]))
