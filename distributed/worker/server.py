@@ -31,6 +31,7 @@ from distributed.worker.doorway import Doorway
 from distributed.worker.errands import Errands, in_thread
 from distributed.worker.fetch import Fetcher
 from distributed.worker.files import Files
+from distributed.worker.launch import executor_environment
 from distributed.worker.state import WorkerState
 from distributed.worker.supervise import End, Supervisor
 
@@ -151,13 +152,12 @@ class Worker:
     def _start_supervisor(self) -> asyncio.Task[None]:
         """The slowest part of a start begins first and goes on beside the rest."""
         directories = [path for path in (self._files.directory, self._files.spill_directory) if path]
-        environment = {"PYTHONHASHSEED": str(self._secret.hash_seed())}
         self._supervisor = Supervisor(
             lambda executor, pid: self._on(events.ExecutorStarted(executor, pid)),
             self._on_executor,
             self._on_executor_ended,
             self._on_output,
-            environment,
+            executor_environment(self._secret),
             directories=directories,
         )
         starting = self._loop.create_task(self._supervisor.start())

@@ -13,10 +13,8 @@ import dataclasses
 import functools
 import logging
 import os
-import secrets
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,11 +27,9 @@ from distributed.wire.messages import Message
 from distributed.worker import offspring
 from distributed.worker.child import Child
 from distributed.worker.forkserver import GIVE_UP_TIME_S, PACKET_BYTES_MAX
+from distributed.worker.launch import MARK, launch
 
 log = logging.getLogger(__name__)
-
-MARK = "DISTRIBUTED_FORK_SERVER"  # in the environment of everything that an executor starts
-LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB")  # each would start a thread per core, in every executor
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -165,13 +161,9 @@ class Supervisor:
     # ------------------------------------------------------------------------------------------- the fork server
 
     def _start_fork_server(self) -> None:
-        mark = secrets.token_hex(8)
-        environment = {f"{name}_NUM_THREADS": "1" for name in LIBRARIES} | os.environ | self.environment
         path = [entry or os.getcwd() for entry in sys.path]
-        own_path = environment.get("PYTHONPATH")
-        launched = _launch(environment | {"PYTHONPATH": os.pathsep.join(path), MARK: mark})
-        self.control, self.process, self._exit = launched
-        self._mark = mark
+        own_path = self.environment.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
+        self.control, self.process, self._exit, self._mark = launch(self.environment)
         self._unsent: list[tuple[bytes, list[int]]] = []
         self._ready.clear()
         self._ended.clear()
@@ -272,32 +264,6 @@ class Supervisor:
         for executor_id in orphans:
             if executor_id in self.children:
                 self._examine(executor_id, -signal.SIGKILL, 0)
-
-
-def _launch(environment: Mapping[str, str]) -> tuple[socket.socket, subprocess.Popen[bytes], int]:
-    """A new fork server: our end of its socket, the process, and a descriptor that tells of its end; or `OSError`."""
-    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "distributed.worker.forkserver", str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-        )
-        try:
-            exit_descriptor = os.pidfd_open(process.pid)
-        except OSError:
-            process.kill()
-            process.wait()
-            raise
-    except OSError:
-        control.close()
-        raise
-    finally:
-        theirs.close()
-    control.setblocking(False)
-    return control, process, exit_descriptor
 
 
 def _duplicates(descriptors: Sequence[int]) -> list[int]:
