@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+from distributed.record import record
 from distributed.wire import messages as m
 
 # ------------------------------------------------------------------------------------------------------------- events
 
 
-@dataclasses.dataclass(slots=True, frozen=True)
+@record
 class Received:
     """A message came over a connection."""
 
@@ -18,21 +17,21 @@ class Received:
     request: int = 0
 
 
-@dataclasses.dataclass(slots=True, frozen=True)
+@record
 class Disconnected:
     """A connection is closed, by whatever side."""
 
     connection: int
 
 
-@dataclasses.dataclass(slots=True, frozen=True)
+@record
 class Told:
     """Everyone whom a `Tell` addressed has answered, or is gone, or too slow."""
 
     token: int
 
 
-@dataclasses.dataclass(slots=True, frozen=True)
+@record
 class Tick:
     """A time that was asked for by `WakeAt` has come."""
 
@@ -42,7 +41,7 @@ Event = Received | Disconnected | Told | Tick
 # ------------------------------------------------------------------------------------------------------- instructions
 
 
-@dataclasses.dataclass(slots=True, frozen=True)
+@record
 class Send:
     """Send a message; a `request` number makes it the answer to that request."""
 
@@ -51,7 +50,7 @@ class Send:
     request: int = 0
 
 
-@dataclasses.dataclass(slots=True, frozen=True)
+@record
 class Broadcast:
     """Send one message to several."""
 
@@ -59,7 +58,7 @@ class Broadcast:
     message: m.Message
 
 
-@dataclasses.dataclass(slots=True, frozen=True)
+@record
 class Tell:
     """Send one message to several as a request; report `Told` when it is sure that all who live have read it."""
 
@@ -68,14 +67,14 @@ class Tell:
     token: int
 
 
-@dataclasses.dataclass(slots=True, frozen=True)
+@record
 class WakeAt:
     """Report a `Tick` at this time. It replaces what was asked for before."""
 
     time: float
 
 
-@dataclasses.dataclass(slots=True, frozen=True)
+@record
 class Close:
     """Close a connection."""
 
@@ -83,14 +82,14 @@ class Close:
     reason: str
 
 
-@dataclasses.dataclass(slots=True, frozen=True)
+@record
 class Say:
     """Write a log line."""
 
     text: str
 
 
-@dataclasses.dataclass(slots=True, frozen=True)
+@record
 class End:
     """End the center cleanly."""
 

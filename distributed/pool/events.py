@@ -9,26 +9,27 @@ import dataclasses
 from typing import Any
 
 from distributed.pool.tasks import Task
+from distributed.record import record
 from distributed.wire.messages import Member, Message, Output
 
 # -------------------------------------------------------------------------------------------------------- local events
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Submitted:
     """The user asked for these tasks."""
 
     tasks: list[Task]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Storing:
     """The user's values are about to be put on workers: what a worker lists from now on may be one of them."""
 
     tasks: list[Task]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Stored:
     """The user's value was put on these workers, which acknowledged it."""
 
@@ -38,42 +39,42 @@ class Stored:
     contains: list[Task]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Claimed:
     """One more handle refers to this task."""
 
     task: Task
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Dropped:
     """A handle of each of these tasks is gone."""
 
     tasks: list[Task]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Exported:
     """A handle of this task was pickled for somebody else: it lives until it is withdrawn."""
 
     task: Task
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Unexported:
     """The user released a task whose handle had been pickled."""
 
     task: Task
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Borrowed:
     """A handle of another client's key arrived in this process."""
 
     task: Task
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Located:
     """The center told where a borrowed key is (`holders`), or that it will not come (`error`)."""
 
@@ -82,7 +83,7 @@ class Located:
     error: Any = None
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Wanted:
     """The user asks for a value: these holders said that they do not have it, the others could not be reached.
 
@@ -94,14 +95,14 @@ class Wanted:
     handled: bool = False
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class CancelAsked:
     """The user wants these tasks no longer."""
 
     tasks: list[Task]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Received:
     """A worker sent a message."""
 
@@ -109,14 +110,14 @@ class Received:
     message: Message
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class CenterSaid:
     """The center sent a message."""
 
     message: Message
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Connected:
     """The connection to a worker that `Connect` asked for is there. It holds these keys of ours: [key, attempt]."""
 
@@ -124,7 +125,7 @@ class Connected:
     held: list[list[Any]] = dataclasses.field(default_factory=list)
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Disconnected:
     """The connection to a worker broke, or could not be made."""
 
@@ -132,7 +133,7 @@ class Disconnected:
     reason: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Tick:
     """The time asked for with `WakeAt` has come."""
 
@@ -140,7 +141,7 @@ class Tick:
 # -------------------------------------------------------------------------------------------------------- instructions
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Send:
     """Send a message to a worker."""
 
@@ -148,14 +149,14 @@ class Send:
     message: Message
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class TellCenter:
     """Send a message to the center."""
 
     message: Message
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Connect:
     """Connect to a worker, not before `after_s` from now."""
 
@@ -163,42 +164,42 @@ class Connect:
     after_s: float = 0.0
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Disconnect:
     """Close the connection to a worker."""
 
     address: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Locate:
     """Ask the center where a borrowed key is; answer with `Located`."""
 
     task: Task
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Resolved:
     """These tasks have an outcome now: wake whoever waits for them."""
 
     tasks: list[Task]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Show:
     """Show the user what a task printed."""
 
     output: Output
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Warn:
     """Tell the user something that needs attention."""
 
     text: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class WakeAt:
     """Come back with a `Tick` at this time."""
 

@@ -21,6 +21,7 @@ import msgpack
 
 from distributed import address as addresses
 from distributed.errors import BadAddress, ProtocolError
+from distributed.record import record
 from distributed.wire import frames
 
 REGISTRY: dict[str, type[Message]] = {}
@@ -59,14 +60,14 @@ class Member:
 # ---------------------------------------------------------------------------------------------- everyone to everyone
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Reply(Message):
     """Receiver of a request to its sender: it was done, and this is the answer. The request number is the request's."""
 
     result: Any
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Refusal(Message):
     """Receiver of a request to its sender: it was not done. `kind` is the name of an error in `distributed.errors`."""
 
@@ -74,17 +75,17 @@ class Refusal(Message):
     reason: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Ping(Message):
     """Anyone, by hand: are you there? Answered by ``'pong'``."""
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Status(Message):
     """Anyone, to center or worker: everything a person may want to know, as one dictionary."""
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Terminate(Message):
     """Anyone, to center or worker: end cleanly, as on SIGTERM. Answered before the end."""
 
@@ -92,7 +93,7 @@ class Terminate(Message):
 # -------------------------------------------------------------------------------------------------- anyone to center
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class WhoHas(Message):
     """Which workers hold these keys? Reply: ``{key: {address: [attempt, nbytes]}}``; a key that nobody holds is absent.
 
@@ -103,14 +104,14 @@ class WhoHas(Message):
     wait_s: float = 0.0
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class HasWhat(Message):
     """Which keys do these workers (none given: all workers) hold? Reply: ``{address: {key: [attempt, nbytes]}}``."""
 
     addresses: list[str] = dataclasses.field(default_factory=list)
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Ncores(Message):
     """How many cores has each worker? Reply: ``{address: ncores}``."""
 
@@ -118,7 +119,7 @@ class Ncores(Message):
 # ------------------------------------------------------------------------------------------------- worker to center
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Register(Message):
     """Worker to center, first on its connection, also after the center came back: I am here, and this is all I hold.
 
@@ -133,12 +134,12 @@ class Register(Message):
     published: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # name -> every key it keeps alive
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Unregister(Message):
     """Worker to center: I leave in an orderly way."""
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class AddKeys(Message):
     """Worker to center, in batches: I hold these values now."""
 
@@ -147,14 +148,14 @@ class AddKeys(Message):
     nbytes: list[int]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class RemoveKeys(Message):
     """Worker to center, in batches: I no longer hold these values."""
 
     keys: list[str]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class ReportLoad(Message):
     """Worker to center, now and then: what runs, for people who look at the status page."""
 
@@ -168,14 +169,14 @@ class ReportLoad(Message):
 # ------------------------------------------------------------------------------------------------- center to worker
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class OwnerLeft(Message):
     """Center to workers: this client is gone for good. Its tasks stop, its keys go, except published ones."""
 
     client: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Pin(Message):
     """Center to workers: these keys are published under `name`; keep them whatever their owner does."""
 
@@ -184,7 +185,7 @@ class Pin(Message):
     keys: list[str]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Unpin(Message):
     """Center to workers: the name is gone. Keys whose owner has released them, or is gone, go too."""
 
@@ -195,21 +196,21 @@ class Unpin(Message):
 # ---------------------------------------------------------------------------------------- center to pools and workers
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Members(Message):
     """Center to a pool or worker that registered: everyone who is here now. A snapshot; joins and losses follow."""
 
     members: list[Member]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class WorkerJoined(Message):
     """Center to pools and workers: a worker registered."""
 
     member: Member
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class WorkerLeft(Message):
     """Center to pools and workers: a worker left or its connection broke; pools probe it, workers forget its keys."""
 
@@ -221,7 +222,7 @@ class WorkerLeft(Message):
 # --------------------------------------------------------------------------------------------------- pool to center
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class RegisterClient(Message):
     """Pool to center, first on its connection: I am `client`; my keys begin with it. Reply: the `Members` there are."""
 
@@ -229,12 +230,12 @@ class RegisterClient(Message):
     name: str = ""
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class UnregisterClient(Message):
     """Pool to center: I close. My lease ends now."""
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Publish(Message):
     """Pool to center: keep `key`, and all `keys` that its value refers to, under `name`.
 
@@ -246,7 +247,7 @@ class Publish(Message):
     keys: list[str]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Unpublish(Message):
     """Pool to center: forget a name, if it still stands for `key`. Without a key: whatever it stands for.
 
@@ -258,21 +259,21 @@ class Unpublish(Message):
     key: str = ""
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class LookUp(Message):
     """Pool to center: which key has this name? Reply: the key; an unknown name is refused. An empty name: all names."""
 
     name: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Export(Message):
     """Pool to center: handles of these keys were pickled, others may ask for them."""
 
     keys: list[str]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Withdraw(Message):
     """Pool to center: these exported keys will not come (any more), for this reason; `errors` are packed exceptions."""
 
@@ -283,7 +284,7 @@ class Withdraw(Message):
 # ---------------------------------------------------------------------------------------------------- pool to worker
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Attach(Message):
     """Pool to worker, first on its connection: I am `client`. Tasks of mine from an older connection stop.
 
@@ -294,7 +295,7 @@ class Attach(Message):
     client: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Compute(Message):
     """Pool to worker: run one function on many arguments.
 
@@ -316,7 +317,7 @@ class Compute(Message):
     asynchronous: bool = False  # a coroutine function: awaited beside others, in the asynchronous executor
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class DefineFunction(Message):
     """Pool to worker: the code that was asked for by `NeedFunction`."""
 
@@ -324,7 +325,7 @@ class DefineFunction(Message):
     code: bytes
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Cancel(Message):
     """Pool to worker: these attempts are no longer wanted: queued ones are dropped, a running one is killed."""
 
@@ -332,14 +333,14 @@ class Cancel(Message):
     attempts: list[int]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Recall(Message):
     """Pool to worker: give up to `count` queued tasks back, the last ones first. Answered by `Recalled`."""
 
     count: int
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class DeleteData(Message):
     """Pool (or anyone, by hand) to worker: drop these values. Replicas included; unknown keys are not an error."""
 
@@ -349,7 +350,7 @@ class DeleteData(Message):
 # ---------------------------------------------------------------------------------------------------- worker to pool
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Finished(Message):
     """Worker to pool: these attempts have a result, which is stored here.
 
@@ -366,7 +367,7 @@ class Finished(Message):
     held: list
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Failed(Message):
     """Worker to pool: this attempt has no result.
 
@@ -385,7 +386,7 @@ class Failed(Message):
     held: list
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Recalled(Message):
     """Worker to pool: these attempts were queued and will not run here."""
 
@@ -393,14 +394,14 @@ class Recalled(Message):
     attempts: list[int]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class NeedFunction(Message):
     """Worker to pool: send the code of this function again, it is no longer in the cache."""
 
     function: bytes
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Output(Message):
     """Worker to pool: what an executor printed while it ran a task of this pool."""
 
@@ -413,7 +414,7 @@ class Output(Message):
 # ------------------------------------------------------ bulk connections: pool or worker (or anyone, by hand) to worker
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class GetData(Message):
     """Reader to holder, on a bulk connection: give me these values. Answered by `Values`."""
 
@@ -422,7 +423,7 @@ class GetData(Message):
     linkable: bool  # the reader would like paths of large values, to link or map them
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Values(Message):
     """Holder to reader: the values asked for. A size of -1: not here. A path, or else the next raw buffer."""
 
@@ -432,14 +433,14 @@ class Values(Message):
     buffers: list
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class NeedRoom(Message):
     """Executor, or a writer on a bulk connection, to worker: reserve a file for a value of this size."""
 
     nbytes: int
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Room(Message):
     """Worker to executor or writer: an allocated file to write into. An empty path: there is no room, and why."""
 
@@ -447,7 +448,7 @@ class Room(Message):
     reason: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class UpdateData(Message):
     """Writer to worker, on a bulk connection: store these values. Answered by a `Reply` when they are stored.
 
@@ -466,7 +467,7 @@ class UpdateData(Message):
 # --------------------------------------------------------------------------------------- worker to executor and back
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Run(Message):
     """Worker to executor: run one function on many arguments, in this order.
 
@@ -483,7 +484,7 @@ class Run(Message):
     inputs: dict[int, list]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Outcomes(Message):
     """Executor to worker: what became of tasks, in any order; all columns are parallel to `serials`.
 
@@ -500,7 +501,7 @@ class Outcomes(Message):
     contains: dict[int, list]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class CancelRunning(Message):
     """Worker to the asynchronous executor: cancel the coroutines with these serials; each still gets an outcome."""
 
@@ -605,8 +606,26 @@ def _row(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 _MEMBER_CHECKS = [(name, _check_for(annotation)) for name, annotation in get_type_hints(Member).items()]
-_PLANS = {operation: _plan(cls) for operation, cls in REGISTRY.items()}
-_WRITERS = {plan.cls: (operation, plan.row, plan.has_buffers) for operation, plan in _PLANS.items()}
+
+
+class _Plans(dict[str, _Plan]):
+    """The plan of each operation, worked out when the first such message comes or goes: nobody meets all of them."""
+
+    def __missing__(self, operation: str) -> _Plan:
+        self[operation] = plan = _plan(REGISTRY[operation])
+        return plan
+
+
+class _Writers(dict[type[Message], tuple[str, Callable[[Any], tuple[Any, ...]], bool]]):
+    """The operation of each kind of message, its fields, and whether it has buffers."""
+
+    def __missing__(self, cls: type[Message]) -> tuple[str, Callable[[Any], tuple[Any, ...]], bool]:
+        plan = _PLANS[cls.operation]
+        self[cls] = writer = cls.operation, plan.row, plan.has_buffers
+        return writer
+
+
+_PLANS, _WRITERS = _Plans(), _Writers()
 
 
 def _default(value: Any) -> Any:

@@ -7,14 +7,13 @@ exactly one event; the others are simply done. This module knows no socket and n
 
 from __future__ import annotations
 
-import dataclasses
-
+from distributed.record import record
 from distributed.wire.messages import Message
 
 # ------------------------------------------------------------------------------------------------------------- events
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class FromClient:
     """A pool's message on its control connection; `client` is empty for a request made by hand."""
 
@@ -22,14 +21,14 @@ class FromClient:
     message: Message
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class FromCenter:
     """The center told every worker: OwnerLeft, Pin, Unpin, WorkerLeft."""
 
     message: Message
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class FromExecutor:
     """An executor reported: Outcomes or NeedRoom."""
 
@@ -37,24 +36,24 @@ class FromExecutor:
     message: Message
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class ClientDisconnected:
     """The connection of a pool broke. Its data stay until the center says that it is gone."""
 
     client: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class CenterConnected:
     """There is a new connection to the center; it wants a snapshot."""
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class CenterLost:
     """The connection to the center is gone; there is nobody to report to."""
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class ExecutorStarted:
     """`Spawn` worked."""
 
@@ -62,7 +61,7 @@ class ExecutorStarted:
     pid: int
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class ExecutorEnded:
     """An executor is gone, whatever the reason; `serial` is the task that it was running (0: none)."""
 
@@ -75,7 +74,7 @@ class ExecutorEnded:
     stack: str = ""
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Running:
     """Answer to `AskRunning`: which task (0: none) since when."""
 
@@ -84,7 +83,7 @@ class Running:
     started_s: float
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class RoomWanted:
     """A writer on a bulk connection wants a file of this size; answered by `GrantRoom` or `RefuseRoom`."""
 
@@ -92,14 +91,14 @@ class RoomWanted:
     nbytes: int
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class RoomAbandoned:
     """The writer that reserved this file went away."""
 
     path: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Allocated:
     """`Allocate` worked."""
 
@@ -107,7 +106,7 @@ class Allocated:
     path: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class AllocationFailed:
     """`Allocate` did not work."""
 
@@ -115,7 +114,7 @@ class AllocationFailed:
     reason: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Put:
     """A client (or someone by hand, with an empty owner) stored values here. Columns; a path or else a value."""
 
@@ -126,7 +125,7 @@ class Put:
     paths: list[str]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Fetched:
     """A peer answered. Columns; a size of -1: it does not hold that; a path of ours, or else a value."""
 
@@ -136,7 +135,7 @@ class Fetched:
     paths: list[str]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class FetchFailed:
     """A peer did not answer, or there was no room for its answer."""
 
@@ -144,7 +143,7 @@ class FetchFailed:
     reason: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Spilled:
     """`Spill` worked: this is the copy on disk."""
 
@@ -152,7 +151,7 @@ class Spilled:
     path: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class SpillFailed:
     """`Spill` did not work; the file is where it was."""
 
@@ -160,7 +159,7 @@ class SpillFailed:
     reason: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Tick:
     """The time asked for with `WakeAt` has come."""
 
@@ -168,7 +167,7 @@ class Tick:
 # ------------------------------------------------------------------------------------------------------- instructions
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Send:
     """Send a message to a pool; dropped when it is not connected."""
 
@@ -176,21 +175,21 @@ class Send:
     message: Message
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class HangUp:
     """Close the connection to a pool, if there is one; `ClientDisconnected` follows."""
 
     client: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class ToCenter:
     """Send a message to the center."""
 
     message: Message
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Give:
     """Send a message to an executor: Run, Room or CancelRunning."""
 
@@ -198,7 +197,7 @@ class Give:
     message: Message
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Spawn:
     """Start an executor."""
 
@@ -206,21 +205,21 @@ class Spawn:
     asynchronous: bool = False
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Kill:
     """Kill an executor with its process group; `ExecutorEnded` follows."""
 
     executor: int
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class AskRunning:
     """Look into the progress cell of an executor; `Running` follows."""
 
     executor: int
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Fetch:
     """Ask a peer for values."""
 
@@ -231,7 +230,7 @@ class Fetch:
     nbytes: list[int]
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Allocate:
     """Make a file of this size on tmpfs, its pages allocated."""
 
@@ -239,7 +238,7 @@ class Allocate:
     nbytes: int
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class GrantRoom:
     """Tell a writer on a bulk connection where to write."""
 
@@ -247,7 +246,7 @@ class GrantRoom:
     path: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class RefuseRoom:
     """Tell a writer on a bulk connection that there is no room."""
 
@@ -255,7 +254,7 @@ class RefuseRoom:
     reason: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Spill:
     """Copy a file to disk; the original is removed with `Remove` once nobody needs it."""
 
@@ -263,21 +262,21 @@ class Spill:
     path: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Remove:
     """Unlink a file of the store."""
 
     path: str
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class WakeAt:
     """Send a `Tick` at this time; replaces what was asked for before."""
 
     time_s: float
 
 
-@dataclasses.dataclass(slots=True)
+@record
 class Log:
     """A line for the person who runs the worker."""
 
