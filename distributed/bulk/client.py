@@ -7,10 +7,8 @@ import dataclasses
 import functools
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-
-from toolz import partition_all
 
 from distributed.bulk.stream import Stream
 from distributed.config import SETTINGS
@@ -22,6 +20,13 @@ from distributed.wire.security import Secret
 from distributed.wire.values import Packed
 
 ReceiveInto = Callable[[int], "str | memoryview"]
+
+
+def _chunks(items: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    from toolz import partition_all  # here: it imports much, and many a program never gets so far
+
+    chunks: Iterator[tuple[Any, ...]] = partition_all(SETTINGS.keys_per_request_max, items)
+    return chunks
 
 
 @dataclasses.dataclass(slots=True)
@@ -59,7 +64,7 @@ class BulkClient:
         come as new bytearrays. Small values come as bytes. What was received into when this raises is the caller's.
         """
         fetched: list[Fetched] = []
-        for chunk in partition_all(SETTINGS.keys_per_request_max, zip(keys, attempts, strict=True)):
+        for chunk in _chunks(zip(keys, attempts, strict=True)):
             request = GetData([key for key, _ in chunk], [attempt for _, attempt in chunk], linkable)
             fetched += self._run(functools.partial(self._fetch, request, receive_into))
         return fetched
@@ -69,7 +74,7 @@ class BulkClient:
 
         Large ones are written into files in `directory`, the worker's store, when it can be opened from here.
         """
-        for chunk in partition_all(SETTINGS.keys_per_request_max, values.items()):
+        for chunk in _chunks(values.items()):
             self._run(functools.partial(self._put, owner, dict(chunk), directory))
 
     def abort(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import sys
 import time
@@ -421,6 +420,8 @@ class Pool:
         return self
 
     async def __aexit__(self, *error: Any) -> None:
+        import asyncio  # here: whoever awaits has it already, and the others start without
+
         await asyncio.to_thread(self.__exit__, *error)
 
     def __enter__(self) -> Pool:

@@ -5,7 +5,6 @@ A handle is a task and the pool that owns it. It refuses to know where values ar
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import copy
 import dataclasses
@@ -23,6 +22,8 @@ from distributed.wire.exceptions import unpack_exception
 from distributed.wire.pickles import reduce_handle
 
 if TYPE_CHECKING:
+    import asyncio
+
     from distributed.pool.core import Core
 
 __all__ = [
@@ -155,9 +156,13 @@ class RemoteData:
             yield from self._arrival().__await__()
         if self._task.status == FAILED or self._task.outcome is not None:
             return self.get()
+        import asyncio  # here and below: whoever awaits has it already, and the others start without
+
         return (yield from asyncio.to_thread(self.get).__await__())
 
     def _arrival(self) -> asyncio.Future[None]:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         arrival: asyncio.Future[None] = loop.create_future()
 
@@ -342,6 +347,8 @@ class AsCompleted:
     async def __anext__(self) -> RemoteData:
         if not self._left:
             raise StopAsyncIteration
+        import asyncio
+
         loop, something = asyncio.get_running_loop(), asyncio.Event()
         self._arrivals.alert = lambda: None if loop.is_closed() else loop.call_soon_threadsafe(something.set)
         try:
