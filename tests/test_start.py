@@ -44,6 +44,7 @@ def test_a_public_name_loads_what_it_needs_only_when_it_is_used() -> None:
 def test_a_client_loads_no_server_and_nothing_of_daemons() -> None:
     modules = loaded(f"import {CLIENT}")
     assert not among(modules, HEAVY | {"distributed.center", "distributed.worker", "distributed.comm", "argparse"})
+    assert not among(modules, {"asyncio", "ssl", "toolz"})
 
 
 def test_daemons_without_a_status_page_load_no_server_of_pages() -> None:
