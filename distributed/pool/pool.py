@@ -6,7 +6,7 @@ import atexit
 import sys
 import time
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from distributed import machine
 from distributed.cluster.local import Cluster, embedded
@@ -14,14 +14,15 @@ from distributed.config import SETTINGS
 from distributed.errors import PoolClosed
 from distributed.pool.calls import Calls
 from distributed.pool.core import CORES, Core
-from distributed.pool.pipeline import Pipeline
 from distributed.pool.remote import RemoteData
 from distributed.pool.sources import is_asynchronous, source_of
-from distributed.pool.stream import Stream
 from distributed.pool.tasks import Options, Task
 from distributed.wire.messages import HasWhat, LookUp, Ncores, Output, Publish, Unpublish, WhoHas
 from distributed.wire.security import find_secret
 from distributed.wire.values import pack
+
+if TYPE_CHECKING:
+    from distributed.pool.stream import Stream
 
 
 class Pool:
@@ -147,6 +148,9 @@ class Pool:
         >>> square
         121
         """
+        from distributed.pool.pipeline import Pipeline  # here: only who uses it pays for the event loop
+        from distributed.pool.stream import Stream
+
         if not iterables:
             raise TypeError("imap() needs at least one iterable")
         if qsize is not None:

@@ -8,13 +8,15 @@ Knows nothing of tasks and workers.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import asyncio
 
 SLICED: Final = (list, tuple, range)
 AT_HAND: Final[tuple[type, ...]] = (
@@ -171,6 +173,8 @@ class Asynchronous(Buffer):
     def __init__(self, iterables: Sequence[Any]) -> None:
         super().__init__(len(iterables) == 1)
         self._iterators = [aiter(iterable) if is_asynchronous(iterable) else iter(iterable) for iterable in iterables]
+        import asyncio  # here: only who awaits needs it
+
         self._bell = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -178,6 +182,8 @@ class Asynchronous(Buffer):
     def start(self, on_item: Callable[[], Awaitable[None]]) -> None:
         """Begin to ask, on the running loop; once."""
         if self._task is None:
+            import asyncio
+
             self._loop = asyncio.get_running_loop()
             self._task = self._loop.create_task(self._run(on_item))
 
