@@ -94,12 +94,15 @@ class Connection:
 
     def send(self, message: Message, request: int = 0) -> None:
         """Send a message, after what was sent before. On a closed connection nothing happens: `on_close` tells."""
+        self.send_frame(encode_frame(message, request))
+
+    def send_frame(self, pieces: list[Any]) -> None:
+        """Send a message that is encoded already, because many receive it."""
         if self.is_closed:
             return
         if self._outgoing_bytes > SETTINGS.write_buffer_bytes_max:
             self._cut(f"it does not read: {self._outgoing_bytes} bytes wait for it")
             return
-        pieces = encode_frame(message, request)
         if not self._outgoing:
             if TURN.waiting is None:
                 self._loop.call_soon(self.flush)

@@ -57,6 +57,7 @@ class Settings:
     window_bytes_max: int = 64 * MIB  # of arguments under way at one worker
     batch_s: float = 0.002  # predicted work under way at one executor
     batch_tasks_max: int = 512
+    ahead_s: float = 0.05  # a task predicted to take no longer may wait at a busy executor, ready to run
     asynchronous_tasks_max: int = 1000  # coroutines under way in the asynchronous executor
     flush_interval_s: float = 0.001  # an executor holds back finished results at most this long
     requeues_max: int = 5  # a task queued again so often, though never seen to run when an executor died, crashed it

@@ -140,8 +140,10 @@ class Center:
             case events.Send(connection, message, request):
                 self._send(connection, message, request)
             case events.Broadcast(connections, message):
-                for connection in connections:
-                    self._send(connection, message)
+                frame = m.encode_frame(message)
+                for number in connections:
+                    if number in self._connections:
+                        self._connections[number].send_frame(frame)
             case events.Tell(connections, message, token):
                 task = self._loop.create_task(self._tell(connections, message, token))
                 self._telling.add(task)

@@ -15,7 +15,7 @@ from distributed.errors import PoolClosed
 from distributed.pool.calls import Calls
 from distributed.pool.core import CORES, Core
 from distributed.pool.remote import RemoteData
-from distributed.pool.sources import is_asynchronous, source_of
+from distributed.pool.sources import is_asynchronous
 from distributed.pool.tasks import Options, Task
 from distributed.wire.messages import HasWhat, LookUp, Ncores, Output, Publish, Unpublish, WhoHas
 from distributed.wire.security import find_secret
@@ -148,7 +148,8 @@ class Pool:
         >>> square
         121
         """
-        from distributed.pool.pipeline import Pipeline  # here: only who uses it pays for the event loop
+        from distributed.pool.inputs import source_of  # here: only who uses it pays for the event loop
+        from distributed.pool.pipeline import Pipeline
         from distributed.pool.stream import Stream
 
         if not iterables:

@@ -15,8 +15,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from distributed.errors import PoolClosed
+from distributed.pool.inputs import Asynchronous
 from distributed.pool.pipeline import Pipeline
-from distributed.pool.sources import Asynchronous, Threaded
+from distributed.pool.sources import Threaded
 
 LOOK_S = 1.0  # a consumer on an event loop looks at least so often whether the pool was closed
 _END: Any = object()

@@ -628,9 +628,12 @@ class _Writers(dict[type[Message], tuple[str, Callable[[Any], tuple[Any, ...]], 
 _PLANS, _WRITERS = _Plans(), _Writers()
 
 
+_MEMBER_FIELDS = operator.attrgetter(*[field.name for field in dataclasses.fields(Member)])
+
+
 def _default(value: Any) -> Any:
     if isinstance(value, Member):
-        return [getattr(value, field.name) for field in dataclasses.fields(Member)]
+        return _MEMBER_FIELDS(value)
     raise TypeError(f"a {type(value).__name__} cannot travel in a message")
 
 

@@ -281,6 +281,13 @@ class Dispatch:
         if not alone:
             predicted_s = max(function.mean_s or 0.0, self.settings.task_overhead_s)
             room = math.ceil((self.settings.batch_s - executor.under_way_s) / predicted_s)  # or a long one waits for us
+            if (
+                room < 1
+                and executor.count < 2
+                and predicted_s <= self.settings.ahead_s
+                and self.queue.live > self.ncores
+            ):
+                room = 1  # between two tasks of 10 ms an executor would be idle for 3% of the time, waiting for us
             count = min(room, share, self.settings.batch_tasks_max - executor.count)
         if count < 1:
             return False

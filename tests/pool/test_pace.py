@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from distributed.pool.inputs import source_of
 from distributed.pool.pace import BYTES_MAX, CHUNK_BYTES, GROWTH, ITEMS_MAX, LARGE_BYTES, TASKS_MAX, Pace
-from distributed.pool.sources import AtHand, Buffer, Slices, source_of
+from distributed.pool.sources import AtHand, Buffer, Slices
 
 
 def grown(item_s):

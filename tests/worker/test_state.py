@@ -129,7 +129,15 @@ def test_lower_priority_runs_sooner(bench):
     bench.client(compute("b", priority=1))
     bench.client(compute("c", priority=0))
     bench.client(compute("d", priority=-1))
-    assert bench.done([1], durations_us=[3000]) == [finished("a", durations_us=[3000]), run("d", 2)]
+    assert bench.done([1], durations_us=[60_000]) == [finished("a", durations_us=[60_000]), run("d", 2)]
+
+
+def test_one_short_task_waits_at_a_busy_executor_while_there_are_others(bench):
+    bench.know(mean_us=10_000)
+    assert bench.client(compute("abcd")) == [run("a", 2), run("b", 3)]
+    assert bench.done([2], durations_us=[10_000]) == [finished("a", durations_us=[10_000]), run("c", 4)]
+    assert bench.done([3], durations_us=[10_000]) == [finished("b", durations_us=[10_000])]
+    assert bench.done([4], durations_us=[10_000]) == [finished("c", durations_us=[10_000]), run("d", 5)]
 
 
 def test_large_values_are_not_sent_back_and_handles_inside_are(bench):
@@ -163,13 +171,13 @@ def test_one_message_for_each_client(bench):
 
 
 def test_a_newer_attempt_replaces_an_older_one_and_old_messages_are_ignored(bench):
-    bench.know(mean_us=3000)
+    bench.know(mean_us=60_000)
     bench.client(compute("ab"))
     assert bench.client(compute("b", attempt=2)) == []
     assert bench.client(compute("b", attempt=1)) == []
     assert bench.client(Cancel([key("b")], [1])) == []
-    bench.done([2], durations_us=[3000])
-    assert bench.done([3], durations_us=[3000]) == [finished("b", attempt=2, durations_us=[3000])]
+    bench.done([2], durations_us=[60_000])
+    assert bench.done([3], durations_us=[60_000]) == [finished("b", attempt=2, durations_us=[60_000])]
 
 
 def test_an_attempt_that_runs_is_killed_when_a_newer_one_comes(bench):
@@ -219,14 +227,14 @@ def test_an_error_among_results_fails_its_task_alone(bench):
 
 
 def test_a_message_may_name_what_is_here_already_and_what_is_new_twice(bench):
-    bench.know(mean_us=3000)
+    bench.know(mean_us=60_000)
     bench.client(compute("abc"))
     message = compute("bxbxy", inputs={3: [needs("z", inline=b"zet")]})
     bench.client(dataclasses.replace(message, attempts=[1, 1, 2, 2, 1]))
     assert sorted(bench.state.tasks) == [key(name) for name in "abcxy"]
     ended = []
     for serial in range(2, 7):
-        for instruction in bench.done([serial], durations_us=[3000]):
+        for instruction in bench.done([serial], durations_us=[60_000]):
             if isinstance(instruction, Send):
                 ended += zip(instruction.message.keys, instruction.message.attempts, strict=True)
     assert sorted(ended) == [(key("a"), 1), (key("b"), 2), (key("c"), 1), (key("x"), 2), (key("y"), 1)]
@@ -297,11 +305,11 @@ def test_a_crash_takes_no_inputs_from_the_batch_mates(bench):
 
 
 def test_a_queued_task_can_be_dropped_from_among_tasks_with_inputs(bench):
-    bench.know(mean_us=3000)
+    bench.know(mean_us=60_000)
     bench.client(compute("abcd", inputs={n: [needs(str(n), inline=b"%d" % n)] for n in range(4)}))
     assert bench.client(Cancel([key("c")], [1])) == []
     assert bench.client(Recall(1)) == [Send(ALICE, Recalled([key("d")], [1]))]
-    _, give = bench.done([2], durations_us=[3000])
+    _, give = bench.done([2], durations_us=[60_000])
     assert give == run("b", 3, inputs={0: [[key("1"), b"1"]]})
 
 
@@ -377,7 +385,7 @@ def test_a_cancelled_fetch_is_dropped_when_it_comes(bench):
 
 
 def test_a_replica_goes_when_nobody_will_be_told_of_it(bench):
-    bench.know(mean_us=3000)
+    bench.know(mean_us=60_000)
     bench.client(compute("ab", inputs={0: [needs("x")], 1: [needs("y")]}))
     bench.on(Fetched(1, [2, 3], [b"ex", b"why"], ["", ""]))
     assert bench.client(Recall(1)) == [Send(ALICE, Recalled([key("b")], [1]))]
