@@ -19,6 +19,7 @@ from distributed.config import SETTINGS
 from distributed.pool.interrupts import deferred_signals
 
 NAP_S = 0.05  # nobody sleeps longer without a look at the world: a lock cannot be told of everything
+THREAD_NAP_S = 0.005  # while callers turn; to wake the thread when the last one leaves would cost each round trip more
 PUMP_LINGER_S = 0.004  # who pumps does it again soon
 
 
@@ -45,7 +46,6 @@ class Baton:
         self._back.acquire()
         self._turns_by_guests = 0
         self._linger_s = SETTINGS.linger_s
-        self._is_napping = self._is_called_back = False
         self.is_with_guest = False
         self.thread = threading.Thread(target=self._run, name="distributed-pool", daemon=True)
 
@@ -160,7 +160,6 @@ class Baton:
 
     def call_back(self) -> None:
         """Have the thread take a look now, instead of in a moment."""
-        self._is_called_back = True
         _ring(self._back)
 
     def end(self, timeout_s: float) -> None:
@@ -184,22 +183,14 @@ class Baton:
         """Leave the baton to callers, until they have not wanted it for a moment."""
         while not self._is_over():
             turns = self._turns_by_guests
-            self._is_napping = True
-            if not self._guests:
-                self._is_napping = False
-            is_rung = self._back.acquire(timeout=NAP_S if self._is_napping else self._linger_s)
-            if self._is_called_back:
-                self._is_called_back = False
-                return
-            if not is_rung and not self._guests and turns == self._turns_by_guests:
+            is_called = self._back.acquire(timeout=THREAD_NAP_S if self._guests else self._linger_s)
+            if is_called or (not self._guests and turns == self._turns_by_guests):
                 return
 
     def _leave(self) -> None:
         """A caller wants the baton no longer: see that somebody else takes it up."""
         self._guests.pop()
         self._offer()
-        if self._is_napping and not self._guests:
-            _ring(self._back)  # the thread thinks that somebody is at it, and is in no hurry
 
 
 def _ring(alarm: threading.Lock) -> None:
