@@ -92,6 +92,7 @@ class Settings:
     progress_warning_s: float = 60.0  # the watchdog names a task that has not moved for this long
     close_timeout_s: float = 5.0
     dialling_threads_max: int = 16  # connections to workers that are being made at one time
+    spin_s: float = 0.0003  # a caller that waits for the only task under way looks for its result so long, then sleeps
     linger_s: float = 0.001  # a caller that waited leaves the connection to itself this long before the thread takes it
 
     def __init__(self, **changed: object) -> None:

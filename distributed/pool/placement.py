@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from distributed.config import Settings
+from distributed.config import KIB, Settings
 from distributed.pool import policy
 from distributed.pool.events import Instruction, Send, WakeAt
 from distributed.pool.tasks import READY, Levels, Task
 from distributed.pool.view import WorkerView
 from distributed.wire.messages import Recall
+
+SMALL_BYTES = 64 * KIB
 
 
 class Placement:
@@ -60,6 +62,16 @@ class Placement:
         if not self.unplaced:
             self.moved_at = now
         self.unplaced.extend(_level(tasks[0]), tasks)
+
+    def idle_worker(self, task: Task) -> WorkerView | None:
+        """Where a single task without inputs can start at once, past the queues; None if it has to queue.
+
+        Submit, wait, submit the next: most of such a round trip would be looking for others to share with.
+        """
+        if self.has_ready or task.kind.asynchronous or len(task.args or b"") > SMALL_BYTES:  # type: ignore[union-attr]
+            return None
+        idle = [view for view in self.workers.values() if view.on_cores < view.member.ncores]
+        return min(idle, key=lambda view: view.on_cores / view.member.ncores) if idle else None
 
     def _queue_at(self, home: str | None) -> Levels:
         return self.unplaced if home is None else self.workers[home].assigned

@@ -154,8 +154,11 @@ class PoolState:
             else:
                 task.status = READY
                 plain.append(task)
-        for _, group in itertools.groupby(plain, key=KIND):
-            self.placement.place_anywhere(list(group), now)
+        if len(plain) == 1 and (idle := self.placement.idle_worker(plain[0])) is not None:
+            self._send(idle, plain, now)
+        else:
+            for _, group in itertools.groupby(plain, key=KIND):
+                self.placement.place_anywhere(list(group), now)
         for task in others:
             self._adopt_inputs(task, now)
 
