@@ -29,17 +29,18 @@ class Lifetimes:
         self._deletions: defaultdict[str, list[str]] = defaultdict(list)
 
     def let_go(self, tasks: Iterable[Task]) -> None:
-        """One user less of each. What most end as, small results that nothing is built on, end right here."""
+        """One user less of each. What most end as, small results that nobody else has, end right here."""
         for task in tasks:
             task.users -= 1
             if task.users:
                 continue
             is_plain = task.status == DONE and task.worker and not (task.holders or task.contains or task.borrowed)
-            if not is_plain or task.inputs or task.heirs or task.key in self.shared:
+            if not is_plain or task.key in self.shared:
                 self.release(task)
-            else:
-                self._deletions[task.worker].append(task.key)  # type: ignore[index]
-                task.status, task.outcome, task.args = RELEASED, None, None
+                continue
+            self._deletions[task.worker].append(task.key)  # type: ignore[index]
+            task.status, task.outcome = RELEASED, None
+            self._keep_recipe(task)
 
     def release(self, task: Task) -> None:
         """Nobody needs the value any more: delete it where it is; keep the recipe while something is built on it."""
@@ -54,12 +55,18 @@ class Lifetimes:
                     if not inner.users:
                         releasing.append(inner)
                 task.contains = ()
-                if task.heirs and task.args is not None:
-                    self.lineage.keep(task)
-                else:
-                    self.lineage.forget(task)
+                self._keep_recipe(task)
             if task.status in (RELEASED, FAILED) and self.shared.get(task.key) is task:
                 del self.shared[task.key]
+
+    def _keep_recipe(self, task: Task) -> None:
+        """As long as something is built on it."""
+        if not task.heirs and not task.inputs:
+            task.args = None
+        elif task.heirs and task.args is not None:
+            self.lineage.keep(task)
+        else:
+            self.lineage.forget(task)
 
     def _delete(self, task: Task) -> None:
         for address in sorted(task.holders or ([task.worker] if task.worker else ())):

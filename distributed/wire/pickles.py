@@ -45,10 +45,15 @@ def reduce_handle(handle: Any) -> Any:
     collected = CONTEXT.collected
     if collected is None:
         return handle.reduce_outside()
-    entry = collected.get(handle.key)
+    return restore_mark, (_index_of(handle, collected),)
+
+
+def _index_of(handle: Any, collected: dict[str, tuple[int, Any]]) -> int:
+    key = handle.key
+    entry = collected.get(key)
     if entry is None:
-        entry = collected[handle.key] = (len(collected), handle)
-    return restore_mark, (entry[0],)
+        entry = collected[key] = (len(collected), handle)
+    return entry[0]
 
 
 class Mark:
@@ -66,6 +71,26 @@ def restore_mark(index: int) -> object:
     if CONTEXT.resolve is None:
         raise pickle.UnpicklingError("the mark of a handle was read outside of the value that it belongs to")
     return CONTEXT.resolve(index)
+
+
+class Marks:
+    """What a list or tuple of nothing but handles leaves in the pickle of a call: one mark for all of them."""
+
+    def __init__(self, handles: list[Any] | tuple[Any, ...]) -> None:
+        self.handles = handles
+
+    def __reduce__(self) -> Any:
+        collected = CONTEXT.collected
+        assert collected is not None
+        indices: Any = [_index_of(handle, collected) for handle in self.handles]
+        if indices == list(range(indices[0], indices[0] + len(indices))):
+            indices = range(indices[0], indices[0] + len(indices))
+        return restore_marks, (type(self.handles), indices)
+
+
+def restore_marks(kind: type, indices: Any) -> object:
+    """Called by pickle where one mark stands for many handles."""
+    return kind(map(restore_mark, indices))
 
 
 def load(data: Any, buffers: Any, resolve: Callable[[int], object] | None) -> Any:
