@@ -33,6 +33,11 @@ class Placement:
         """Queue a task whose inputs are all there where it should run."""
         assert task.kind is not None
         task.status = READY
+        if not task.kind.options.workers and not self.near and _is_carried(task.inputs):
+            if not self.unplaced:
+                self.moved_at = now
+            self.unplaced.extend(_level(task), (task,))
+            return None
         allowed = self._allowed(task)
         if task.kind.options.workers and not allowed:
             deadline = now + self.settings.no_worker_grace_s
@@ -200,3 +205,11 @@ def _level(task: Task) -> tuple[float, int]:
     """At equal priority those that consume go before those that only produce."""
     assert task.kind is not None
     return task.kind.options.priority, 0 if task.inputs else 1
+
+
+def _is_carried(inputs: tuple[Task, ...]) -> bool:
+    """Whether all inputs travel inside the message: then anywhere is as good."""
+    for needed in inputs:  # noqa: SIM110 - asked for every task with inputs: `all` takes twice as long
+        if needed.outcome is None:
+            return False
+    return True

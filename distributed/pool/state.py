@@ -69,6 +69,8 @@ from distributed.wire.messages import (
     WorkerLeft,
 )
 
+_UNDER_WAY = frozenset({WAITING, READY, SENT})
+
 
 class PoolState:
     """A pool's mind. `handle` is the only door; attributes may be read by anyone."""
@@ -166,6 +168,14 @@ class PoolState:
         for needed in task.inputs:
             needed.heirs += 1
         self._hurry_inputs(task, now)
+        if task.inputs and _UNDER_WAY.issuperset([needed.status for needed in task.inputs]):
+            task.missing = len(task.inputs)  # the usual case while a graph is being built: nothing is there yet
+            for needed in task.inputs:
+                needed.users += 1
+                if needed.dependents is None:
+                    needed.dependents = []
+                needed.dependents.append(task)
+            return
         self._wait_for_inputs(task, now)
 
     def _hurry_inputs(self, task: Task, now: float) -> None:
