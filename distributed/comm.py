@@ -22,7 +22,8 @@ from distributed.connect import explain, tune
 from distributed.errors import ConnectionFailed, ProtocolError
 from distributed.turns import TURN
 from distributed.wire import frames
-from distributed.wire.messages import Message, Refusal, Reply, decode, encode_frame
+from distributed.wire.codec import decode, encode_frame
+from distributed.wire.messages import Message, Refusal, Reply
 from distributed.wire.security import ClientHandshake, Secret, ServerHandshake
 
 logger = logging.getLogger("distributed.comm")

@@ -23,7 +23,8 @@ from distributed.config import SETTINGS
 from distributed.connect import connect_blocking, explain
 from distributed.errors import ConnectionFailed, ProtocolError, by_name
 from distributed.wire import frames
-from distributed.wire.messages import REGISTRY, Message, Refusal, Reply, decode, encode_header
+from distributed.wire.codec import decode, encode_header
+from distributed.wire.messages import REGISTRY, Message, Refusal, Reply
 from distributed.wire.security import Secret, find_secret
 from distributed.wire.values import pack, unpack
 

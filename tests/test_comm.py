@@ -32,18 +32,8 @@ from distributed.errors import (
 from distributed.listen import Listener
 from distributed.loop import new_loop
 from distributed.wire import frames, security
-from distributed.wire.messages import (
-    AddKeys,
-    HasWhat,
-    Message,
-    Ncores,
-    Ping,
-    Reply,
-    Status,
-    WhoHas,
-    decode,
-    encode_header,
-)
+from distributed.wire.codec import decode, encode_header
+from distributed.wire.messages import AddKeys, HasWhat, Message, Ncores, Ping, Reply, Status, WhoHas
 from distributed.wire.security import Secret, find_or_create_secret
 
 SECRET = Secret.create()

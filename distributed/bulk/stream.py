@@ -17,7 +17,8 @@ from distributed.config import SETTINGS
 from distributed.errors import ProtocolError
 from distributed.pieces import never_fill_again, write_all
 from distributed.wire import frames
-from distributed.wire.messages import Message, decode, encode_header
+from distributed.wire.codec import decode, encode_header
+from distributed.wire.messages import Message
 
 RECEIVE_BYTES = 4 << 20  # in one system call
 SKIP_BYTES = 1 << 20

@@ -18,6 +18,7 @@ from distributed.config import SETTINGS
 from distributed.errors import DistributedError
 from distributed.listen import Listener
 from distributed.version import installed
+from distributed.wire import codec
 from distributed.wire import messages as m
 from distributed.wire.security import find_or_create_secret, secret_path
 
@@ -140,7 +141,7 @@ class Center:
             case events.Send(connection, message, request):
                 self._send(connection, message, request)
             case events.Broadcast(connections, message):
-                frame = m.encode_frame(message)
+                frame = codec.encode_frame(message)
                 for number in connections:
                     if number in self._connections:
                         self._connections[number].send_frame(frame)

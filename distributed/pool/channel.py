@@ -8,7 +8,8 @@ import socket
 from typing import Any
 
 from distributed.wire import frames
-from distributed.wire.messages import Member, Message, decode, encode_header
+from distributed.wire.codec import decode, encode_header
+from distributed.wire.messages import Member, Message
 
 RECEIVE_BYTES = 1 << 18
 WRITE_PIECES_MAX = 64

@@ -51,6 +51,7 @@ from distributed.pool.requests import Asked, Requests
 from distributed.pool.state import PoolState
 from distributed.pool.tasks import Task
 from distributed.version import installed, version_difference
+from distributed.wire.codec import restore_member
 from distributed.wire.messages import (
     Attach,
     Member,
@@ -61,7 +62,6 @@ from distributed.wire.messages import (
     Reply,
     UnregisterClient,
     WhoHas,
-    restore_member,
 )
 
 logger = logging.getLogger("distributed.pool")

@@ -21,7 +21,7 @@ from typing import Any
 from distributed.config import SETTINGS
 from distributed.errors import ProtocolError
 from distributed.turns import TURN
-from distributed.wire import messages
+from distributed.wire import codec, messages
 from distributed.wire.frames import Decoder
 from distributed.worker.progress import Cell
 
@@ -138,7 +138,7 @@ class Child:
         """Hand a message to the executor, or to the queue before it while its socket is full."""
         if self.is_closed:
             return
-        (frame,) = messages.encode_frame(message)  # no message on this socket has buffers
+        (frame,) = codec.encode_frame(message)  # no message on this socket has buffers
         if self._unsent:
             self._unsent.append(frame)
             return
@@ -183,7 +183,7 @@ class Child:
             return False
         waiting = TURN.begin()
         try:
-            for message in [messages.decode(header)[0] for header, _ in self._decoder.feed(data)]:
+            for message in [codec.decode(header)[0] for header, _ in self._decoder.feed(data)]:
                 self._on_message(message)
         except ProtocolError as error:  # user code wrote into the socket
             log.warning("executor with pid %d: %s", self.pid, error)

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from typing import TypeVar
 
-from distributed.wire import messages
+from distributed.wire import codec
 from distributed.wire.frames import Decoder
 from distributed.wire.messages import Message
 
@@ -32,7 +32,7 @@ class Link:
 
     def send(self, message: Message) -> None:
         """Send a message; if the agent is gone it goes nowhere, and the next `receive` tells."""
-        (frame,) = messages.encode_frame(message)  # no message on this socket has buffers
+        (frame,) = codec.encode_frame(message)  # no message on this socket has buffers
         try:
             with self._sending:
                 self.socket.sendall(frame)
@@ -57,7 +57,7 @@ class Link:
         except ConnectionError:
             return False
         for header, _ in self._decoder.feed(data):
-            self.inbox.append(messages.decode_unchecked(header))
+            self.inbox.append(codec.decode_unchecked(header))
         return bool(data)
 
     def wait_for(self, kind: type[Kind]) -> Kind:

@@ -24,6 +24,7 @@ from distributed.connect import UNIX_PATH_BYTES_MAX
 from distributed.errors import DistributedError, ProtocolError
 from distributed.listen import Listener
 from distributed.version import installed
+from distributed.wire import codec
 from distributed.wire import messages as m
 from distributed.wire.security import find_secret
 from distributed.worker import events
@@ -245,7 +246,7 @@ class Worker:
         self._news = news
         answer = await connection.ask(register, SETTINGS.connect_timeout_s)  # sends before it first lets go
         self._news = None
-        self._know(m.restore_members(answer), news)
+        self._know(codec.restore_members(answer), news)
 
     def _know(self, members: list[m.Member], news: Iterable[m.WorkerJoined | m.WorkerLeft] = ()) -> None:
         """These are all there are, but for the news. Who is missing left, or is late to find a center that came back.

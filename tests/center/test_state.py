@@ -22,6 +22,7 @@ from distributed.center.events import (
 )
 from distributed.center.state import CenterState
 from distributed.config import SETTINGS
+from distributed.wire import codec
 from distributed.wire import messages as m
 
 ALICE, BOB = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
@@ -40,7 +41,7 @@ class Bench:
         self.state = CenterState(started=0.0)
 
     def say(self, connection: int, message: m.Message, request: int = 0) -> list[Instruction]:
-        return self.event(Received(connection, *m.decode(m.encode_header(message, request))))
+        return self.event(Received(connection, *codec.decode(codec.encode_header(message, request))))
 
     def event(self, event) -> list[Instruction]:
         out = [travelled(instruction) for instruction in self.state.handle(event, self.now)]
@@ -73,7 +74,7 @@ def register(address: str, keys: dict[str, int], incarnation: str = "one", **cha
 
 def travelled(instruction: Instruction) -> Instruction:
     if isinstance(instruction, (Send, Broadcast, Tell)):
-        message, _ = m.decode(m.encode_header(instruction.message))
+        message, _ = codec.decode(codec.encode_header(instruction.message))
         return dataclasses.replace(instruction, message=message)
     return instruction
 

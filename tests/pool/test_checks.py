@@ -13,6 +13,7 @@ from distributed.pool.checks import FROM_CENTER, FROM_WORKERS
 from distributed.pool.events import Borrowed, CenterSaid, Connected, Located, Received, Submitted
 from distributed.pool.state import PoolState
 from distributed.pool.tasks import SENT, Duration, Kind, Options, Task
+from distributed.wire import codec
 from distributed.wire import messages as m
 
 ALICE = m.Member("alice:1", "one", "alice", 1, 10**9)
@@ -41,7 +42,7 @@ def pool() -> tuple[PoolState, Task]:
 def travelled(message: m.Message) -> m.Message | None:
     """What arrives of it; nothing if the codec refuses it already."""
     try:
-        return m.decode(m.encode_header(message))[0]
+        return codec.decode(codec.encode_header(message))[0]
     except ProtocolError:
         return None
 

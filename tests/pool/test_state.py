@@ -39,6 +39,7 @@ from distributed.pool.failures import MISSED_BY_ABSENT_MAX, MISSED_MAX
 from distributed.pool.naming import NAMES_MAX
 from distributed.pool.state import PoolState
 from distributed.pool.tasks import DONE, FAILED, READY, RELEASED, SENT, WAITING, Duration, Kind, Options, Task
+from distributed.wire.codec import decode, encode_header
 from distributed.wire.exceptions import unpack_exception
 from distributed.wire.messages import (
     Cancel,
@@ -56,8 +57,6 @@ from distributed.wire.messages import (
     Withdraw,
     WorkerJoined,
     WorkerLeft,
-    decode,
-    encode_header,
 )
 
 ALICE, BOB, CAROL = "alice:1", "bob:1", "carol:1"

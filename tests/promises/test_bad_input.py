@@ -21,7 +21,8 @@ from distributed import Pool, rpc
 from distributed.address import parse
 from distributed.connect import connect_blocking
 from distributed.errors import AuthenticationFailed
-from distributed.wire.messages import Ping, encode_header
+from distributed.wire.codec import encode_header
+from distributed.wire.messages import Ping
 from distributed.wire.security import MAGIC, PROTOCOL_VERSION, Secret, find_secret
 from tests.promises.observe import MIB, PATIENCE_S, memory_bytes, open_files, terminals, until
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from distributed.key import owner_of
+from distributed.wire import codec
 from distributed.wire import messages as m
 from distributed.worker import events
 
@@ -141,11 +142,11 @@ class VirtualExecutor:
         """The agent sent this; it arrives a little later, and in order."""
         if isinstance(message, m.Run):
             what: Any = [self._job(message, position) for position in range(len(message.keys))]
-            message = m.decode(m.encode_header(message))[0]
+            message = codec.decode(codec.encode_header(message))[0]
             assert message.code or message.function in self.functions, "code that was never sent"  # type: ignore[attr-defined]
             self.functions.add(message.function)  # type: ignore[attr-defined]
         else:
-            what = m.decode(m.encode_header(message))[0]
+            what = codec.decode(codec.encode_header(message))[0]
         self._heard_at = max(self._heard_at, self.world.now + self.world.dice.uniform(1e-5, 1e-4))
         self.world.at(self._heard_at, self._hear, what)
 
@@ -256,7 +257,7 @@ class VirtualExecutor:
         )
 
     def _send(self, message: m.Message) -> None:
-        message = m.decode(m.encode_header(message))[0]
+        message = codec.decode(codec.encode_header(message))[0]
         self._spoke_at = max(self._spoke_at, self.world.now + self.world.dice.uniform(1e-5, 1e-4))
         self.world.at(self._spoke_at, self._say, message)
 

@@ -14,7 +14,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from distributed.wire.messages import Message, buffers_of, decode, encode_header
+from distributed.wire.codec import buffers_of, decode, encode_header
+from distributed.wire.messages import Message
 
 TRACE_LINES = 60
 

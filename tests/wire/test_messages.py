@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distributed.errors import ProtocolError
+from distributed.wire.codec import buffers_of, decode, encode_header, restore_members
 from distributed.wire.messages import (
     REGISTRY,
     AddKeys,
@@ -22,10 +23,6 @@ from distributed.wire.messages import (
     Values,
     WhoHas,
     WorkerJoined,
-    buffers_of,
-    decode,
-    encode_header,
-    restore_members,
 )
 
 ALICE = Member("127.0.0.1:8788", "ab12", "alice", 4, 1 << 30, "/tmp/a.sock", "/dev/shm/a", 77, {"python": "3.11.4"})

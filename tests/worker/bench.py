@@ -1,7 +1,7 @@
 """A bench for the worker's mind: messages go through the codec, and the invariants are checked after each step."""
 
 from distributed.config import Settings
-from distributed.wire import messages
+from distributed.wire import codec
 from distributed.wire.messages import (
     Compute,
     DeleteData,
@@ -29,7 +29,7 @@ F, G = b"f" * 16, b"g" * 16
 
 
 def through_the_codec(message):
-    decoded, _ = messages.decode(messages.encode_header(message), messages.buffers_of(message))
+    decoded, _ = codec.decode(codec.encode_header(message), codec.buffers_of(message))
     return decoded
 
 

@@ -18,7 +18,7 @@ import pytest
 from distributed.config import SETTINGS
 from distributed.errors import CannotPickle, StoreFull
 from distributed.pieces import write_file
-from distributed.wire import messages
+from distributed.wire import codec
 from distributed.wire.frames import encode
 from distributed.wire.functions import pack_function
 from distributed.wire.messages import CancelRunning, NeedRoom, Outcomes, Room, Run
@@ -367,7 +367,7 @@ def test_coroutines_can_be_cancelled_before_and_after_their_first_step(asynchron
     pieces = []
     packed = pack_function(wait_for_ever)
     for message in (Run(packed.id, b"", "f", 5, ["x"], [pack_call((), {})[0]], {}), CancelRunning([5, 2])):
-        pieces += encode(messages.encode_header(message))
+        pieces += encode(codec.encode_header(message))
     asynchronous.sockets[0].sendall(b"".join(pieces))
     assert set(asynchronous.outcomes(2)) == {2, 5}
 

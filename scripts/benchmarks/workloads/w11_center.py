@@ -39,13 +39,16 @@ def run(open_system, scale, seed):
 
 def microseconds_a_key(workers, keys, is_asked=True):
     """Processor time for each key: it is added, one in a hundred is asked for, and it is removed."""
+    from distributed.wire import codec
     from distributed.wire import messages as m
 
     center = Simulated(workers)
     reports = [(center.worker(n), *report(n)) for n in range(keys // REPORT_KEYS)]
-    came = [(worker, m.encode_header(m.AddKeys(names, [1] * len(names), sizes))) for worker, names, sizes in reports]
-    asked = [m.encode_header(m.WhoHas(names[:1]), n + 1) for n, (_, names, _) in enumerate(reports)]
-    gone = [(worker, m.encode_header(m.RemoveKeys(names))) for worker, names, _ in reports]
+    came = [
+        (worker, codec.encode_header(m.AddKeys(names, [1] * len(names), sizes))) for worker, names, sizes in reports
+    ]
+    asked = [codec.encode_header(m.WhoHas(names[:1]), n + 1) for n, (_, names, _) in enumerate(reports)]
+    gone = [(worker, codec.encode_header(m.RemoveKeys(names))) for worker, names, _ in reports]
     expected = [(names[0], center.address(worker)) for worker, names, _ in reports] if is_asked else []
     del reports
     answers, began_s = [], time.process_time()
@@ -64,7 +67,6 @@ def microseconds_a_key(workers, keys, is_asked=True):
 
 def microseconds_a_join(workers):
     """Processor time of a join for each worker that is there: the state's, and that of encoding both messages."""
-    from distributed.wire import messages as m
 
     center = Simulated(workers - JOINS)
     headers = [(n, center.register(n)) for n in range(workers - JOINS, workers)]
@@ -72,7 +74,7 @@ def microseconds_a_join(workers):
     for number, header in headers:
         for instruction in center.hears(number + 1, header):
             if hasattr(instruction, "message"):
-                m.encode_header(instruction.message)
+                center.codec.encode_header(instruction.message)
     spent_s = time.process_time() - began_s
     require_equal(len(center.state.directory.members), workers, "members")
     return spent_s / JOINS / workers * 1e6
@@ -90,11 +92,12 @@ class Simulated:
     def __init__(self, workers):
         from distributed.center.events import Received
         from distributed.center.state import CenterState
+        from distributed.wire import codec
         from distributed.wire import messages as m
 
         self.workers, self.client = workers, 1_000_000
-        self.state, self._received, self._messages = CenterState(), Received, m
-        self.hears(self.client, m.encode_header(m.RegisterClient(CLIENT)))
+        self.state, self._received, self._messages, self.codec = CenterState(), Received, m, codec
+        self.hears(self.client, codec.encode_header(m.RegisterClient(CLIENT)))
         for number in range(workers):
             self.hears(number + 1, self.register(number))
 
@@ -106,7 +109,7 @@ class Simulated:
         member = m.Member(
             self.address(number + 1), f"{number:016x}", f"worker-{number}", 2, 1 << 33, "", directory, number, versions
         )
-        return m.encode_header(m.Register(member, [], [], []))
+        return self.codec.encode_header(m.Register(member, [], [], []))
 
     def worker(self, number):
         """The connection of the worker whose turn it is."""
@@ -117,5 +120,5 @@ class Simulated:
 
     def hears(self, connection, header):
         """What the center does about a message that comes over this connection."""
-        message, request = self._messages.decode(header)
+        message, request = self.codec.decode(header)
         return self.state.handle(self._received(connection, message, request), 1.0)
