@@ -90,7 +90,7 @@ class Marks:
 
 def restore_marks(kind: type, indices: Any) -> object:
     """Called by pickle where one mark stands for many handles."""
-    return kind(map(restore_mark, indices))
+    return kind(map(CONTEXT.resolve or restore_mark, indices))
 
 
 def load(data: Any, buffers: Any, resolve: Callable[[int], object] | None) -> Any:

@@ -259,20 +259,25 @@ def _roots(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, obj
     return [*positional, *((f"kwargs[{name!r}]", value) for name, value in kwargs.items())]
 
 
+class _InputValues(dict[int, object]):
+    """The values of inputs by their index, each unpacked when it is first asked for."""
+
+    def __init__(self, input_values: Callable[[int], object] | None) -> None:
+        self.input_values = input_values
+
+    def __missing__(self, index: int) -> object:
+        if self.input_values is None:
+            raise ProtocolError("a call with handles came without its inputs")
+        self[index] = value = self.input_values(index)
+        return value
+
+
 def unpack_call(payload: Any, input_values: Callable[[int], object] | None = None) -> tuple[Any, ...]:
     """``(args, kwargs)``; each handle has become `input_values` of its index."""
     form = payload[0]
     if form == PICKLE:
         return pickle.loads(payload)  # type: ignore[no-any-return]
-    values: dict[int, object] = {}
-
-    def resolve(index: int) -> object:
-        if index not in values:
-            if input_values is None:
-                raise ProtocolError("a call with handles came without its inputs")
-            values[index] = input_values(index)
-        return values[index]
-
+    resolve = _InputValues(input_values).__getitem__
     view = memoryview(payload).cast("B")
     if form == MARKED:
         return load(view[1:], None, resolve)  # type: ignore[no-any-return]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 from collections import OrderedDict
+from pickle import loads
 from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError, ProtocolError
 from distributed.wire.functions import unpack_function
-from distributed.wire.values import reduce_handle, unpack
+from distributed.wire.values import PICKLE, reduce_handle, unpack
 
 
 class Functions:
@@ -75,6 +76,8 @@ class Inputs:
 
     def __call__(self, index: int) -> object:
         where = self.entries[index][1]
+        if type(where) is bytes and where[0] == PICKLE:  # a task may have ten thousand of these
+            return loads(where)
         return unpack(map_file(where) if type(where) is str else where, Handle)
 
 

@@ -225,7 +225,8 @@ class Part:
 
 # What the codec cannot see. A peer that sends such things loses its connection before anything here is changed.
 
-INPUT_TYPES = (str, int, int, list, (bytes, type(None)))  # key, attempt, nbytes, holders, inline
+INPUTS = frozenset({(str, int, int, list, bytes), (str, int, int, list, type(None))})
+"""The types of an input: key, attempt, nbytes, holders, inline."""
 
 
 def check_compute(message: Compute) -> None:
@@ -237,12 +238,8 @@ def check_compute(message: Compute) -> None:
         if not isinstance(position, int) or not 0 <= position < count or not isinstance(inputs, list):
             raise ProtocolError("compute.inputs: no such task")
         for item in inputs:
-            if not isinstance(item, list) or len(item) != 5 or not all(map(_is_a, item, INPUT_TYPES)):
+            if type(item) is not list or tuple(map(type, item)) not in INPUTS:
                 raise ProtocolError("compute.inputs: not [key, attempt, nbytes, holders, inline]")
-
-
-def _is_a(value: object, kind: Any) -> bool:
-    return isinstance(value, kind)
 
 
 def check_outcomes(message: Outcomes) -> None:
