@@ -121,11 +121,11 @@ def share(queued: int, workers: int, ncores: int, mean_s: float | None, settings
     >>> share(queued=1000, workers=2, ncores=4, mean_s=1.0), share(queued=3, workers=2, ncores=4, mean_s=1.0)
     (250, 4)
 
-    But never less than is worth a message, a quarter of what an executor takes at a time: sixty workers that share five
+    But never less than is worth a message, half of what an executor takes at a time: sixty workers that share five
     hundred tiny tasks would get nearly as many messages as tasks.
 
     >>> share(queued=500, workers=60, ncores=1, mean_s=1e-5)
-    50
+    100
     """
-    least = int(settings.batch_s / 4 / max(mean_s, settings.task_overhead_s)) if mean_s else 0
+    least = int(settings.batch_s / 2 / max(mean_s, settings.task_overhead_s)) if mean_s else 0
     return max(ncores, least, queued // (2 * workers))

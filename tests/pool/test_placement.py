@@ -50,8 +50,8 @@ def give(placed: Placement, now: float = 0.0) -> dict[str, list[str]]:
 
 def test_the_last_tasks_are_spread_evenly():
     placed, fast = placement(ALICE, BOB), kind(mean_s=0.0001)
-    placed.place_anywhere([task(str(n), fast) for n in range(10)], 0.0)
-    assert {address: len(keys) for address, keys in give(placed).items()} == {ALICE: 5, BOB: 5}
+    placed.place_anywhere([task(str(n), fast) for n in range(40)], 0.0)
+    assert {address: len(keys) for address, keys in give(placed).items()} == {ALICE: 20, BOB: 20}
 
 
 def test_the_window_is_bounded_in_bytes_of_arguments():
