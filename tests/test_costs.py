@@ -20,18 +20,24 @@ from typing import Any
 import pytest
 
 from distributed import Pool
+from distributed.config import SETTINGS
 from distributed.pool.events import CenterSaid, Connected, Dropped, Received, Send, Submitted
 from distributed.pool.state import PoolState
 from distributed.pool.tasks import Duration, Kind, Options, Task
-from distributed.wire.messages import Compute, Finished, Member, Members
+from distributed.wire.messages import Compute, DeleteData, Finished, Member, Members, Outcomes
 from distributed.wire.values import pack_call
+from distributed.worker.events import ExecutorStarted, FromClient, FromExecutor, Give, Tick
+from distributed.worker.state import WorkerState
 
 TASKS = 4_000
 BATCH = 1_000
 PENDING = 100_000
 WORKER = Member("127.0.0.1:1", "f00", "bob", 2, 1 << 30)
 
-CALLS_MAX = 11.5  # of Python functions in the pool's mind, from submission to the handle's end
+CALLS_MAX = 2.7  # of Python functions in the pool's mind, from submission to the handle's end
+ROUND_TRIP_CALLS_MAX = 64.0  # the same for one task that is submitted, finished and dropped by itself
+WORKER_CALLS_MAX = 0.25  # of Python functions in the worker's mind, from Compute to DeleteData
+WORKER_ROUND_TRIP_CALLS_MAX = 75.0
 BYTES_SENT_MAX = 60.0
 BYTES_RECEIVED_MAX = 48.0
 PENDING_BYTES_MAX = 600.0
@@ -80,19 +86,73 @@ def test_a_task_costs_the_mind_of_a_pool_few_calls() -> None:
     state = pool_with_a_worker()
     life_of(state, new_tasks(BATCH))  # what happens once is not counted
     tasks = new_tasks(TASKS)
-    profile = cProfile.Profile(builtins=False)
-    profile.runcall(life_of, state, tasks)
+    calls = calls_of(life_of, state, tasks)
     assert not state.unfinished and all(task.published for task in tasks)
-    calls = pstats.Stats(profile).total_calls / TASKS  # type: ignore[attr-defined]
-    assert calls < CALLS_MAX
+    assert calls / TASKS < CALLS_MAX
+
+
+def calls_of(function: Any, *args: Any) -> int:
+    """Python functions that are called, those that are built in not counted."""
+    profile = cProfile.Profile(builtins=False)
+    profile.runcall(function, *args)
+    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+
+
+def lives_one_by_one(state: PoolState, tasks: list[Task]) -> None:
+    for task in tasks:
+        life_of(state, [task])
+
+
+def test_a_round_trip_costs_the_mind_of_a_pool_few_calls() -> None:
+    state = pool_with_a_worker()
+    life_of(state, new_tasks(BATCH))
+    assert calls_of(lives_one_by_one, state, new_tasks(500)) / 500 < ROUND_TRIP_CALLS_MAX
+
+
+def worker_that_knows_a_function() -> WorkerState:
+    state = WorkerState(WORKER, SETTINGS)
+    state.start()
+    state.handle(ExecutorStarted(1, 1000), 0.0)
+    state.handle(ExecutorStarted(2, 1001), 0.0)
+    work_of(state, BATCH, BATCH)
+    return state
+
+
+def work_of(state: WorkerState, count: int, batch: int) -> None:
+    """Tasks come in batches, are given to executors, end in the batches in which they were given, and are deleted."""
+    for start in range(0, count, batch):
+        keys = [f"a11ce0000000/{number}" for number in range(start, start + batch)]
+        columns = {"keys": keys, "attempts": [1] * batch, "args": [b"args"] * batch, "inputs": {}}
+        order = Compute(b"f" * 16, b"code", "module.f", **columns, priority=0.0, timeout_s=0.0)
+        todo = state.handle(FromClient("a11ce0000000", order), 0.0)
+        for given in todo:
+            if isinstance(given, Give):
+                todo += state.handle(FromExecutor(given.executor, outcomes(given.message)), 0.0)
+        state.handle(FromClient("a11ce0000000", DeleteData(keys)), 0.0)
+        state.handle(Tick(), 1e9)
+
+
+def outcomes(run: Any) -> Outcomes:
+    count = len(run.keys)
+    serials = list(range(run.serial, run.serial + count))
+    return Outcomes(serials, [b"value"] * count, [5] * count, [2] * count, {}, {}, {})
+
+
+def test_a_task_costs_the_mind_of_a_worker_few_calls() -> None:
+    state = worker_that_knows_a_function()
+    assert calls_of(work_of, state, TASKS, BATCH) / TASKS < WORKER_CALLS_MAX
+    assert not state.store.entries and not state.tasks
+
+
+def test_a_round_trip_costs_the_mind_of_a_worker_few_calls() -> None:
+    state = worker_that_knows_a_function()
+    assert calls_of(work_of, state, 500, 1) / 500 < WORKER_ROUND_TRIP_CALLS_MAX
 
 
 def test_the_calls_of_a_task_do_not_grow_with_the_number_of_tasks() -> None:
     state, calls = pool_with_a_worker(), []
     for count in (BATCH, BATCH, 10 * BATCH):
-        profile = cProfile.Profile(builtins=False)
-        profile.runcall(life_of, state, new_tasks(count))
-        calls.append(pstats.Stats(profile).total_calls / count)  # type: ignore[attr-defined]
+        calls.append(calls_of(life_of, state, new_tasks(count)) / count)
     assert calls[2] < calls[1] * 1.1
 
 
@@ -148,6 +208,7 @@ def test_a_pending_task_takes_little_memory_at_the_client(gate: Path) -> None:
 PROGRAM = """
 import sys
 from distributed import Pool
+from distributed.config import SETTINGS
 
 def increment(number):
     return number + 1
