@@ -13,6 +13,7 @@ import errno
 import functools
 import logging
 import os
+import resource
 import socket
 import stat
 from collections.abc import Callable
@@ -29,6 +30,7 @@ logger = logging.getLogger("distributed.comm")
 LISTEN_BACKLOG = 1024
 ACCEPTED_AT_ONCE_MAX = 64  # connections taken from the listen queue in one turn of the loop
 ACCEPT_PAUSE_S = 0.1  # when the process has no descriptors left
+HANDSHAKES_PART = 1 / 3  # of the descriptors that this process may have; the others are for those who proved themselves
 
 
 class Listener:
@@ -150,7 +152,7 @@ class Listener:
                 self._pause(error)
                 return
             peer = addresses.unparse(*source[:2]) if isinstance(source, tuple) else f"unix:{self.unix_path}"
-            if len(self._handshakes) >= SETTINGS.handshakes_under_way_max:
+            if len(self._handshakes) >= _handshakes_max():
                 oldest = next(iter(self._handshakes))
                 del self._handshakes[oldest]
                 oldest.cancel("too many handshakes are under way, and this is the oldest")
@@ -202,3 +204,11 @@ class Listener:
         except Exception:
             sock.close()
             logger.exception("cannot take the connection of %s", peer)
+
+
+def _handshakes_max() -> int:
+    """How many may be under way: so many that strangers never hold the last descriptors of this process."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return SETTINGS.handshakes_under_way_max
+    return max(1, min(SETTINGS.handshakes_under_way_max, int(descriptors * HANDSHAKES_PART)))

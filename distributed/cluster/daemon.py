@@ -11,6 +11,7 @@ import ctypes
 import gc
 import json
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -25,6 +26,7 @@ from distributed.loop import new_loop
 log = logging.getLogger("distributed.daemon")
 
 
+DESCRIPTORS_MAX = 1 << 16
 TIDY_INTERVAL_S = 1.0
 QUIET_WORK_S = 0.02  # processor time: so little in one interval means that the work is over
 TIDY_WORK_S = 0.05  # and less than this leaves too little behind to be worth the trouble
@@ -142,7 +144,16 @@ def run_daemon(
             await ending.close()
 
     _log_to_streams(verbose)
+    _allow_descriptors()
     return exit_code(name, run)
+
+
+def _allow_descriptors() -> None:
+    """Take as many descriptors as this process may have: each member is one, and the usual 1024 are soon gone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _log_to_streams(verbose: bool) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
 from tornado.web import Application, HTTPError, RequestHandler
 
 from distributed import address
@@ -33,6 +34,7 @@ HEADERS = {
 }
 HEADER_BYTES_MAX = 16 * 1024
 IDLE_CONNECTION_S = 60.0
+CONNECTIONS_MAX = 32  # one more closes the oldest: browsers connect again, and whoever holds on locks nobody out
 
 
 class StatusPage:
@@ -53,7 +55,7 @@ class StatusPage:
             [(r"/([^/]+)/(|status\.css|status\.js|status\.json)", _File, {"page": self, "status": status})],
             default_handler_class=_Nothing,
         )
-        self._server = HTTPServer(
+        self._server = _Server(
             application, max_header_size=HEADER_BYTES_MAX, max_body_size=0, idle_connection_timeout=IDLE_CONNECTION_S
         )
         self._server.add_socket(self._socket)
@@ -116,6 +118,21 @@ def is_our_origin(headers: Mapping[str, str]) -> bool:
         "none",
         "same-origin",
     )
+
+
+class _Server(HTTPServer):
+    """Holds a bounded number of connections: their descriptors are the center's."""
+
+    def initialize(self, *arguments: Any, **options: Any) -> None:
+        super().initialize(*arguments, **options)
+        self._streams: list[IOStream] = []  # the oldest first
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        self._streams = [other for other in self._streams if not other.closed()]
+        if len(self._streams) >= CONNECTIONS_MAX:
+            self._streams.pop(0).close()
+        self._streams.append(stream)
+        super().handle_stream(stream, address)
 
 
 class _Nothing(RequestHandler):
