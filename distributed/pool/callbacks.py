@@ -39,3 +39,4 @@ class CallbackThread:
                 function(*args)
             except Exception:  # the user's code
                 logger.exception("a callback raised")
+            del item, function, args  # or the last handle, and with it the value, would live until the next callback
