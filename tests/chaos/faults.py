@@ -38,6 +38,7 @@ KINDS = {
 class Death:
     """A worker's death: when, where, which processes went, and which tasks were there, unfinished."""
 
+    name: str
     at_s: float
     executors: frozenset[int]
     numbers: tuple[int, ...]
@@ -74,7 +75,7 @@ class Faults:
             told = getattr(self, "_" + kind.replace("-", "_"))()
             if told:
                 self.count[kind] += 1
-                self._tell(f"{kind}: {told}")
+                self.tell(f"{kind}: {told}")
                 return
 
     def mend_due(self, now_s: float) -> None:
@@ -82,14 +83,14 @@ class Faults:
         self._mending = [mending for mending in self._mending if mending[0] > now_s]
         for _, told, action in due:
             action()
-            self._tell(told)
+            self.tell(told)
 
     def mend(self) -> None:
         self.mend_due(float("inf"))
         for member in self.daemons.members:
             member.starting.join()
 
-    def _tell(self, line: str) -> None:
+    def tell(self, line: str) -> None:
         self.story.append(f"{time.monotonic() - self.began_s:7.2f} s  {line}")
         if self._aloud:
             print(self.story[-1], flush=True)
@@ -131,7 +132,7 @@ class Faults:
         if member is None or sum(other.is_ready() for other in self.daemons.members) <= WORKERS_MIN:
             return ""
         pids, executors, numbers = victims(member), member.executors(), self._unfinished_at(member.address)
-        self.deaths.append(Death(time.monotonic(), frozenset(executors), numbers))
+        self.deaths.append(Death(member.name, time.monotonic(), frozenset(executors), numbers))
         self.daemons.bury(member, pids)
         instead = self.daemons.add()
         return f"{member.name} at {member.address}, {len(numbers)} tasks were there; {instead.name} instead"

@@ -174,6 +174,11 @@ class Chaos:
             moved = [n for n in death.numbers if n in graph.ran_by and graph.ran_by[n] not in death.executors]
             if moved:
                 self.mttr_s.append(min(graph.arrived_s[number] for number in moved) - death.at_s)
+                last_s = max(graph.arrived_s[number] for number in moved) - death.at_s
+                self.faults.tell(
+                    f"... of {death.name} {len(moved)} tasks went elsewhere: the first {self.mttr_s[-1] * 1e3:.0f} ms "
+                    f"later, the last {last_s * 1e3:.0f} ms"
+                )
 
     # -------------------------------------------------------------------------------------------------------- the end
 
