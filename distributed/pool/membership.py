@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from distributed.pool.events import Connect, Instruction
 from distributed.pool.tasks import Task
 from distributed.pool.view import WorkerView
 from distributed.wire.messages import Member
+
+PARTED_MAX = 10_000  # addresses remembered
 
 
 class Membership:
@@ -18,6 +21,7 @@ class Membership:
         self.reconnect_interval_s = reconnect_interval_s
         self.members: dict[str, Member] = {}
         self.away: dict[str, WorkerView] = {}  # no connection, but not gone as far as the center knows: data is there
+        self._parted: OrderedDict[str, None] = OrderedDict()  # addresses that a connection to was lost
         self.connecting: set[str] = set()  # addresses with a `Connect` under way: one at a time
 
     def keep_only(self, listed: Iterable[str]) -> list[WorkerView]:
@@ -30,6 +34,9 @@ class Membership:
     def part(self, address: str) -> WorkerView:
         """The connection to a worker is gone. As long as the center knows the worker it is away, with its data."""
         view = self.workers.pop(address)
+        self._parted[address] = None
+        if len(self._parted) > PARTED_MAX:
+            self._parted.popitem(last=False)
         known = self.members.get(address)
         if known is not None and known.incarnation == view.member.incarnation:
             self.away[address] = WorkerView(view.member)
@@ -46,6 +53,10 @@ class Membership:
     def find(self, address: str) -> WorkerView | None:
         """A worker that is connected or away."""
         return self.workers.get(address) or self.away.get(address)
+
+    def has_parted(self, address: str) -> bool:
+        """Whether the worker here was away once, or took another's place: small results may not be there any more."""
+        return address in self._parted
 
     def replaces(self, member: Member) -> bool:
         """Whether this is another worker on an address that a connection exists to."""

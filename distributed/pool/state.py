@@ -278,6 +278,8 @@ class PoolState:
             self._out.append(TellCenter(Export([task.key])))
             if task.status == FAILED:
                 self._withdraw(task)
+            elif task.status == DONE and self._is_gone(task):
+                self._restore(task, now)
 
     def _on_unexported(self, event: Unexported, now: float) -> None:
         task = self.exported.pop(event.task.key, None)
@@ -583,6 +585,13 @@ class PoolState:
             is_gone = task.outcome is None or (task.worker == address and task.key not in there)
             if task.status == DONE and not task.holders and is_gone:
                 self._restore(task, now)
+
+    def _is_gone(self, task: Task) -> bool:
+        """Whether no worker has a value (any more) that nobody but us could read so far; a small one is here, too."""
+        if task.holders or not task.worker:
+            return task.outcome is None and not task.holders
+        is_elsewhere = self.membership.find(task.worker) is not None
+        return not is_elsewhere or (self.membership.has_parted(task.worker) and task.is_repeatable)
 
     def _restore(self, task: Task, now: float) -> None:
         """No worker has it any more: others wait for it, and can't get it from us."""

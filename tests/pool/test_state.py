@@ -899,6 +899,22 @@ def test_what_a_worker_that_comes_back_does_not_hold_is_made_again_for_others():
     assert [message.keys for _, message in messages] == [[small.key], [large.key]]
 
 
+@pytest.mark.parametrize("value", [b"small", None], ids=["small", "large"])
+def test_what_was_lost_before_it_was_lent_is_made_again_for_others(value):
+    bench = Bench(ALICE, BOB)
+    x = bench.done(value=value)
+    bench.lose(ALICE)
+    assert sent(bench.on(Exported(x)), Compute) == [(BOB, compute([x]))]
+
+
+def test_a_small_result_that_was_deleted_when_its_worker_came_back_is_made_again_for_others():
+    bench = Bench(ALICE)
+    x = bench.done()
+    bench.cut(ALICE)
+    assert deleted(bench.on(Connected(member(ALICE), [[x.key, 1]]))) == {ALICE: [x.key]}
+    assert [message.keys for _, message in sent(bench.on(Exported(x)), Compute)] == [[x.key]]
+
+
 def test_a_value_that_is_stored_while_the_connection_is_broken_is_there():
     bench = Bench(ALICE)
     bench.cut(ALICE)
