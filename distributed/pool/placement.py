@@ -202,9 +202,12 @@ class Placement:
 
 
 def _level(task: Task) -> tuple[float, int]:
-    """At equal priority those that consume go before those that only produce."""
+    """At equal priority those that consume go before those that only produce, and what ran or was sent before first.
+
+    Others have been waiting for it since; at the end of a long queue it would hold them up for as long as that takes.
+    """
     assert task.kind is not None
-    return task.kind.options.priority, 0 if task.inputs else 1
+    return task.kind.options.priority, -1 if task.attempt > 1 else 0 if task.inputs else 1
 
 
 def _is_carried(inputs: tuple[Task, ...]) -> bool:

@@ -120,6 +120,17 @@ def test_a_batch_is_of_one_kind():
     assert all(len(kinds) == 1 for kinds in batches)
 
 
+def test_what_was_sent_before_and_comes_back_does_not_wait_behind_everything_else():
+    placed, one = placement(ALICE), kind(mean_s=1.0)
+    placed.place_anywhere([task(str(n), one) for n in range(100)], 0.0)
+    moved, urgent = task("moved", one), task("urgent", kind(mean_s=1.0, priority=-1))
+    moved.attempt = 2
+    for made in (moved, urgent):
+        placed.place(made, 0.0)
+    sent = give(placed)
+    assert sent == {ALICE: ["urgent", "moved"]}
+
+
 def test_what_is_assigned_to_one_worker_is_not_given_to_another():
     placed, large = placement(ALICE, BOB), value("x", 10**6, ALICE)
     for number in range(4):
