@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -33,6 +34,7 @@ END_S = 20.0
 CLOSE_S = 10.0
 QUIET_TASKS_MAX = 4000
 SAID_MAX = 12
+HARMLESS = {"kill-center", "stop-center", "stop-agent", "stop-executor"}  # because of these nothing runs again
 
 
 class Wrong(Exception):
@@ -154,6 +156,10 @@ class Chaos:
         self.refused += graph.refused
         if graph.refused and not self.faults.count["fill"]:
             graph.wrong.append(f"{graph.refused} tasks found a store full that nobody had filled")
+        if not self.faults.count.keys() - HARMLESS and len(graph.executions) != len(graph.handles):
+            graph.wrong.append(
+                f"{len(graph.handles)} tasks ran {len(graph.executions)} times, though no worker was hurt"
+            )
         self._note_recoveries(graph)
         graph.notes.unlink(missing_ok=True)
         self.graph = None
@@ -284,18 +290,22 @@ def main() -> int:
     options = parse()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is stopped must go on, also then
     wrong = ""
-    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         os.environ["DISTRIBUTED_SECRET_FILE"] = str(Path(name) / "secret")
         chaos = Chaos(options, Path(name))
         try:
             chaos.run()
         except Wrong as error:
             wrong = str(error)
+        except KeyboardInterrupt:
+            wrong = "interrupted"
         except Exception:  # noqa: BLE001  whatever breaks is the news
             wrong = traceback.format_exc()
         if wrong and not options.story:
             print("\n".join(chaos.faults.story))
         print(chaos.score())
+        if os.path.ismount(chaos.home / "stores"):
+            subprocess.run(["umount", "--lazy", chaos.home / "stores"], check=True)
     if wrong:
         kinds = "" if options.faults == list(KINDS) else f" --faults {','.join(options.faults)}"
         print(
