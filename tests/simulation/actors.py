@@ -16,6 +16,7 @@ from distributed.config import Settings
 from distributed.wire import messages as m
 from distributed.worker import events
 from distributed.worker.state import WorkerState
+from distributed.worker.store import Entry
 from tests.simulation.executors import File, VirtualExecutor
 from tests.simulation.world import End, World
 
@@ -169,12 +170,23 @@ class WorkerActor(Actor):
             self.perform(instruction)
         self._find_center()
 
-    def die(self) -> None:
-        """kill -9, or a machine that loses its power."""
+    def check(self) -> None:
+        super().check()
+        for executor in self.state.dispatch.executors.values():
+            for part in executor.given:
+                for (key, attempt, *_), entry in zip(part.inputs[0] if part.entries else (), part.entries, strict=True):
+                    is_right = not isinstance(entry, Entry) or entry.attempt == attempt
+                    assert is_right, f"{entry} is read for {key}@{attempt}"
+
+    def die(self, is_silent: bool = False) -> None:
+        """kill -9, or (silent) a machine that loses its power: the pools' sockets look as if nothing had happened."""
         self.is_alive = False
         self.world.hang_up(self.name)
         for end in self.ends:
-            end.close()
+            if is_silent and end is not self.center:
+                end.is_open = False
+            else:
+                end.close()
 
     # ----------------------------------------------------------------------------------------------------- center
 
@@ -320,8 +332,9 @@ class WorkerActor(Actor):
             if entry is None:
                 values.append((-1, b""))
             else:
+                assert entry.attempt == attempt or not attempt, f"{entry} was given for attempt {attempt}"
                 values.append((entry.nbytes, self.files[entry.path].content if entry.path else entry.data))
-        duration_s = sum(nbytes for nbytes, _ in values) / 1e9
+        duration_s = sum(nbytes for nbytes, _ in values) / self.world.bandwidth
         return lambda answer: self.world.after(duration_s, answer, values)
 
     def take(self, owner: str, key: str, nbytes: int, content: bytes) -> Any:

@@ -38,6 +38,8 @@ class Client(Actor):
         self.wanted: list[tuple[events.Wanted, list[Callable[[Value | None], None]]]] = []
         self.resolved: Counter[Task] = Counter()
         self.borrowed: list[Task] = []
+        self.heard_late: set[str] = set()  # keys whose data a worker deletes because of what it said too late
+        self.sent: dict[str, int] = {}  # key -> the last attempt that a worker was sent
         self._numbers = itertools.count(1)
         self._alarms: list[float] = []
         self.isolated_until_s = 0.0
@@ -135,6 +137,32 @@ class Client(Actor):
 
     def do_Send(self, what: events.Send) -> None:  # noqa: N802
         self.channels[what.address].send(what.message)
+        if isinstance(what.message, m.Compute):
+            for key, attempt in zip(what.message.keys, what.message.attempts, strict=True):
+                assert self.sent.get(key, 0) < attempt, f"{key}@{attempt} was sent before"
+                self.sent[key] = attempt
+                if attempt > 1 and self.world.is_faulty and self.world.dice.random() < 0.3:
+                    self.world.after(self.world.delay_s(), self._hear_late, what.address, key, attempt)
+
+    def _hear_late(self, address: str, key: str, attempt: int) -> None:
+        """While an attempt runs, something is said of the one before, which nobody waits for any more."""
+        view = self.state.workers.get(address)
+        task = view.under_way.get(key) if view is not None else None
+        if task is None or task.attempt != attempt or not task.is_repeatable:
+            return
+        wrong = Value(key, attempt - 1, 0, []).pack()
+        said = self.world.dice.choice(
+            (
+                m.Finished([key], [attempt - 1], [10], [wrong], [100], {}, []),
+                m.Failed(key, attempt - 1, "raised", b"raised nothing", {}, []),
+                m.Recalled([key], [attempt - 1]),
+            )
+        )
+        self.world.note("fault", f"{address} says to {self.name} {said.operation} of {key}@{attempt - 1}, late")
+        self.heard_late.add(key)
+        before = task.status, task.attempt, task.worker
+        self.handle(events.Received(address, said))
+        assert (task.status, task.attempt, task.worker) == before, f"{said.operation} of a former attempt counted"
 
     def do_WakeAt(self, what: events.WakeAt) -> None:  # noqa: N802
         if not self._alarms or what.time < min(self._alarms):
@@ -154,6 +182,7 @@ class Client(Actor):
     def do_Resolved(self, what: events.Resolved) -> None:  # noqa: N802
         for task in what.tasks:
             self.resolved[task] += 1
+            assert self.resolved[task] == 1, f"{task} was published twice"
 
     # ----------------------------------------------------------------------------------------- what the user asks for
 
@@ -295,6 +324,10 @@ class Client(Actor):
         """Goodbye."""
         self.ask(m.UnregisterClient(), lambda result, refusal: self._end())
 
+    def die(self) -> None:
+        """The program ends without a word."""
+        self._end()
+
     def _end(self) -> None:
         self.is_alive = False
         for end in [*self.channels.values(), self.center]:
@@ -304,6 +337,8 @@ class Client(Actor):
     # ----------------------------------------------------------------------------------------------------- invariants
 
     def handle(self, event: Any) -> None:
+        if not self.is_alive:
+            return
         accepted = self._reported(event)
         super().handle(event)
         self.world.published.update(key for key, task in accepted.items() if (task.key, task.attempt) == key)

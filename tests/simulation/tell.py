@@ -6,8 +6,13 @@ import argparse
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from tests.simulation.story import Story
+
+TRIES_MAX = 300  # stories played to make a failing one short
 
 
 def tell(story: Story) -> str:
@@ -15,9 +20,83 @@ def tell(story: Story) -> str:
     try:
         story.play()
     except Exception:  # noqa: BLE001  whatever breaks is the news
-        again = f"scripts/simulate --workers {story.n_workers} --tasks {story.n_tasks} --seeds {story.seed}"
-        return f"{story.world.story()}\n\n{traceback.format_exc()}\nseed {story.seed}; again with: {again}"
+        return f"{story.world.story()}\n\n{traceback.format_exc()}\nseed {story.seed}; again with: {again(story)}"
     return ""
+
+
+def again(story: Story) -> str:
+    """The command that plays this story."""
+    command = f"scripts/simulate --workers {story.n_workers} --tasks {story.n_tasks} --seeds {story.seed}"
+    if story.only is None:
+        return command
+    return f"{command} --only {','.join(map(str, sorted(story.only)))}"
+
+
+def verdict(story: Story) -> str:
+    """Play a story; what was found wrong, in one line, or nothing."""
+    try:
+        story.play()
+    except Exception as error:  # noqa: BLE001
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = str(error).partition("\n")[0] or place.line
+        return f"{Path(place.filename).stem}.{place.name}: {type(error).__name__}: {said:.100}"
+    return ""
+
+
+def rule(said: str) -> str:
+    """The rule that a verdict is about: where it was found out, and as what."""
+    return ":".join(said.split(":")[:2])
+
+
+def shrink(story: Story) -> Story:
+    """A shorter story that breaks the same rule, not played yet: fewer acts and faults, workers, tasks.
+
+    Greedy: whatever can be left out is, larger parts first, until nothing can or patience ends.
+    """
+    wanted, tries = rule(verdict(remade(story))), iter(range(TRIES_MAX))
+
+    def fails(**changes: Any) -> bool:
+        return next(tries, None) is not None and rule(verdict(remade(story, **changes))) == wanted
+
+    story = _with_few_acts(story, fails)
+    for count in range(1, story.n_workers):
+        if fails(n_workers=count):
+            story = remade(story, n_workers=count)
+            break
+    while story.n_tasks > 1 and fails(n_tasks=story.n_tasks // 2):
+        story = remade(story, n_tasks=story.n_tasks // 2)
+    return _with_few_acts(story, fails)
+
+
+def _with_few_acts(story: Story, fails: Callable[..., bool]) -> Story:
+    acts = sorted(range(len(story.acts)) if story.only is None else story.only)
+    size = max(1, len(acts) // 2)
+    while size:
+        start = 0
+        while start < len(acts):
+            fewer = acts[:start] + acts[start + size :]
+            if fails(n_workers=story.n_workers, n_tasks=story.n_tasks, only=frozenset(fewer)):
+                acts = fewer
+            else:
+                start += size
+        size //= 2
+    return remade(story, only=frozenset(acts))
+
+
+def remade(story: Story, **changes: Any) -> Story:
+    """The same story, from its beginning, but for these changes."""
+    given: dict[str, Any] = {"n_workers": story.n_workers, "n_tasks": story.n_tasks, "only": story.only, **changes}
+    return Story(story.seed, **given)
+
+
+def wrong(story: Story, is_shrunk: bool) -> str:
+    """All that is to be told of a story that goes wrong, for people."""
+    said = tell(story)
+    if not said or not is_shrunk:
+        return said
+    shorter = shrink(remade(story))
+    length = f"{len(shorter.only or ())} acts of {len(story.acts)}, {shorter.n_workers} workers"
+    return f"{said}\n\n======== the same in short: {length}\n\n{tell(shorter)}"
 
 
 def main() -> int:
@@ -27,25 +106,43 @@ def main() -> int:
     parser.add_argument(
         "--seeds", default="0:100", metavar="A:B", help="from A up to B, without B (default %(default)s)"
     )
+    parser.add_argument("--only", metavar="N,N", help="only these acts of the story, as a shrunk one says")
     parser.add_argument(
         "--keep-going", action="store_true", help="tell of every story that goes wrong, not of the first"
     )
+    parser.add_argument("--no-shrink", action="store_true", help="do not look for a shorter story that goes wrong, too")
+    parser.add_argument("--verdicts", action="store_true", help="a line for each story: its seed, and what was wrong")
+    parser.add_argument(
+        "--mutants", action="store_true", help="play with deliberate bugs instead: see --mutants --help"
+    )
     options = parser.parse_args()
     first, _, end = options.seeds.partition(":")
-    began_s, tasks, steps, wrong = time.perf_counter(), 0, 0, 0
+    only = frozenset(map(int, filter(None, options.only.split(",")))) if options.only is not None else None
+    began_s, tasks, steps, failed = time.perf_counter(), 0, 0, 0
     for seed in range(int(first), int(end) if end else int(first) + 1):
-        story = Story(seed, options.workers, options.tasks)
-        said = tell(story)
+        story = Story(seed, options.workers, options.tasks, only)
+        if options.verdicts:
+            print(seed, end="\t", flush=True)
+            said = verdict(story)
+        else:
+            said = wrong(story, not options.no_shrink)
         tasks, steps = tasks + len(story.plans), steps + story.world.steps
-        if said:
+        if said or options.verdicts:
             print(said, flush=True)
-            wrong += 1
+        if said:
+            failed += 1
             if not options.keep_going:
                 break
-    took_s = time.perf_counter() - began_s
-    print(f"{tasks} tasks, {steps} steps, {tasks / took_s:,.0f} tasks/s; {wrong} stories went wrong")
-    return 1 if wrong else 0
+    if not options.verdicts:
+        took_s = time.perf_counter() - began_s
+        print(f"{tasks} tasks, {steps} steps, {tasks / took_s:,.0f} tasks/s; {failed} stories went wrong")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
+    if "--mutants" in sys.argv:
+        from tests.simulation import mutants
+
+        sys.argv.remove("--mutants")
+        sys.exit(mutants.main())
     sys.exit(main())

@@ -15,17 +15,20 @@ from collections.abc import Callable
 from typing import Any
 
 from distributed.wire.codec import buffers_of, decode, encode_header
-from distributed.wire.messages import Message
+from distributed.wire.messages import Message, ReportLoad
 
 TRACE_LINES = 60
+COURSE = ("story", "fault")  # who it is that leads a story
+ROUTINE = ("Tick", "Received ReportLoad")  # what tells nothing
 
 
 class World:
     """Virtual time, the processes that can be reached, and what has happened lately."""
 
-    def __init__(self, seed: int) -> None:
-        self.dice = random.Random(seed)
+    def __init__(self, seed: int, steps_max: int) -> None:
+        self.dice, self.steps_max = random.Random(seed), steps_max
         self.now = 1000.0
+        self.bandwidth = 1e9  # bytes a second, of each transfer of values
         self.is_faulty = True  # whether requests may fail for no reason
         self.doors: dict[str, Callable[[End], None]] = {}  # address -> who accepts connections there
         self.bulk: dict[str, Any] = {}  # address -> the actor that answers requests there
@@ -37,6 +40,7 @@ class World:
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = itertools.count()
         self._trace: deque[tuple[float, str, str, bytes]] = deque(maxlen=TRACE_LINES)
+        self._course: list[str] = []  # what users and faults did
         self._digest = hashlib.blake2b(digest_size=16)
 
     # ------------------------------------------------------------------------------------------------------- time
@@ -53,6 +57,7 @@ class World:
         """Let the next thing happen."""
         self.now, _, action, args = heapq.heappop(self._queue)
         self.steps += 1
+        assert self.steps <= self.steps_max, "a story without end: they go round in circles"
         action(*args)
 
     def run(self, until_s: float, is_done: Callable[[], bool] = lambda: False) -> bool:
@@ -119,7 +124,10 @@ class World:
 
     def note(self, who: str, what: str, frame: bytes = b"") -> None:
         """Remember what happened, for people and for comparing two runs."""
-        self._trace.append((self.now, who, what, frame))
+        if who in COURSE:
+            self._course.append(f"{self.now:12.6f} {what}")
+        if what not in ROUTINE:
+            self._trace.append((self.now, who, what, frame))
         self._digest.update(f"{self.now!r} {who} {what} ".encode() + frame)
 
     @property
@@ -128,10 +136,13 @@ class World:
         return self._digest.hexdigest()
 
     def story(self) -> str:
-        """The last things that happened, a line each."""
-        lines = []
+        """What users and faults did, then the last things that happened anywhere; a line each."""
+        lines = [*self._course[-TRACE_LINES:], ""]
         for time_s, who, what, frame in self._trace:
-            text = f"{what} {decode(frame, [])[0]}" if frame else what
+            message = decode(frame, [])[0] if frame else ""
+            if isinstance(message, ReportLoad):
+                continue
+            text = f"{what} {message}".rstrip()
             lines.append(f"{time_s:12.6f} {who:<22} {text}"[:400])
         return "\n".join(lines)
 

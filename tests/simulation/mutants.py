@@ -1,0 +1,317 @@
+"""Deliberate bugs: each is one change of the product that the simulator must notice. This shows that it can fail.
+
+Every bug is put into a copy of the package and played there, in processes of their own; the checkout stays as it is. A
+bug whose text is no longer in its module is an error: it has to be written anew, or it would prove nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SEEDS = 50  # a bug must be caught by one of so many stories
+PATIENCE_S = 300.0  # for a bug that makes a mind run in circles
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """A bug: in `module`, `text` (which is there once) becomes `replacement`; story `seed` is known to catch it."""
+
+    name: str
+    module: str
+    text: str
+    replacement: str
+    seed: int = 0
+
+    def mutate(self, source: str) -> str:
+        """The module's source with the bug in it."""
+        count = source.count(self.text)
+        if count != 1:
+            raise LookupError(f"mutant {self.name!r}: its text is in {self.module} {count} times, not once")
+        return source.replace(self.text, self.replacement)
+
+
+@dataclasses.dataclass(frozen=True)
+class Catch:
+    """What became of a bug. No seed: nobody noticed."""
+
+    mutant: Mutant
+    seed: int | None
+    invariant: str
+
+    def __str__(self) -> str:
+        if self.seed is None:
+            return f"SURVIVED       {self.mutant.name}  {self.invariant}"
+        return f"caught in {self.seed:>4} {self.mutant.name:<55} by {self.invariant}"
+
+
+MUTANTS = (
+    Mutant(
+        "a release is dropped",
+        "distributed/pool/lifetimes.py",
+        "self._deletions[task.worker].append(task.key)",
+        "pass",
+    ),
+    Mutant(
+        "a fetch that ends after its release keeps the value",
+        "distributed/worker/fetches.py",
+        "if not want.tasks:\n                self.drop(want)\n                if path",
+        "if False:\n                self.drop(want)\n                if path",
+    ),
+    Mutant(
+        "the fence is forgotten",
+        "distributed/pool/state.py",
+        "if task is not None and task.attempt == attempt\n        ]",
+        "if task is not None\n        ]",
+    ),
+    Mutant(
+        "the fence is forgotten for failures",
+        "distributed/pool/state.py",
+        "if task is not None and task.attempt == message.attempt:",
+        "if task is not None:",
+    ),
+    Mutant(
+        "the fence is forgotten for recalled tasks",
+        "distributed/pool/state.py",
+        "if task is not None and task.attempt == attempt:\n                view.remove(task)",
+        "if task is not None:\n                view.remove(task)",
+    ),
+    Mutant(
+        "an unpublished attempt is read",
+        "distributed/worker/store.py",
+        "return value if value is not None and (value.attempt == attempt or not attempt) else None",
+        "return value",
+    ),
+    Mutant(
+        "another attempt has the same number",
+        "distributed/pool/state.py",
+        "task.attempt += 1\n        self._wait_again(task, now)",
+        "self._wait_again(task, now)",
+    ),
+    Mutant(
+        "an incarnation is lost by a pool that is connected",
+        "distributed/pool/membership.py",
+        "return view is not None and view.member.incarnation != member.incarnation",
+        "return False",
+    ),
+    Mutant(
+        "an incarnation is lost by a pool that was away",
+        "distributed/pool/membership.py",
+        "if away is None or away.member.incarnation == member.incarnation:",
+        "if True:",
+    ),
+    Mutant(
+        "an incarnation is lost by the center",
+        "distributed/center/state.py",
+        "if older.member.incarnation != member.incarnation:",
+        "if False:",
+    ),
+    Mutant(
+        "a put is acknowledged before it is stored",
+        "tests/simulation/actors.py",
+        "self.handle(events.Put(owner, [key], [nbytes], [None if path else content], [path]))",
+        "(lambda *told: self.world.after(0.05, self.handle, events.Put(*told)))(\n"
+        "                owner, [key], [nbytes], [None if path else content], [path]\n            )",
+    ),
+    Mutant(
+        "a value that is being put is taken for a leftover",
+        "distributed/pool/lifetimes.py",
+        "if key in self.storing:",
+        "if False:",
+    ),
+    Mutant(
+        "a window is never refilled",
+        "distributed/pool/state.py",
+        "if kind is not Dropped:\n            self._fill(now)",
+        "if kind is Submitted:\n            self._fill(now)",
+    ),
+    Mutant(
+        "the tasks of a lost worker are not moved",
+        "distributed/pool/state.py",
+        "for position, task in enumerate(view.under_way.values()):",
+        "for position, task in enumerate(()):",
+    ),
+    Mutant(
+        "the data of a lost worker is not missed",
+        "distributed/pool/state.py",
+        "task.holders.discard(address)\n        self._restore_exported(address, set(), now)",
+        "pass\n        self._restore_exported(address, set(), now)",
+    ),
+    Mutant(
+        "dependents do not fail with their input",
+        "distributed/pool/state.py",
+        "failing.append((waiting, _inherited(waiting, task)))",
+        "pass",
+    ),
+    Mutant(
+        "a lease never ends",
+        "distributed/center/state.py",
+        "if lease is not None and not lease.connection and lease.deadline <= self._now:",
+        "if False:",
+    ),
+    Mutant(
+        "the keys of a client that left stay",
+        "distributed/worker/state.py",
+        "self.store.forget_owner(client)",
+        "pass",
+    ),
+    Mutant(
+        "the tasks of a client that left run on",
+        "distributed/worker/state.py",
+        "del self.absent[client]\n            self._stop_tasks(client)",
+        "del self.absent[client]",
+    ),
+    Mutant(
+        "lineage is not kept",
+        "distributed/pool/lifetimes.py",
+        "elif task.heirs and task.args is not None:\n            self.lineage.keep(task)",
+        "elif False:\n            self.lineage.keep(task)",
+    ),
+    Mutant(
+        "a cancelled task's slot is lost by the pool",
+        "distributed/pool/state.py",
+        "if view is not None and view.under_way.get(task.key) is task:",
+        "if False:",
+    ),
+    Mutant(
+        "a cancelled task's executor is never free",
+        "distributed/worker/dispatch.py",
+        "elif not executor.killing:\n            self.out.append(AskRunning(executor.number))",
+        "elif not executor.killing:\n            pass",
+    ),
+    Mutant(
+        "a recalled task is forgotten",
+        "distributed/pool/state.py",
+        "view.remove(task)\n                self._again(task, now)",
+        "view.remove(task)",
+    ),
+    Mutant(
+        "a worker keeps what it gave back",
+        "distributed/worker/state.py",
+        "self._strike(part)\n            self._let_inputs_go(part, tell=False)\n            recalled.keys",
+        "self._let_inputs_go(part, tell=False)\n            recalled.keys",
+    ),
+    Mutant(
+        "removed keys are not reported",
+        "distributed/worker/reports.py",
+        "if store.removed:",
+        "if False:",
+    ),
+    Mutant(
+        "added keys are not reported",
+        "distributed/worker/reports.py",
+        "if store.added:",
+        "if False:",
+    ),
+    Mutant(
+        "a published name keeps nothing",
+        "distributed/worker/store.py",
+        "if self.pins and not self.pins.keys().isdisjoint(keys):",
+        "if False:",
+    ),
+    Mutant(
+        "an outcome is published twice",
+        "distributed/pool/state.py",
+        'if not task.published:\n            task.published = "done"\n            self._resolved.append(task)',
+        'if True:\n            task.published = "done"\n            self._resolved.append(task)',
+    ),
+    Mutant(
+        "a task that must not run twice may",
+        "distributed/pool/state.py",
+        "may_have_run = position < view.member.ncores or kind.asynchronous or kind.options.attempts == 1",
+        "may_have_run = False",
+    ),
+    Mutant(
+        "batch-mates of a crashed task are forgotten",
+        "distributed/worker/dispatch.py",
+        "again.append(part)",
+        "pass",
+    ),
+    Mutant(
+        "a replica that nobody accounts for stays",
+        "distributed/pool/state.py",
+        "self.lifetimes.delete_at(view.member.address, key)",
+        "pass",
+    ),
+    Mutant(
+        "a worker that comes back keeps what nobody accounts for",
+        "distributed/pool/lifetimes.py",
+        "if not self._accounts_for(view, key, attempt):",
+        "if False:",
+    ),
+    Mutant(
+        "exported keys are not told to a new center",
+        "distributed/pool/state.py",
+        "if self.exported:\n            self._out.append(TellCenter(Export(list(self.exported))))",
+        "if self.exported:\n            pass",
+    ),
+    Mutant(
+        "a file is removed while a task reads it",
+        "distributed/worker/store.py",
+        "if entry.given:\n            entry.old_path = old",
+        "if False:\n            entry.old_path = old",
+    ),
+    Mutant(
+        "handles inside a value are not counted",
+        "distributed/pool/lifetimes.py",
+        "for inner in contained:\n            inner.users += 1",
+        "for inner in ():\n            inner.users += 1",
+    ),
+    Mutant(
+        "a fetch that fails is not tried elsewhere, and its tasks are not told",
+        "distributed/worker/fetches.py",
+        "return [] if self._ask_next(want) else [want]",
+        "return [] if self._ask_next(want) else []",
+    ),
+)
+
+
+def try_mutant(mutant: Mutant, seeds: str) -> Catch:
+    """Play these stories with the bug in a copy of the package."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        ignored = shutil.ignore_patterns("__pycache__", "*.so")
+        for package in ("distributed", "tests/simulation"):
+            shutil.copytree(ROOT / package, Path(folder, package), ignore=ignored)
+        Path(folder, "tests/__init__.py").touch()
+        victim = Path(folder, mutant.module)
+        victim.write_text(mutant.mutate(victim.read_text()))
+        command = [sys.executable, "-m", "tests.simulation.tell", "--seeds", seeds, "--verdicts"]
+        environment = {**os.environ, "PYTHONPATH": folder}
+        try:
+            ran = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            )
+        except subprocess.TimeoutExpired as late:
+            last = (late.stdout or b"").decode().rsplit("\n", 1)[-1]
+            return Catch(mutant, int(last.strip() or -1), "a mind that runs in circles")
+    if ran.stderr:
+        raise RuntimeError(f"mutant {mutant.name!r} did not even begin:\n{ran.stderr}")
+    seed, _, verdict = ran.stdout.splitlines()[-1].partition("\t")
+    return Catch(mutant, int(seed) if verdict else None, verdict)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/simulate --mutants", description=__doc__)
+    parser.add_argument("--seeds", default=f"0:{SEEDS}", metavar="A:B", help="stories to try (default %(default)s)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only bugs with this in their names")
+    options = parser.parse_args()
+    chosen = [it for it in MUTANTS if not options.names or any(name in it.name for name in options.names)]
+    survivors = 0
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for catch in pool.map(lambda mutant: try_mutant(mutant, options.seeds), chosen):
+            print(catch, flush=True)
+            survivors += catch.seed is None
+    print(f"{len(chosen)} deliberate bugs, {survivors} survived")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
