@@ -282,7 +282,7 @@ async def _reach(center: str) -> None:
     deadline, is_first = loop.time() + SETTINGS.connect_timeout_s, True
     while True:
         try:
-            connection = await connect(center, role="worker", secret=secret)
+            connection = await connect(center, role="worker", secret=secret, expects="center")
             connection.close()
             return
         except (AuthenticationFailed, VersionMismatch):

@@ -329,13 +329,16 @@ async def connect(
     on_close: OnClose = _ignore,
     unix: str = "",
     timeout_s: float | None = None,
+    expects: str = "",
 ) -> Connection:
     """A control connection to whoever listens at `address`; over its Unix socket if that answers.
+
+    `expects` is the role of who should answer; empty: whoever does.
 
     Raises `ConnectionFailed`, `AuthenticationFailed` or `VersionMismatch`.
     """
     timeout_s = SETTINGS.connect_timeout_s if timeout_s is None else timeout_s
-    handshake = ClientHandshake(secret, role, "control", address)
+    handshake = ClientHandshake(secret, role, "control", address, expects=expects)
     sock: socket.socket | None = None
     try:
         async with asyncio.timeout(timeout_s):

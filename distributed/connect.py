@@ -19,17 +19,25 @@ UNIX_PATH_BYTES_MAX = 107  # of the kernel's structure, without its final zero
 
 
 def connect_blocking(
-    address: str, *, kind: str, role: str, secret: Secret, unix: str = "", timeout_s: float | None = None
+    address: str,
+    *,
+    kind: str,
+    role: str,
+    secret: Secret,
+    unix: str = "",
+    timeout_s: float | None = None,
+    expects: str = "",
 ) -> socket.socket:
     """An authenticated blocking socket of this kind ('control' or 'bulk'), without a timeout.
 
-    Over the Unix socket `unix` if it answers, else over TCP. Raises `ConnectionFailed` or one of its kind.
+    Over the Unix socket `unix` if it answers, else over TCP. `expects` is the role of who should answer; empty: whoever
+    does. Raises `ConnectionFailed` or one of its kind.
     """
     timeout_s = SETTINGS.connect_timeout_s if timeout_s is None else timeout_s
     deadline = time.monotonic() + timeout_s
     sock = _connect_unix(unix, timeout_s) or _connect_tcp(address, deadline, timeout_s)
     try:
-        _authenticate(sock, ClientHandshake(secret, role, kind, address), deadline)
+        _authenticate(sock, ClientHandshake(secret, role, kind, address, expects=expects), deadline)
         sock.settimeout(None)
     except OSError as error:
         sock.close()

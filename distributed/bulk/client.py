@@ -113,7 +113,14 @@ class BulkClient:
         try:
             if self._stream is None:
                 self._stream = Stream(
-                    connect_blocking(self.address, kind="bulk", role=self._role, secret=self._secret, unix=self.unix)
+                    connect_blocking(
+                        self.address,
+                        kind="bulk",
+                        role=self._role,
+                        secret=self._secret,
+                        unix=self.unix,
+                        expects="" if self._role == "hand" else "worker",
+                    )
                 )
             return operation()
         except OSError as error:

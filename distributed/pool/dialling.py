@@ -38,10 +38,16 @@ class Dialler:
         self._backlog: deque[Callable[[], None]] = deque()
         self._threads = 0  # daemon threads, not an executor's: a program may end while one of them still tries
 
-    def dial(self, address: str, unix: str = "") -> socket.socket:
+    def dial(self, address: str, unix: str = "", expects: str = "center") -> socket.socket:
         """Connect, blocking."""
         return connect_blocking(
-            address, kind="control", role="pool", secret=self.secret, unix=unix, timeout_s=SETTINGS.connect_timeout_s
+            address,
+            kind="control",
+            role="pool",
+            secret=self.secret,
+            unix=unix,
+            timeout_s=SETTINGS.connect_timeout_s,
+            expects=expects,
         )
 
     def reach_worker(self, member: Member) -> None:
@@ -76,7 +82,7 @@ class Dialler:
 
     def _try_worker(self, member: Member) -> None:
         try:
-            dialled = Dialled(member, self.dial(member.address, member.unix))
+            dialled = Dialled(member, self.dial(member.address, member.unix, "worker"))
         except (DistributedError, OSError, ValueError) as error:
             dialled = Dialled(member, None, str(error))
         self._hand_over(dialled)

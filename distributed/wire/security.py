@@ -226,6 +226,9 @@ def _name_of(code: int, codes: dict[str, int]) -> str:
 class ClientHandshake(_Handshake):
     """The side that connects: `start()` gives the first bytes to send.
 
+    With `expects` it goes on only with a server in that role. Somebody without the secret who took the address of a
+    center that ended cannot pass a worker off as the center then.
+
     >>> alice = ClientHandshake(Secret(b'x' * 32), role='worker', kind='control')
     >>> bob = ServerHandshake(Secret(b'x' * 32), role='center')
     >>> hello = alice.start()
@@ -239,10 +242,16 @@ class ClientHandshake(_Handshake):
     """
 
     def __init__(
-        self, secret: Secret, role: str, kind: str = "control", address: str = "", nonce: bytes | None = None
+        self,
+        secret: Secret,
+        role: str,
+        kind: str = "control",
+        address: str = "",
+        nonce: bytes | None = None,
+        expects: str = "",
     ) -> None:
         super().__init__(secret, address, nonce or secrets.token_bytes(_NONCE_BYTES))
-        self.kind = kind
+        self.kind, self._expects = kind, expects
         self._hello = _HELLO.pack(MAGIC, PROTOCOL_VERSION, KINDS[kind], ROLES[role], self._nonce)
         self._answer_with = self._read_hello
 
@@ -266,6 +275,9 @@ class ClientHandshake(_Handshake):
     def _read_proof(self, data: bytes) -> bytes:
         if not hmac.compare_digest(data, self._secret.derive("distributed server", self._transcript)):
             return self._fail(AuthenticationFailed, _wrong(), _WRONG_SECRET + bytes(_PROOF_BYTES))
+        if self._expects not in ("", self.peer_role):  # it is proved now that this is its role
+            reason = f"a {self.peer_role} answers there, not a {self._expects}: is the address right?"
+            return self._fail(ConnectionFailed, reason)
         self._answer_with, self.wanted = self._read_verdict, 1
         return _ACCEPTED + self._secret.derive("distributed client", self._transcript + data)
 

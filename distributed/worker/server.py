@@ -228,7 +228,7 @@ class Worker:
     # --------------------------------------------------------------------------------------------------- the center
 
     async def _connect(self) -> Connection:
-        connection = await connect(self.center, role="worker", secret=self._secret)
+        connection = await connect(self.center, role="worker", secret=self._secret, expects="center")
         connection.on_message, connection.on_close = self._on_center, self._on_close
         self._connections[connection] = ""
         return connection

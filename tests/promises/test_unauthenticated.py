@@ -286,6 +286,41 @@ def test_no_operation_is_done_for_who_does_not_prove_that_they_hold_the_secret(d
     assert daemons.processes[name].poll() is None
 
 
+def relayed(victim, target):
+    """Pass a handshake on, word for word; the verdict at its end, or b'' if the victim did not go on."""
+    try:
+        target.sendall(heard(victim, HELLO.size))
+        victim.sendall(heard(target, ANSWER_BYTES))
+        target.sendall(heard(victim, 33))
+        return heard(target, 1)
+    except ConnectionError:
+        return b""
+
+
+@pytest.mark.parametrize("who", ["worker", "pool"])
+def test_who_takes_the_place_of_a_center_that_ended_gets_no_proof_for_a_workers_door(no_leaks, tmp_path, who):
+    """Workers and pools look for their center again at an address where anybody may listen by now."""
+    with terminals() as terminal, contextlib.ExitStack() as stack:
+        daemons = Daemons(terminal, tmp_path)
+        address = daemons.addresses["center"]
+        if who == "pool":
+            pool = stack.enter_context(Pool(address))
+            assert pool.submit(abs, -1).get(PATIENCE_S) == 1
+        daemons.center.process.kill()
+        daemons.center.process.wait()
+        if who == "pool":
+            daemons.worker.process.send_signal(signal.SIGSTOP)  # so that the pool is the one that comes
+        impostor = stack.enter_context(socket.create_server(parse(address)))
+        impostor.settimeout(PATIENCE_S)
+        victim, _ = impostor.accept()
+        victim.settimeout(PATIENCE_S)
+        daemons.worker.process.send_signal(signal.SIGCONT)
+        with victim, through_tcp("worker")(daemons) as target:
+            assert relayed(victim, target) == b""
+        impostor.close()
+        assert daemons.worker.end(signal.SIGTERM)[0] == 0
+
+
 # ------------------------------------------------------------------------------------------------------ the status page
 
 

@@ -70,6 +70,16 @@ def test_what_follows_the_handshake_is_not_read():
     assert (client.wanted, server.wanted) == (0, 0)
 
 
+@pytest.mark.parametrize("expects", ["center", "pool"])
+def test_a_client_goes_on_only_with_the_role_that_it_expects(expects):
+    """Also when it holds the secret: somebody may have passed on to it what we wanted to say to another."""
+    client, server = ClientHandshake(ALICE, "worker", expects=expects), ServerHandshake(ALICE, "worker")
+    converse(client, server)
+    assert not client.done
+    assert not server.done, "it has not got our proof"
+    assert f"a worker answers there, not a {expects}" in str(client.failure)
+
+
 def test_different_secrets_fail_on_both_sides_with_the_same_sentence():
     client, server = ClientHandshake(ALICE, "pool", "control", "bob:1"), ServerHandshake(BOB, "worker", "alice:2")
     converse(client, server)
