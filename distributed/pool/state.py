@@ -279,6 +279,8 @@ class PoolState:
             if task.status == FAILED:
                 self._withdraw(task)
             elif task.status == DONE and self._is_gone(task):
+                if task.worker and not task.holders:
+                    self.lifetimes.delete_at(task.worker, task.key)  # if it was there after all
                 self._restore(task, now)
 
     def _on_unexported(self, event: Unexported, now: float) -> None:
@@ -509,15 +511,15 @@ class PoolState:
     def _on_members(self, event: CenterSaid, now: float) -> None:
         """The center knows us (again): it tells who is here, and is told what may have been lost on the way."""
         members: list[Member] = event.message.members  # type: ignore[attr-defined]
-        for view in self.membership.keep_only(member.address for member in members):
-            self._lose_data(view, now)
-        for member in members:
-            self._meet(member, now)
-        if self.exported:
+        if self.exported:  # before anything is withdrawn: an export takes that back
             self._out.append(TellCenter(Export(list(self.exported))))
             for task in self.exported.values():
                 if task.status == FAILED:
                     self._withdraw(task)
+        for view in self.membership.keep_only(member.address for member in members):
+            self._lose_data(view, now)
+        for member in members:
+            self._meet(member, now)
 
     def _on_worker_joined(self, event: CenterSaid, now: float) -> None:
         self._meet(event.message.member, now)  # type: ignore[attr-defined]

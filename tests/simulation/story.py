@@ -496,8 +496,12 @@ class Story:
         return (self.may_lose and is_single) or owner_of(cause) != owner_of(plan)
 
     def is_lent(self, key: str) -> bool:
-        """Whether its owner is there, always was, and still lends this to others."""
-        owners = [client for client in self.clients if key in client.state.exported]
+        """Whether its owner is there, always was, and still lends this to others, and can compute it again."""
+        owners = [
+            client
+            for client in self.clients
+            if key in client.state.exported and client.state.exported[key].is_repeatable
+        ]
         return any(not client.isolated_until_s and key not in client.heard_late for client in owners)
 
     def read_everything(self) -> None:
