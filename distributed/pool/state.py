@@ -56,6 +56,7 @@ from distributed.wire.exceptions import pack_exception
 from distributed.wire.messages import (
     Cancel,
     DefineFunction,
+    DeleteData,
     Export,
     Failed,
     Finished,
@@ -279,8 +280,8 @@ class PoolState:
             if task.status == FAILED:
                 self._withdraw(task)
             elif task.status == DONE and self._is_gone(task):
-                if task.worker and not task.holders:
-                    self.lifetimes.delete_at(task.worker, task.key)  # if it was there after all
+                if task.worker in self.workers:  # if it is there after all it goes, before it comes again
+                    self._out.append(Send(task.worker, DeleteData([task.key])))
                 self._restore(task, now)
 
     def _on_unexported(self, event: Unexported, now: float) -> None:

@@ -89,9 +89,8 @@ MUTANTS = (
     Mutant(
         "an unpublished attempt is read",
         "distributed/worker/store.py",
-        "return value if value is not None and (value.attempt == attempt or not attempt) else None",
-        "return value",
-        seed=48,
+        "value.attempt == attempt or not attempt",
+        "True",
     ),
     Mutant(
         "another attempt has the same number",
@@ -242,8 +241,8 @@ MUTANTS = (
     Mutant(
         "exported keys are not told to a new center",
         "distributed/pool/state.py",
-        "if self.exported:\n            self._out.append(TellCenter(Export(list(self.exported))))",
-        "if self.exported:\n            pass",
+        "self._out.append(TellCenter(Export(list(self.exported))))",
+        "pass",
         seed=49,
     ),
     Mutant(
