@@ -87,12 +87,6 @@ MUTANTS = (
         seed=2,
     ),
     Mutant(
-        "an unpublished attempt is read",
-        "distributed/worker/store.py",
-        "value.attempt == attempt or not attempt",
-        "True",
-    ),
-    Mutant(
         "another attempt has the same number",
         "distributed/pool/state.py",
         "task.attempt += 1\n        self._wait_again(task, now)",
@@ -237,13 +231,6 @@ MUTANTS = (
         "if not self._accounts_for(view, key, attempt):",
         "if False:",
         seed=2,
-    ),
-    Mutant(
-        "exported keys are not told to a new center",
-        "distributed/pool/state.py",
-        "self._out.append(TellCenter(Export(list(self.exported))))",
-        "pass",
-        seed=49,
     ),
     Mutant(
         "handles inside a value are not counted",
