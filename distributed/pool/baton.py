@@ -140,7 +140,7 @@ class Baton:
         self._sleepers.append(sleeper)
         if not self.is_with_guest:
             self._wake()  # the thread steps back for a guest
-        if self._held.locked():
+        if self._held.locked() and not is_done():  # it may have come while we were in nobody's list
             alarm.acquire(timeout=NAP_S if left_s is None else min(left_s, NAP_S))
         with contextlib.suppress(ValueError):
             self._sleepers.remove(sleeper)

@@ -174,8 +174,8 @@ class Calls:
 def collection_paused() -> Iterator[None]:
     """No garbage collection while many objects are made that are all going to live: it took half of a map's time."""
     was_enabled = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         yield
     finally:
         if was_enabled:

@@ -70,6 +70,8 @@ def _check_finished(message: Finished) -> None:
         raise ProtocolError("finished: columns of different lengths")
     if count and (min(message.nbytes) < 0 or min(message.durations_us) < 0):
         raise ProtocolError("finished: a negative size or duration")
+    if count > 1 and len(set(message.keys)) < count:
+        raise ProtocolError("finished: a key twice")
     if not _PACKED_OR_NOT.issuperset(map(type, values)):
         raise ProtocolError("finished: a value is not packed")
     if message.contains:

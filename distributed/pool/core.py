@@ -276,7 +276,8 @@ class Core:
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until every submitted task has an outcome."""
-        return self.wait(lambda: not self.state.unfinished and not self.driver.inbox, timeout_s)
+        driver = self.driver
+        return self.wait(lambda: not (driver.inbox or driver.is_taking or self.state.unfinished), timeout_s)
 
     def close(self, timeout_s: float) -> None:
         """Stop what still runs, say goodbye, close every connection."""

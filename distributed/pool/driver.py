@@ -123,7 +123,7 @@ class Driver:
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._wake_out, selectors.EVENT_READ, None)
         self._dialler = Dialler(center, secret, self.post)
-        self.is_selecting = False
+        self.is_selecting = self.is_taking = False
         self._channels: dict[str, Channel] = {}
         self._unsent: list[Channel] = []  # have something to send since the last flush
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
@@ -333,7 +333,10 @@ class Driver:
         return now >= self._drops_taken_at + DROPS_INTERVAL_S or len(self.holds.dropped) >= DROPS_MIN
 
     def _take_inbox(self, now: float) -> None:
-        drops = len(self.holds.dropped)  # these were dropped after everything that is in the inbox by now was posted
+        drops = len(
+            self.holds.dropped
+        )  # what these tasks are inputs of was posted before: it is in the inbox, or handled
+        self.is_taking = True  # what is out of the inbox and not in the state yet is not over
         submitted: list[Task] = []  # tasks that were submitted one by one are placed together
         for _ in range(len(self.inbox)):  # and no more: somebody may be adding all the time
             event = self.inbox.popleft()
@@ -347,6 +350,7 @@ class Driver:
             else:
                 self._perform(self.state.handle(event, now))
         self._submit(submitted, now)
+        self.is_taking = False
         if drops and self._is_time_for_drops(now):
             self._drops_taken_at = now
             self._perform(self.state.handle(Dropped(self.holds.take_dropped(drops)), now))
@@ -391,7 +395,7 @@ class Driver:
         channel.push(message, request)
 
     def _flush(self) -> None:
-        if self._unsent:
+        while self._unsent:  # what cannot be sent is lost with its connection, and its tasks are sent elsewhere
             unsent, self._unsent = self._unsent, []
             for channel in unsent:
                 if channel.outgoing and not channel.is_writing:

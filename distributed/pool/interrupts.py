@@ -45,8 +45,17 @@ class deferred_signals:  # noqa: N801 - used as a statement, and not a generator
     def __exit__(self, *error: object) -> None:
         if self._handlers:
             self._restore()
-            for number in self._noted:
+            self._act()
+
+    def _act(self) -> None:
+        """Every one acts, also behind one whose handler raises."""
+        while self._noted:
+            number = self._noted.pop(0)
+            try:
                 self._handlers[number](number, None)
+            except BaseException:
+                self._act()
+                raise
 
     def _restore(self) -> None:
         try:

@@ -44,16 +44,13 @@ class Stream:
 
     def drain(self) -> bool:
         """Take what is there now; False when nothing can come any more."""
-        while True:
-            try:
-                data = os.read(self.reader, READ_BYTES)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
+        try:
+            data = os.read(self.reader, READ_BYTES)  # more than a pipe holds: all that is there by now, and no more
+        except BlockingIOError:
+            return True
+        if data:
             self._take(data)
-            if len(data) < 4096:  # a pipe gives what it has: there is no more
-                return True
+        return bool(data)
 
     def _take(self, data: bytes) -> None:
         text = self._decoder.decode(data)

@@ -57,11 +57,11 @@ class Executor:
             try:
                 data, special = self._run_one(function, payload, inputs.get(serial - batch.serial), name)
             except BaseException as error:  # noqa: BLE001  whatever a task raises is its outcome
-                append(failure(serial, error, int((monotonic() - start) * 1e6), own_frames=2))
-                start = monotonic()
-                continue
-            end = monotonic()
-            append((serial, data, int((end - start) * 1e6), special))
+                end = monotonic()
+                append(failure(serial, error, int((end - start) * 1e6), own_frames=2))
+            else:
+                end = monotonic()
+                append((serial, data, int((end - start) * 1e6), special))
             start = end
             if end - held_since > interval:
                 self.cell.clear()

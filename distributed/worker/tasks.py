@@ -247,6 +247,8 @@ def check_outcomes(message: Outcomes) -> None:
     count = len(message.serials)
     if not count == len(message.values) == len(message.nbytes) == len(message.durations_us):
         raise ProtocolError("outcomes: columns of different lengths")
+    if count and (min(message.nbytes) < 0 or min(message.durations_us) < 0):
+        raise ProtocolError("outcomes: a negative size or duration")
 
 
 def stretches(serials: list[int], special: set[int]) -> list[tuple[int, int]]:

@@ -84,6 +84,15 @@ def test_every_mutant_of_what_a_worker_says_is_refused_or_understood(good):
     assert refused or isinstance(good, (m.NeedFunction, m.Output))
 
 
+def test_a_worker_that_finishes_a_task_twice_in_one_breath_loses_its_connection_and_the_pool_goes_on():
+    state, task = pool()
+    twice = m.Finished(["me/1", "me/1"], [1, 1], [5, 5], [b"value", b"value"], [2, 2], {}, [])
+    with pytest.raises(ProtocolError, match="a key twice"):
+        state.handle(Received(ALICE.address, twice), 1.0)
+    assert (task.status, state.unfinished) == (SENT, 1)
+    state.check()
+
+
 def test_who_may_say_what():
     state, _ = pool()
     for kind in m.REGISTRY.values():
