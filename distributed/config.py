@@ -111,9 +111,11 @@ class Settings:
             if name in os.environ:
                 kind: type = type(field.default)
                 try:
-                    changed[field.name] = kind(os.environ[name])
+                    changed[field.name] = number = kind(os.environ[name])
+                    if number - number != 0:  # NaN, or infinite: no message could carry it
+                        raise ValueError
                 except ValueError:
-                    raise ValueError(f"{name}={os.environ[name]!r} is not a number ({kind.__name__})") from None
+                    raise ValueError(f"{name}={os.environ[name]!r} is not a finite number ({kind.__name__})") from None
         return cls(**changed)
 
 

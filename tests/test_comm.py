@@ -682,3 +682,10 @@ async def test_an_error_in_taking_a_connection_costs_only_that_one(caplog: pytes
         writer.close()
         (await pinged(listener)).close()
         assert len(warnings_of(caplog)) == 1
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "many", ""])
+def test_a_setting_that_no_message_could_carry_is_refused_by_its_name(monkeypatch, text):
+    monkeypatch.setenv("DISTRIBUTED_CLIENT_LEASE_S", text)
+    with pytest.raises(ValueError, match=rf"DISTRIBUTED_CLIENT_LEASE_S='{text}' is not a finite number"):
+        Settings.from_environment()

@@ -20,12 +20,15 @@ from distributed.wire.messages import REGISTRY, Member, Message
 
 
 def _check_for(annotation: Any) -> Callable[[Any], bool]:
-    """A predicate for one field: its outer type, the items of lists of keys and numbers, keys and items of mappings."""
+    """A predicate for one field: its outer type, the items of lists of keys and numbers, keys and items of mappings.
+
+    Numbers are finite: a time or a priority that compares with nothing would stay in a queue or a clock for ever.
+    """
     origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
     if annotation is Any:
         return lambda value: True
     if annotation is float:
-        return lambda value: isinstance(value, (int, float))
+        return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0
     if annotation is int:
         return lambda value: isinstance(value, int) and not isinstance(value, bool)
     if origin is list and arguments and arguments[0] in (int, str, bytes):
@@ -85,8 +88,9 @@ class _Plan:
     required: int  # so many fields must come
     has_buffers: bool
     row: Callable[[Any], tuple[Any, ...]]  # a message's fields in their order
-    lists: list[tuple[int, type]]  # where there are lists, and of what; checked also where outer types are right
-    mappings: list[tuple[int, Callable[[Any], bool]]]  # the same for dictionaries
+    numbers: list[int]  # where there may be NaN or infinity; checked also where outer types are right, as are
+    lists: list[tuple[int, type]]  # where there are lists, and of what
+    mappings: list[tuple[int, Callable[[Any], bool]]]  # where there are dictionaries
     passed: set[tuple[type, ...]]  # outer types of all fields that passed every check
 
 
@@ -98,10 +102,13 @@ def _plan(cls: type[Message]) -> _Plan:
     )
     steps = [(field.name, _check_for(hints[field.name]), _restore_for(hints[field.name])) for field in fields]
     kinds = [get_args(hints[field.name]) for field in fields]
+    numbers = [at for at, field in enumerate(fields) if hints[field.name] is float]
     lists = [(at, kind[0]) for at, kind in enumerate(kinds) if len(kind) == 1 and kind[0] in (int, str, bytes)]
     mappings = [(at, steps[at][1]) for at, kind in enumerate(kinds) if len(kind) == 2]
     has_buffers = len(fields) != len(dataclasses.fields(cls))
-    return _Plan(cls, steps, required, has_buffers, _row([field.name for field in fields]), lists, mappings, set())
+    return _Plan(
+        cls, steps, required, has_buffers, _row([field.name for field in fields]), numbers, lists, mappings, set()
+    )
 
 
 def _row(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
@@ -192,6 +199,9 @@ def decode(header: bytes | memoryview, buffers: Iterable[Any] = ()) -> tuple[Mes
         if len(types) == len(plan.steps) and not any(restore for _, _, restore in plan.steps):
             plan.passed.add(types)
     else:  # what every message after the first of its kind takes: a third of the time
+        for position in plan.numbers:
+            if values[position] - values[position] != 0:  # NaN or infinite; no call
+                raise ProtocolError(f"{operation}.{plan.steps[position][0]} is no finite number")
         for position, kind in plan.lists:
             value = values[position]
             if type(value[0]) is not kind if len(value) == 1 else value and set(map(type, value)) != {kind}:

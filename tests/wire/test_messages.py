@@ -111,6 +111,37 @@ def test_items_are_checked_in_every_message_also_after_a_good_one_of_the_same_sh
         decode(msgpack.packb([header[0], -1, *header[2:]]))
 
 
+NO_NUMBERS = (float("nan"), float("inf"), float("-inf"))
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS, ids=str)
+@pytest.mark.parametrize("operation", sorted(REGISTRY))
+def test_a_number_is_finite_in_every_message_also_after_a_good_one_of_the_same_shape(operation, number):
+    cls = REGISTRY[operation]
+    header = msgpack.unpackb(encode_header(example(cls)), strict_map_key=False)
+    names = [field for field in dataclasses.fields(cls) if field.name != "buffers"]
+    for position, field in enumerate(names, start=2):
+        if field.type == "float":
+            wrong = msgpack.packb([*header[:position], number, *header[position + 1 :]])
+            with pytest.raises(ProtocolError, match=f"{operation}.{field.name} "):
+                decode(wrong)
+            decode(msgpack.packb(header))
+            with pytest.raises(ProtocolError, match=f"{operation}.{field.name} is no finite number"):
+                decode(wrong)
+
+
+def test_there_are_messages_with_numbers_that_must_be_finite():
+    numbers = {
+        (cls.operation, f.name) for cls in REGISTRY.values() for f in dataclasses.fields(cls) if f.type == "float"
+    }
+    assert numbers >= {("who_has", "wait_s"), ("compute", "priority"), ("compute", "timeout_s")}
+
+
+def test_a_truth_value_is_no_number():
+    with pytest.raises(ProtocolError, match=r"who_has\.wait_s has the wrong type"):
+        decode(msgpack.packb(["who_has", 3, ["x"], True]))
+
+
 def test_a_field_with_a_default_may_be_missing():
     assert decode(msgpack.packb(["who_has", 3, ["x"]])) == (WhoHas(["x"], 0.0), 3)
 
