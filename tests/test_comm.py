@@ -18,7 +18,7 @@ import pytest
 
 from distributed import comm, listen
 from distributed.comm import Connection, connect
-from distributed.config import SETTINGS
+from distributed.config import SETTINGS, Settings
 from distributed.connect import connect_blocking
 from distributed.errors import (
     AuthenticationFailed,
