@@ -155,6 +155,13 @@ def _add_worker_options(parser: argparse.ArgumentParser) -> None:
         help="memory for values: 4GiB, 500MB, or 0.5 for half of the machine's "
         f"(default: {SETTINGS.memory_fraction:g} of it)",
     )
+    parser.add_argument(
+        "--task-memory-limit",
+        type=_memory_or_none,
+        metavar="SIZE",
+        help="memory that one running task may have of its own, beside the values that it reads; with more it is "
+        f"killed (default: {SETTINGS.task_memory_fraction:g} of the machine's; none: no limit)",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=0, help="default: 0, which picks a free one")
     parser.add_argument("--name", help="a name for people; default: the address")
@@ -197,6 +204,11 @@ def _at_least_one(text: str) -> int:
 @_argument
 def _memory(text: str) -> int:
     return parse_bytes(text)
+
+
+@_argument
+def _memory_or_none(text: str) -> int:
+    return 0 if text.strip().lower() == "none" else parse_bytes(text)
 
 
 def parse_bytes(text: str, whole: int | None = None) -> int:
@@ -246,6 +258,7 @@ def _run_worker(arguments: argparse.Namespace) -> int:
             arguments.port,
             ncores=arguments.ncores,
             memory_limit=arguments.memory_limit,
+            task_memory_limit=arguments.task_memory_limit,
             name=arguments.name,
             directory=arguments.directory,
             spill_directory=arguments.spill_directory,

@@ -78,6 +78,9 @@ class Settings:
     stderr_tail_lines: int = 20
     output_bytes_per_s_max: int = 1 * MIB
     memory_fraction: float = 0.6  # default memory limit of a worker's store, as a part of what is there
+    task_memory_fraction: float = 0.9  # the same for what one executor may have of its own
+    task_memory_interval_s: float = 0.05  # how often an executor near that limit is looked at
+    executor_oom_score: int = 500  # added to the kernel's score (0 to 1000) of whom to kill when memory runs out
     client_share_horizon_s: float = 2.0  # how far an idle client may save up executor time
 
     # pool

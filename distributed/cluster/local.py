@@ -151,6 +151,8 @@ class Cluster:
         Bytes of values that each worker keeps in memory, or a text such as ``'4GiB'`` or ``'0.2'`` (of the machine).
     spill_directory
         Where workers put values beyond that.
+    task_memory_limit
+        Bytes, or a text, that an executor may have of its own; one with more is killed. ``'none'``: no limit.
     insecure_plaintext
         Listen on other addresses than loopback, although nothing is encrypted.
 
@@ -171,10 +173,11 @@ class Cluster:
         memory_limit: int | str | None = None,
         *,
         spill_directory: str | None = None,
+        task_memory_limit: int | str | None = None,
         insecure_plaintext: bool = False,
     ) -> None:
         wanted = self._addresses(n_workers, hosts)
-        self._options = _worker_options(len(wanted), ncores, memory_limit, spill_directory)
+        self._options = _worker_options(len(wanted), ncores, memory_limit, spill_directory, task_memory_limit)
         self._common = ["--insecure-plaintext"] if insecure_plaintext else []
         self._workers: dict[str, Daemon] = {}
         self._centers: list[Daemon] = []
@@ -246,12 +249,17 @@ class Cluster:
 
 
 def _worker_options(
-    n_workers: int, ncores: int | None, memory_limit: int | str | None, spill_directory: str | None
+    n_workers: int,
+    ncores: int | None,
+    memory_limit: int | str | None,
+    spill_directory: str | None,
+    task_memory_limit: int | str | None,
 ) -> list[str]:
     each = ncores or max(1, machine.cores() // max(1, n_workers))
     limit = memory_limit or f"{SETTINGS.memory_fraction / max(1, n_workers):.4f}"
     spill = ["--spill-directory", spill_directory] if spill_directory else []
-    return ["--ncores", str(each), "--memory-limit", str(limit), *spill]
+    task = ["--task-memory-limit", str(task_memory_limit)] if task_memory_limit is not None else []
+    return ["--ncores", str(each), "--memory-limit", str(limit), *spill, *task]
 
 
 class Embedded:

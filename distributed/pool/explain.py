@@ -107,7 +107,13 @@ def obituary(address: str, detail: dict[str, Any]) -> str:
         return f"on {address}: {detail['reason']}"
     cause = _signal_name(detail["signal"]) if detail.get("signal") else f"exit code {detail.get('exit_code')}"
     peak = detail.get("peak_bytes") or 0
-    memory = f", peak memory {peak / 2**20:.0f} MiB" if peak else ""
+    limit = detail.get("task_memory_limit") or 0
+    most = f" (a task may have {limit / 2**20:.0f} MiB)" if limit else ""
+    memory = f", peak memory {peak / 2**20:.0f} MiB{most}" if peak else ""
+    if detail.get("cause") == "limit":
+        cause = "killed, because it had more memory than --task-memory-limit allows"
+    elif detail.get("cause") == "machine":
+        cause += ": the machine, or its control group, ran out of memory"
     last = "".join(f"\n    {line}" for line in (detail.get("stderr_tail") or "").splitlines())
     stack = "".join(f"\n    {line}" for line in (detail.get("stack") or "").splitlines())
     return f"on {address}: {cause}{memory}{last}{stack}"

@@ -200,6 +200,8 @@ class Dispatch:
             "peak_bytes": event.peak_bytes,
             "stderr_tail": event.stderr_tail,
             "stack": event.stack,
+            "cause": event.cause,
+            "task_memory_limit": event.task_memory_limit,
         }
         again: list[Part] = []
         running, _ = executor.find(event.serial)

@@ -63,7 +63,11 @@ class ExecutorStarted:
 
 @record
 class ExecutorEnded:
-    """An executor is gone, whatever the reason; `serial` is the task that it was running (0: none)."""
+    """An executor is gone, whatever the reason; `serial` is the task that it was running (0: none).
+
+    `cause` is 'limit' if it was killed because it had more memory of its own than a task may, 'machine' if the kernel
+    killed it for want of memory.
+    """
 
     executor: int
     serial: int = 0
@@ -72,6 +76,8 @@ class ExecutorEnded:
     peak_bytes: int = 0
     stderr_tail: str = ""
     stack: str = ""
+    cause: str = ""
+    task_memory_limit: int = 0
 
 
 @record

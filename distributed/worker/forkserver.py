@@ -10,11 +10,13 @@ everything, removes the agent's store and ends.
 
 Messages, one msgpack array a packet. To the fork server, the first packet being a `configure`::
 
-    ['configure', {'path': sys.path, 'environment': {name: value or None}, 'directories': [...]}]
+    ['configure', {'path': sys.path, 'environment': {name: value or None}, 'directories': [...], 'limit_bytes': n}]
     ['spawn', executor_id, asynchronous]      with four descriptors: task socket, stdout, stderr, cell
     ['kill', executor_id]
 
-and back: ``['ready']``, ``['started', executor_id, pid]``, ``['ended', executor_id, wait_status, peak_bytes]``.
+and back: ``['ready']``, ``['started', executor_id, pid]``, ``['ended', executor_id, wait_status, peak_bytes, cause]``,
+where the cause is 'limit' (it was killed here, because it had more memory than a task may), 'machine' (the kernel
+killed it, or somebody at the same time, for want of memory) or nothing.
 """
 
 from __future__ import annotations
@@ -33,9 +35,11 @@ from typing import Any, NoReturn
 
 import msgpack
 
+from distributed.config import SETTINGS
 from distributed.worker import offspring
 from distributed.worker.files import remove_store
 from distributed.worker.progress import STACK_SIGNAL
+from distributed.worker.scales import NEVER_S, Scales
 
 PACKET_BYTES_MAX = 1 << 17
 DESCRIPTORS = 4
@@ -54,6 +58,8 @@ class ForkServer:
         self.executors: dict[int, int] = {}  # process id -> executor id
         self.pids: dict[int, int] = {}  # and back
         self.doomed: dict[int, float] = {}  # process id -> when to kill it
+        self.gluttons: set[int] = set()  # of those the ones that had more memory than a task may
+        self.scales = Scales()
         self.is_closing = False
         self.wake, wake_writer = socket.socketpair()
         for end in (self.wake, wake_writer):
@@ -85,13 +91,18 @@ class ForkServer:
         except BlockingIOError:
             pass
         now = time.monotonic()
+        if now >= self.scales.due_s:
+            for pid in self.scales.weigh(self.executors.keys() - self.doomed.keys(), now):
+                self.gluttons.add(pid)
+                self.kill(self.executors[pid])
         for pid in [pid for pid, due in self.doomed.items() if due <= now]:
             del self.doomed[pid]
             offspring.kill_group(pid)
         self.reap()
 
     def time_left(self) -> float | None:
-        return max(0.0, min(self.doomed.values()) - time.monotonic()) if self.doomed else None
+        due_s = min((self.scales.due_s if self.executors else NEVER_S, *self.doomed.values()))
+        return max(0.0, due_s - time.monotonic()) if due_s < NEVER_S else None
 
     def send(self, message: list[Any]) -> None:
         try:
@@ -118,6 +129,7 @@ class ForkServer:
     def configure(self, settings: dict[str, Any]) -> None:
         sys.path[:] = settings["path"]
         self.directories = settings["directories"]
+        self.scales = Scales(settings["limit_bytes"])
         for name, value in settings["environment"].items():
             if value is None:
                 os.environ.pop(name, None)
@@ -154,6 +166,7 @@ class ForkServer:
             if os.getppid() != parent:
                 os._exit(1)
             offspring.adopt_orphans()
+            offspring.prefer_to_kill(SETTINGS.executor_oom_score)
             offspring.set_name(f"executor-{executor_id}")
             signal.set_wakeup_fd(-1)
             for inherited in (self.control, self.wake, self._wake_writer):
@@ -204,13 +217,24 @@ class ForkServer:
                 offspring.kill_group(pid)  # before it is waited for: until then nobody else can have its number
             _, status, usage = os.wait4(pid, 0)
             if pid in self.executors:
-                executor_id = self.executors.pop(pid)
-                del self.pids[executor_id]
-                self.doomed.pop(pid, None)
-                self.send(["ended", executor_id, status, usage.ru_maxrss * 1024])
+                self.bury(pid, status, usage.ru_maxrss * 1024)
         for pid in offspring.children():
             if pid not in self.executors:
                 offspring.kill(pid)  # its own children come to us when it is dead: then it is their turn
+
+    def bury(self, pid: int, status: int, peak_bytes: int) -> None:
+        """An executor was waited for: tell how it ended."""
+        executor_id = self.executors.pop(pid)
+        del self.pids[executor_id]
+        own_peak_bytes = self.scales.peak(pid)
+        cause = ""
+        if pid in self.gluttons:
+            cause, peak_bytes = "limit", own_peak_bytes
+        elif pid not in self.doomed and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            cause = "machine" if self.scales.machine_ran_out() else ""
+        self.gluttons.discard(pid)
+        self.doomed.pop(pid, None)
+        self.send(["ended", executor_id, status, peak_bytes, cause])
 
 
 def _restore_process() -> None:

@@ -42,6 +42,37 @@ def children() -> list[int]:
         return [pid for pid in _processes() if _parent(pid) == own]
 
 
+def descendants(pid: int) -> list[int]:
+    """The process ids of what a process started, and of what that started; none where the kernel does not tell."""
+    found: list[int] = []
+    looking = [pid]
+    while looking:
+        parent = looking.pop()
+        try:
+            threads = os.listdir(f"/proc/{parent}/task")
+        except OSError:  # it is gone
+            continue
+        for thread in threads:
+            try:
+                with open(f"/proc/{parent}/task/{thread}/children") as file:
+                    looking += (born := [int(word) for word in file.read().split()])
+            except OSError:
+                continue
+            found += born
+    return found
+
+
+def prefer_to_kill(score: int) -> None:
+    """Have the kernel take this process rather than its parent when memory runs out. Linux."""
+    try:
+        with open("/proc/self/oom_score_adj", "r+") as file:
+            own = int(file.read())
+            file.seek(0)
+            file.write(str(min(1000, max(own, own + score))))
+    except (OSError, ValueError):
+        pass
+
+
 def carriers(mark: bytes) -> list[int]:
     """The processes that were started with these bytes in their environment: ``b'NAME=value'``. Linux."""
     found = []

@@ -56,6 +56,9 @@ class Worker:
         How many tasks run at a time; default: all cores.
     memory_limit
         Bytes of values to keep in memory; default: a part of the machine's (see `Settings.memory_fraction`).
+    task_memory_limit
+        Bytes that an executor may have of its own, beside mapped inputs; one with more is killed. 0: no limit; default:
+        most of the machine's (see `Settings.task_memory_fraction`).
     name
         For people; default: the address.
     directory, spill_directory
@@ -80,6 +83,7 @@ class Worker:
         port: int = 0,
         ncores: int | None = None,
         memory_limit: int | None = None,
+        task_memory_limit: int | None = None,
         name: str | None = None,
         directory: str | None = None,
         spill_directory: str | None = None,
@@ -88,6 +92,9 @@ class Worker:
         self.center, self.host, self.port = center, host, port
         self.ncores = ncores or machine.cores()
         self.memory_limit, self.name = memory_limit, name
+        if task_memory_limit is None:
+            task_memory_limit = int(SETTINGS.task_memory_fraction * machine.memory_bytes())
+        self.task_memory_limit = task_memory_limit
         self.directory, self.spill_directory = directory, spill_directory
         self.insecure_plaintext = insecure_plaintext
         self.address = ""
@@ -160,6 +167,7 @@ class Worker:
             self._on_output,
             executor_environment(self._secret),
             directories=directories,
+            task_memory_limit=self.task_memory_limit,
         )
         starting = self._loop.create_task(self._supervisor.start())
 
@@ -362,7 +370,8 @@ class Worker:
 
     def status(self) -> dict[str, Any]:
         """What the `status` command shows."""
-        return self.state.status() | {"role": "worker", "center": self.center, "pid": os.getpid()}
+        own = {"role": "worker", "center": self.center, "pid": os.getpid(), "task_memory_limit": self.task_memory_limit}
+        return self.state.status() | own
 
     def _on_close(self, connection: Connection, reason: str) -> None:
         client = self._connections.pop(connection, "")
@@ -388,7 +397,15 @@ class Worker:
     def _on_executor_ended(self, executor: int, end: End) -> None:
         self._on(
             events.ExecutorEnded(
-                executor, end.serial or 0, end.signal, end.exit_code, end.peak_bytes, end.stderr_tail, end.stack
+                executor,
+                end.serial or 0,
+                end.signal,
+                end.exit_code,
+                end.peak_bytes,
+                end.stderr_tail,
+                end.stack,
+                end.cause,
+                self.task_memory_limit,
             )
         )
 

@@ -37,7 +37,8 @@ class End:
     """How an executor ended, and what is known about it.
 
     `signal` is 0 if it was not killed by one; `serial` is the task that was running, None if none was; `stack` is where
-    it was, as far as it could still say so.
+    it was, as far as it could still say so. `cause` is 'limit' (it had more memory of its own than a task may) or
+    'machine' (the kernel killed for want of memory) where it was killed for that.
     """
 
     signal: int
@@ -46,6 +47,7 @@ class End:
     serial: int | None
     stderr_tail: str
     stack: str
+    cause: str = ""
 
     def __str__(self) -> str:
         """The first sentence of an autopsy.
@@ -66,7 +68,8 @@ class Supervisor:
 
     Callbacks run in the event loop: ``on_started(executor_id, pid)``, ``on_message(executor_id, message)``,
     ``on_output(executor_id, stream, text)`` and, last and once for every `spawn`, ``on_ended(executor_id, End)``.
-    `environment` is added to that of the executors. `directories` are removed should this process die.
+    `environment` is added to that of the executors. `directories` are removed should this process die. An executor with
+    more than `task_memory_limit` bytes of its own is killed (0: none is).
     """
 
     def __init__(
@@ -78,9 +81,11 @@ class Supervisor:
         environment: Mapping[str, str] | None = None,
         *,
         directories: Sequence[str] = (),
+        task_memory_limit: int = 0,
     ) -> None:
         self.on_started, self.on_message, self.on_ended, self.on_output = on_started, on_message, on_ended, on_output
         self.environment, self.directories = dict(environment or {}), list(directories)
+        self.task_memory_limit = task_memory_limit
         self.children: dict[int, Child] = {}
         self.is_stopping = self._is_started = False
         self._mark = ""
@@ -167,7 +172,12 @@ class Supervisor:
         self._unsent: list[tuple[bytes, list[int]]] = []
         self._ready.clear()
         self._ended.clear()
-        settings = {"path": path, "environment": {"PYTHONPATH": own_path}, "directories": self.directories}
+        settings = {
+            "path": path,
+            "environment": {"PYTHONPATH": own_path},
+            "directories": self.directories,
+            "limit_bytes": self.task_memory_limit,
+        }
         loop = asyncio.get_running_loop()
         loop.add_reader(self.control, self._receive)
         loop.add_reader(self._exit, self._fork_server_ended)
@@ -221,23 +231,23 @@ class Supervisor:
                 return
             self._handle(*msgpack.unpackb(packet))
 
-    def _handle(self, what: str, executor_id: int = 0, number: int = 0, peak_bytes: int = 0) -> None:
+    def _handle(self, what: str, executor_id: int = 0, number: int = 0, peak_bytes: int = 0, cause: str = "") -> None:
         if what == "ready":
             self._ready.set()
         elif what == "started" and executor_id in self.children:
             self.children[executor_id].pid = number
             self.on_started(executor_id, number)
         elif what == "ended" and executor_id in self.children:
-            self._examine(executor_id, os.waitstatus_to_exitcode(number), peak_bytes)
+            self._examine(executor_id, os.waitstatus_to_exitcode(number), peak_bytes, cause)
 
-    def _examine(self, executor_id: int, code: int, peak_bytes: int) -> None:
+    def _examine(self, executor_id: int, code: int, peak_bytes: int, cause: str = "") -> None:
         """Collect what a dead executor left, and report its end."""
         child = self.children[executor_id]
         running, stack = child.cell.read(), child.cell.stack()
         child.finish()
         del self.children[executor_id]
         serial, tail = running[0] if running else None, child.streams[1].last_lines()
-        self.on_ended(executor_id, End(max(0, -code), max(0, code), peak_bytes, serial, tail, stack))
+        self.on_ended(executor_id, End(max(0, -code), max(0, code), peak_bytes, serial, tail, stack, cause))
 
     def _close_control(self) -> None:
         if self.control.fileno() < 0:  # closed already, and there is no new one

@@ -482,7 +482,7 @@ def test_only_the_task_that_was_running_failed_when_its_executor_died(bench):
     bench.done([2])
     out = bench.on(ExecutorEnded(1, serial=3, signal=11, peak_bytes=7, stderr_tail="oh", stack="where"))
     detail = {"signal": 11, "exit_code": 0, "peak_bytes": 7, "stderr_tail": "oh", "stack": "where"}
-    detail |= {"worker": "127.0.0.1:1", "memory_limit": 1 << 30}
+    detail |= {"worker": "127.0.0.1:1", "memory_limit": 1 << 30, "cause": "", "task_memory_limit": 0}
     assert out == [Send(ALICE, Failed(key("b"), 1, "crashed", b"", detail, [])), Spawn(2)]
     assert bench.on(ExecutorStarted(2, 5)) == [run("cd", 6, 2, code=b"code")]
 
