@@ -38,7 +38,9 @@ setup(
     package_data={"distributed": ["py.typed", "web/*.html", "web/*.css", "web/*.js", "web/*.svg"]},
     install_requires=["cloudpickle>=3.0", "msgpack>=1.0", "toolz>=0.12", "tornado>=6.4"],
     extras_require={"progress": PROGRESS, "docs": DOCS, "test": TEST + PROGRESS},
-    entry_points={"console_scripts": ["dcenter = distributed.cli:dcenter", "dworker = distributed.cli:dworker"]},
+    entry_points={
+        "console_scripts": ["dcenter = distributed.__main__:dcenter", "dworker = distributed.__main__:dworker"]
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

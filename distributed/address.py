@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from distributed import arguments
 from distributed.errors import BadAddress
+
+IPV6_CHARACTERS = set("0123456789abcdefABCDEF:.")
+HOST_CHARACTERS_MAX = 255  # of the domain name system, as the next
+LABEL_CHARACTERS_MAX = 63
 
 
 def parse(address: str, default_port: int | None = None) -> tuple[str, int]:
@@ -15,18 +20,49 @@ def parse(address: str, default_port: int | None = None) -> tuple[str, int]:
     >>> parse('alice', default_port=8787)
     ('alice', 8787)
     """
-    if not isinstance(address, str) or not address:
-        raise BadAddress(f"{address!r} is not an address; write host:port, for example 127.0.0.1:8787")
+    if not isinstance(address, str):
+        raise _bad(address)
     if address.startswith("["):
         host, bracket, rest = address[1:].partition("]")
-        port_text = rest[1:] if bracket and rest.startswith(":") else rest and None
+        colon, port_text = rest[:1], rest[1:]
+        is_good = bracket and colon in ("", ":") and _is_inside_brackets(host)
     else:
-        host, _, port_text = address.partition(":")
-    if not port_text and default_port is not None:
+        host, colon, port_text = address.partition(":")
+        is_good = _is_host(host)
+    if is_good and not colon and default_port is not None:
         return host, default_port
-    if not host or not port_text or not port_text.isdecimal() or not 0 <= int(port_text) < 65536:
-        raise BadAddress(f"{address!r} is not an address; write host:port, for example 127.0.0.1:8787")
+    if not is_good or not port_text.isdecimal() or len(port_text) > 5 or int(port_text) > 65535:
+        raise _bad(address)
     return host, int(port_text)
+
+
+def _bad(address: object) -> BadAddress:
+    return BadAddress(f"{arguments.shown(address)} is not an address; write host:port, for example 127.0.0.1:8787")
+
+
+def _is_inside_brackets(host: str) -> bool:
+    """Whether it may be an IP address of version 6; a zone may follow it.
+
+    >>> _is_inside_brackets('fe80::1%eth0'), _is_inside_brackets('alice:1')
+    (True, False)
+    """
+    digits, _, zone = host.partition("%")
+    return digits.count(":") >= 2 and set(digits) <= IPV6_CHARACTERS and zone.isprintable() and " " not in zone
+
+
+def _is_host(host: str) -> bool:
+    """Whether the system would look it up at all; it has its own, strange errors for what it does not.
+
+    >>> _is_host('alice.example'), _is_host('x' * 64), _is_host('a..b'), _is_host('a b')
+    (True, False, False, False)
+    """
+    if not host.isprintable() or " " in host:
+        return False
+    try:
+        labels = (host if host.isascii() else host.encode("idna").decode()).removesuffix(".").split(".")
+    except UnicodeError:
+        return False
+    return len(host) <= HOST_CHARACTERS_MAX and all(1 <= len(label) <= LABEL_CHARACTERS_MAX for label in labels)
 
 
 def unparse(host: str, port: int) -> str:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from distributed import address as addresses
+from distributed import arguments as checks
 from distributed import machine
 from distributed.cluster.daemon import Ending, exit_code, run_daemon
 from distributed.config import SETTINGS
@@ -137,7 +137,7 @@ def _add_daemon_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_center_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=CENTER_PORT, help="0 picks a free one (default: %(default)s)")
     parser.add_argument(
         "--status-port", type=_port, default=0, help="port of the status page (default: 0, which picks a free one)"
@@ -162,11 +162,13 @@ def _add_worker_options(parser: argparse.ArgumentParser) -> None:
         help="memory that one running task may have of its own, beside the values that it reads; with more it is "
         f"killed (default: {SETTINGS.task_memory_fraction:g} of the machine's; none: no limit)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=0, help="default: 0, which picks a free one")
-    parser.add_argument("--name", help="a name for people; default: the address")
-    parser.add_argument("--directory", help="where large values are kept (default: in memory, /dev/shm)")
-    parser.add_argument("--spill-directory", help="where values go when the memory limit is passed")
+    parser.add_argument("--name", type=_name, help="a name for people; default: the address")
+    parser.add_argument(
+        "--directory", type=_directory, help="where large values are kept (default: in memory, /dev/shm)"
+    )
+    parser.add_argument("--spill-directory", type=_directory, help="where values go when the memory limit is passed")
     _add_daemon_options(parser)
 
 
@@ -176,7 +178,7 @@ def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
             return check(text)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse
@@ -196,38 +198,39 @@ def _port(text: str) -> int:
 
 @_argument
 def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"{text!r} is not a number of cores: at least 1")
+    most = SETTINGS.executors_max
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise ValueError(f"{checks.shown(text)} is not a number of cores: from 1 to {most}")
     return int(text)
 
 
 @_argument
 def _memory(text: str) -> int:
-    return parse_bytes(text)
+    return machine.parse_bytes(text)
 
 
 @_argument
 def _memory_or_none(text: str) -> int:
-    return 0 if text.strip().lower() == "none" else parse_bytes(text)
+    return 0 if text.strip().lower() == "none" else machine.parse_bytes(text)
 
 
-def parse_bytes(text: str, whole: int | None = None) -> int:
-    """A number of bytes, as people write it; a number up to 1 is a part of `whole` (default: the machine's memory).
+@_argument
+def _host(text: str) -> str:
+    try:
+        return addresses.parse(addresses.unparse(text, 0))[0]
+    except ValueError:
+        shown = checks.shown(text)
+        raise ValueError(f"{shown} is not a host: a name or an IP address of this machine, without a port") from None
 
-    >>> parse_bytes('4GiB'), parse_bytes('500 MB'), parse_bytes('0.5', whole=1000), parse_bytes('65536')
-    (4294967296, 500000000, 500, 65536)
-    """
-    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*([kmgt]?)(i?)b?", text.strip(), re.IGNORECASE)
-    if not match:
-        raise ValueError(f"{text!r} is not a size: write 4GiB, 500MB, or 0.5 for half of the memory")
-    number, prefix, binary = float(match[1]), match[2].lower(), match[3]
-    if not prefix and number <= 1:
-        size = number * (whole if whole is not None else machine.memory_bytes())
-    else:
-        size = number * (1024 if binary else 1000) ** " kmgt".index(prefix or " ")
-    if size < 1:
-        raise ValueError(f"{text!r} is not a size: it must be more than nothing")
-    return int(size)
+
+@_argument
+def _name(text: str) -> str:
+    return checks.text("the name", text)
+
+
+@_argument
+def _directory(text: str) -> str:
+    return checks.path("the directory", text)
 
 
 # ------------------------------------------------------------------------------------------------------------- daemons

@@ -8,6 +8,7 @@ A setting is changed by an environment variable of its name in capitals, for the
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -49,6 +50,10 @@ class Settings:
     reply_inline_bytes_max: int = 4 * KIB  # results up to this size ride back in the completion message
     out_of_band_bytes_min: int = 4 * KIB
     spread_bytes_min: int = 64 * KIB  # an argument or function larger than this becomes a stored value
+
+    # how many of something one call starts: more is a slip of the hand, and would be the end of the machine
+    executors_max: int = 4096  # of one worker, also the one inside of a pool
+    workers_started_max: int = 1000  # of one local cluster
 
     # worker
     window_s: float = 0.020  # predicted work under way at a worker, for each core
@@ -115,10 +120,11 @@ class Settings:
                 kind: type = type(field.default)
                 try:
                     changed[field.name] = number = kind(os.environ[name])
-                    if number - number != 0:  # NaN, or infinite: no message could carry it
+                    if not 0 <= number < math.inf:  # nor NaN: no message could carry it
                         raise ValueError
                 except ValueError:
-                    raise ValueError(f"{name}={os.environ[name]!r} is not a finite number ({kind.__name__})") from None
+                    right = "a whole number" if kind is int else "a finite number"
+                    raise ValueError(f"{name}={os.environ[name]!r} is not {right}, 0 or more") from None
         return cls(**changed)
 
 

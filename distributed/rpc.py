@@ -8,6 +8,7 @@ request at a time, and nothing is kept beyond the connection.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import difflib
 import functools
 import itertools
@@ -15,9 +16,11 @@ import socket
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from distributed import address as addresses
+from distributed import arguments
 from distributed.bulk import BulkClient
 from distributed.config import SETTINGS
 from distributed.connect import connect_blocking, explain
@@ -58,7 +61,11 @@ def rpc(
         rpc('127.0.0.1:8788').update_data(data={'x': 1})
         await rpc('127.0.0.1:8787', asynchronous=True).who_has(keys=['x'])
     """
-    timeout_s = SETTINGS.connect_timeout_s if timeout_s is None else timeout_s
+    addresses.parse(address)
+    arguments.truth("asynchronous", asynchronous)
+    timeout_s = SETTINGS.connect_timeout_s if timeout_s is None else arguments.positive("timeout_s", timeout_s)
+    if secret is not None and not isinstance(secret, Secret):
+        raise TypeError(f"secret must be a Secret, as find_secret(path) gives it, not a {type(secret).__name__}")
     return Remote(address, asynchronous, timeout_s, secret or find_secret())
 
 
@@ -116,7 +123,7 @@ def _no_such(operation: str) -> str:
     "there is no operation 'whohas'; did you mean 'who_has'?"
     """
     nearest = difflib.get_close_matches(operation, operations(), n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(operations())}"
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "distributed.rpc.operations() lists them"
     return f"there is no operation {operation!r}; {hint}"
 
 
@@ -150,14 +157,25 @@ class _Line:
 
     def get_data(self, keys: Iterable[str], attempts: list[int] | None = None) -> dict[str, Any]:
         """The values of these keys that the worker holds; other keys are absent."""
-        keys = list(keys)
+        if isinstance(keys, str):
+            raise TypeError(f"keys={arguments.shown(keys)} must be a list of keys")
+        keys = [arguments.text("each of keys", key) for key in arguments.iterable("keys", keys, "a list of keys")]
+        right = "a list with a whole number for each of keys"
+        numbers = [0] * len(keys) if attempts is None else arguments.iterable("attempts", attempts, right)
+        numbers = [arguments.count("each of attempts", number, 0) for number in numbers]
+        if len(numbers) != len(keys):
+            raise ValueError(f"attempts={arguments.shown(attempts)} must be {right}")
         with self._lock:
-            fetched = self._bulk.fetch(keys, attempts or [0] * len(keys))
+            fetched = self._bulk.fetch(keys, numbers)
         return {value.key: unpack(value.data) for value in fetched if value.nbytes >= 0}
 
     def update_data(self, data: dict[str, Any], owner: str = "") -> None:
         """Store values under these keys; they have no owner and live until `delete_data`."""
-        packed = {key: pack(value, f"data[{key!r}]") for key, value in data.items()}
+        if not isinstance(data, Mapping):
+            raise TypeError(f"data={arguments.shown(data)} must be a dict of values by key")
+        if not isinstance(owner, str):
+            raise TypeError(f"owner={arguments.shown(owner)} must be a text: a client, or empty")
+        packed = {arguments.text("each key of data", key): pack(value, f"data[{key!r}]") for key, value in data.items()}
         with self._lock:
             self._bulk.put(owner, packed)
 
@@ -211,11 +229,15 @@ def _was_closed(sock: socket.socket) -> bool:
 
 def _build(operation: str, args: tuple[Any, ...], fields: dict[str, Any]) -> Message:
     """The message, checked as the peer would check it, so that a mistake in a call is an error of the call."""
-    message = REGISTRY[operation](*args, **fields)
+    try:
+        message = REGISTRY[operation](*args, **fields)
+    except TypeError:
+        wanted = ", ".join(field.name for field in dataclasses.fields(REGISTRY[operation])) or "no arguments"
+        raise TypeError(f"{operation}() takes {wanted}; see docs/protocol for what they are") from None
     try:
         decode(encode_header(message, 1))
     except ProtocolError as error:
-        raise TypeError(str(error)) from error
+        raise TypeError(str(error) if operation in str(error) else f"{operation}: {error}") from error
     return message
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed import cli
+from distributed import cli, machine
 from distributed.comm import connect
 from distributed.wire import messages as m
 from distributed.wire.security import find_secret
@@ -262,7 +262,7 @@ def test_help_teaches_by_examples(door, arguments, capsys) -> None:
 @pytest.mark.parametrize("text", ["", "x", "-1", "0", "0.0", "4XB", "1e3", "GiB", "4 Gi B"])
 def test_sizes_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size"):
-        cli.parse_bytes(text)
+        machine.parse_bytes(text)
 
 
 def test_the_commands_do_not_load_tornado_before_it_is_needed() -> None:

@@ -61,7 +61,7 @@ def test_wrong_arguments_start_nothing() -> None:
         Cluster(n_workers=2, hosts=["127.0.0.1:0"])
     with pytest.raises(BadAddress):
         Cluster(hosts=["127.0.0.1:x"])
-    with pytest.raises(StartFailed, match="is not a size"):
+    with pytest.raises(ValueError, match="is not a size"):
         Cluster(n_workers=1, memory_limit="lots")
 
 

@@ -11,6 +11,7 @@ import socket
 from typing import Any
 
 from distributed import address as addresses
+from distributed import arguments
 from distributed.center import events
 from distributed.center.state import CenterState
 from distributed.comm import Connection
@@ -54,8 +55,9 @@ class Center:
         status_port: int | None = 0,
         insecure_plaintext: bool = False,
     ) -> None:
-        self.host, self.port, self.status_port = host, port, status_port
-        self.insecure_plaintext = insecure_plaintext
+        self.host, self.port = arguments.text("host", host), arguments.port("port", port)
+        self.status_port = None if status_port is None else arguments.port("status_port", status_port)
+        self.insecure_plaintext = arguments.truth("insecure_plaintext", insecure_plaintext)
         self.address = self.status_link = ""
         self.created_secret = False
         self._connections: dict[int, Connection] = {}

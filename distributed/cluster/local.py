@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
 from distributed import address as addresses
-from distributed import machine
+from distributed import arguments, machine
 from distributed.config import SETTINGS
 from distributed.errors import StartFailed
 
@@ -178,11 +178,12 @@ class Cluster:
     ) -> None:
         wanted = self._addresses(n_workers, hosts)
         self._options = _worker_options(len(wanted), ncores, memory_limit, spill_directory, task_memory_limit)
+        arguments.truth("insecure_plaintext", insecure_plaintext)
         self._common = ["--insecure-plaintext"] if insecure_plaintext else []
         self._workers: dict[str, Daemon] = {}
         self._centers: list[Daemon] = []
         self._finalizer = weakref.finalize(self, _stop_cluster, self._workers, self._centers)
-        host, port = addresses.parse(center, 8787) if center else ("127.0.0.1", 0)
+        host, port = ("127.0.0.1", 0) if center is None else addresses.parse(center, 8787)
         try:
             self._centers.append(Daemon("center", "--host", host, "--port", str(port), *self._common))
             ready = self._centers[0].wait_ready()
@@ -195,11 +196,14 @@ class Cluster:
 
     @staticmethod
     def _addresses(n_workers: int | None, hosts: Sequence[str] | None) -> list[tuple[str, int]]:
-        wanted = [addresses.parse(host, 0) for host in hosts or ()]
-        if hosts and n_workers is not None and n_workers != len(wanted):
+        right = "a list of addresses, ['host:port', ...]"
+        if isinstance(hosts, str):
+            raise TypeError(f"hosts={arguments.shown(hosts)} must be {right}")
+        wanted = [addresses.parse(host, 0) for host in arguments.iterable("hosts", hosts or (), right)]
+        if n_workers is not None:
+            n_workers = arguments.count("n_workers", n_workers, 0, SETTINGS.workers_started_max)
+        if wanted and n_workers is not None and n_workers != len(wanted):
             raise ValueError(f"n_workers={n_workers}, but hosts names {len(wanted)}: leave one of them out")
-        if n_workers is not None and n_workers < 0:
-            raise ValueError(f"n_workers={n_workers}: it must not be negative")
         return wanted or [("127.0.0.1", 0)] * (1 if n_workers is None else n_workers)
 
     def _start_workers(self, wanted: Iterable[tuple[str, int]]) -> None:
@@ -224,8 +228,7 @@ class Cluster:
         """Start or end workers until `n` run; the youngest end first. What only they held is computed again."""
         if not self._finalizer.alive:
             raise ValueError("the cluster is closed")
-        if n < 0:
-            raise ValueError(f"scale({n}): it must not be negative")
+        n = arguments.count("n", n, 0, SETTINGS.workers_started_max)
         for address in [address for address in self._workers if address not in self.workers]:
             _stop([self._workers.pop(address)], 0.0)
         surplus = [self._workers.pop(address) for address in self.workers[n:]]
@@ -255,11 +258,23 @@ def _worker_options(
     spill_directory: str | None,
     task_memory_limit: int | str | None,
 ) -> list[str]:
-    each = ncores or max(1, machine.cores() // max(1, n_workers))
-    limit = memory_limit or f"{SETTINGS.memory_fraction / max(1, n_workers):.4f}"
-    spill = ["--spill-directory", spill_directory] if spill_directory else []
-    task = ["--task-memory-limit", str(task_memory_limit)] if task_memory_limit is not None else []
+    each = max(1, machine.cores() // max(1, n_workers))
+    if ncores is not None:
+        each = arguments.count("ncores", ncores, 1, SETTINGS.executors_max)
+    limit = f"{SETTINGS.memory_fraction / max(1, n_workers):.4f}"
+    if memory_limit is not None:
+        limit = _size("memory_limit", memory_limit)
+    task = []
+    if task_memory_limit is not None:
+        is_none = isinstance(task_memory_limit, str) and task_memory_limit.strip().lower() == "none"
+        task = ["--task-memory-limit", "none" if is_none else _size("task_memory_limit", task_memory_limit)]
+    spill = [] if spill_directory is None else ["--spill-directory", arguments.path("spill_directory", spill_directory)]
     return ["--ncores", str(each), "--memory-limit", str(limit), *spill, *task]
+
+
+def _size(name: str, value: Any) -> str:
+    """Bytes as a worker's option: a number, or a text that says how many."""
+    return str(machine.parse_bytes(value) if isinstance(value, str) else arguments.count(name, value, 2))
 
 
 class Embedded:

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from distributed import arguments
 from distributed.config import SETTINGS
 from distributed.pool.core import Core
 from distributed.pool.events import Submitted
@@ -46,7 +47,7 @@ class Calls:
             known = self._known(options.key)
             if known is not None:
                 return known
-        packed = self._functions.pack(_callable(function))
+        packed = self._functions.pack(arguments.function(function))
         kind = self._kind(packed, options)
         carried = function if kind.code is CALL_CARRIED else None
         stored: dict[int, tuple[Any, RemoteData]] = {}  # handles in here must live until the task is known to need them
@@ -66,7 +67,7 @@ class Calls:
         self._core.require_open()
         if options.key:
             raise ValueError("key= names one result; it goes with submit and apply, not with a map")
-        packed = pack_function(_callable(function))
+        packed = pack_function(arguments.function(function))
         kind = self._kind(packed, options)
         carried = function if kind.code is CALL_CARRIED else None
         handles: list[RemoteData] = []
@@ -200,9 +201,3 @@ def _is_large(value: Any) -> bool:
 def _is_over(task: Task) -> bool:
     """Whether nobody has a handle of it and nothing of it is under way: its name is free again."""
     return not task.users and task.status in (FAILED, RELEASED)
-
-
-def _callable(function: Any) -> Callable[..., Any]:
-    if not callable(function):
-        raise TypeError(f"a {type(function).__name__} is not callable: {function!r:.80}")
-    return function  # type: ignore[no-any-return]

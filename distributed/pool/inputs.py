@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from distributed import arguments
 from distributed.pool.sources import AT_HAND, SLICED, AtHand, Buffer, Slices, Source, Threaded, is_asynchronous
 
 
@@ -89,8 +90,7 @@ def source_of(iterables: Sequence[Iterable[Any] | AsyncIterable[Any]]) -> Source
     single = len(iterables) == 1
     for iterable in iterables:
         if not isinstance(iterable, (Iterable, AsyncIterable)) and not hasattr(iterable, "__getitem__"):
-            kind = type(iterable).__name__
-            raise TypeError(f"a {kind} is not iterable: {iterable!r:.60}; qsize= and chunksize= go by name")
+            raise TypeError(f"{arguments.shown(iterable)} is not iterable; qsize= and chunksize= go by name")
     if any(map(is_asynchronous, iterables)):
         return Asynchronous(iterables)
     if all(map(_is_sliced, iterables)):

@@ -18,6 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
+from distributed import arguments
 from distributed.errors import PoolClosed, TaskCancelled
 from distributed.pool.calls import Calls
 from distributed.pool.chunks import Chunk, each_of
@@ -52,8 +53,7 @@ class Pipeline:
         qsize: int | None,
         chunksize: int | None,
     ) -> None:
-        if not callable(function):
-            raise TypeError(f"a {type(function).__name__} is not callable: {function!r:.80}")
+        arguments.function(function)
         self.core, self.source = core, source
         self._calls, self._options, self._ordered, self._qsize = calls, options, ordered, qsize
         asynchronous = is_asynchronous(function)

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from distributed import machine
+from distributed import arguments, machine
 from distributed.cluster.local import Cluster, embedded
 from distributed.config import SETTINGS
 from distributed.errors import PoolClosed
@@ -46,9 +46,8 @@ class Pool:
     def __init__(self, address: str | int | Cluster | None = None) -> None:
         self._owned = None
         if address is None or (isinstance(address, int) and not isinstance(address, bool)):
-            count = machine.cores() if address is None else address
-            if count < 1:
-                raise ValueError(f"Pool({address}): a pool needs at least one executor")
+            most = SETTINGS.executors_max
+            count = machine.cores() if address is None else arguments.count("address", address, 1, most)
             self._owned = embedded(count)
             center = self._owned.address
         elif isinstance(address, Cluster):
@@ -56,7 +55,8 @@ class Pool:
         elif isinstance(address, str):
             center = address
         else:
-            raise TypeError(f"Pool({address!r}): expected 'host:port', a number of executors, a Cluster, or nothing")
+            shown = arguments.shown(address)
+            raise TypeError(f"Pool({shown}): address must be 'host:port', a number of executors, a Cluster, or nothing")
         try:
             self._core = Core(center, find_secret())
         except BaseException:
@@ -110,7 +110,7 @@ class Pool:
         [32, 9]
         """
         _require_plain("starmap", (iterable,))
-        return self._calls.many(function, (tuple(args) for args in iterable), self._options)
+        return self._calls.many(function, map(_arguments_of_call, iterable), self._options)
 
     def imap(
         self,
@@ -155,12 +155,12 @@ class Pool:
         if not iterables:
             raise TypeError("imap() needs at least one iterable")
         if qsize is not None:
-            _count("qsize", qsize, 1)
+            arguments.count("qsize", qsize, 1)
         if chunksize is not None:
-            _count("chunksize", chunksize, 1)
+            arguments.count("chunksize", chunksize, 1)
         if self._options.key:
             raise ValueError("key= names one result; it goes with submit and apply, not with imap")
-        _truth("ordered", ordered)
+        arguments.truth("ordered", ordered)
         self._core.require_open()
         pipeline = Pipeline(
             self._core, self._calls, self._options, function, source_of(iterables),
@@ -187,7 +187,8 @@ class Pool:
         self, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run ``function(*args, **kwargs)`` on a worker, wait, and return the value."""
-        return self.submit(function, *args, **(kwargs or {})).get()
+        args = arguments.iterable("args", args, "a tuple or list of arguments")
+        return self.submit(function, *args, **arguments.keywords("kwargs", kwargs)).get()
 
     def apply_async(
         self,
@@ -203,7 +204,11 @@ class Pool:
         `options` are those of `Pool.options`.
         """
         view = self.options(**options) if options else self
-        handle = view.submit(function, *args, **(kwargs or {}))
+        for name, called in (("callback", callback), ("error_callback", error_callback)):
+            if called is not None and not callable(called):
+                raise TypeError(f"{name}={arguments.shown(called)} must be a function, or None")
+        args = arguments.iterable("args", args, "a tuple or list of arguments")
+        handle = view.submit(function, *args, **arguments.keywords("kwargs", kwargs))
         if callback is not None or error_callback is not None:
 
             def call_back(handle: RemoteData) -> None:
@@ -254,19 +259,19 @@ class Pool:
         """
         changes: dict[str, Any] = {}
         if timeout is not None:
-            changes["timeout_s"] = _positive("timeout", timeout)
+            changes["timeout_s"] = arguments.positive("timeout", timeout)
         if priority is not None:
-            changes["priority"] = _number("priority", priority)
+            changes["priority"] = arguments.number("priority", priority)
         if retries is not None:
-            changes["retries"] = _count("retries", retries, 0)
+            changes["retries"] = arguments.count("retries", retries, 0)
         if attempts is not None:
-            changes["attempts"] = _count("attempts", attempts, 1)
+            changes["attempts"] = arguments.count("attempts", attempts, 1)
         if recompute is not None:
-            changes["recompute"] = _truth("recompute", recompute)
+            changes["recompute"] = arguments.truth("recompute", recompute)
         if workers is not None:
-            changes["workers"] = _worker_names(workers)
+            changes["workers"] = arguments.worker_names("workers", workers)
         if key is not None:
-            changes["key"] = _name("key", key)
+            changes["key"] = arguments.text("key", key)
         view = object.__new__(Pool)
         view.__dict__.update(self.__dict__)
         view._options = Options(**{**_fields(self._options), **changes})
@@ -282,7 +287,7 @@ class Pool:
         >>> pool.submit(lambda x: x + 1, x).get()
         2
         """
-        _count("replicas", replicas, 1)
+        arguments.count("replicas", replicas, 1)
         single = not isinstance(data, (list, tuple, Mapping))
         values = [data] if single else list(data.values() if isinstance(data, Mapping) else data)
         handles = self._core.put([pack(value, "the data") for value in values], replicas)
@@ -297,20 +302,27 @@ class Pool:
         >>> pool.gather({'squares': pool.map(lambda x: x * x, [1, 2]), 'n': 2})
         {'squares': [1, 4], 'n': 2}
         """
+        timeout = arguments.timeout("timeout", timeout)
         if type(nested) is list and set(map(type, nested)) == {RemoteData}:  # the usual case, at a third of the price
             tasks = [handle.living_task for handle in nested]
             if len(set(tasks)) == len(tasks):
                 return self._calls.values(tasks, timeout)
         found: dict[Task, None] = {}
-        _map_handles(nested, lambda handle: found.setdefault(handle.living_task))
+        try:
+            _map_handles(nested, lambda handle: found.setdefault(handle.living_task))
+        except RecursionError:
+            raise ValueError("nested contains itself, or is nested too deeply to be walked through") from None
         values = dict(zip(found, self._calls.values(list(found), timeout), strict=True))
         return _map_handles(nested, lambda handle: values[handle._task])
 
     def publish(self, name: str, data: RemoteData, timeout: float | None = None) -> None:
         """Give a result a name that every client can read, and that outlives this pool. Waits for the result."""
-        _name("name", name)
+        arguments.text("name", name)
         if not isinstance(data, RemoteData):
-            raise TypeError(f"publish({name!r}, …) takes a handle; scatter the {type(data).__name__} first")
+            raise TypeError(
+                f"data={arguments.shown(data)} must be a handle: scatter it first, then publish what that gives"
+            )
+        timeout = arguments.timeout("timeout", timeout)
         if not data.wait(timeout):
             raise TimeoutError(f"{data!r} has no outcome after {timeout} s")
         if not data.successful():
@@ -326,11 +338,11 @@ class Pool:
 
     def unpublish(self, name: str) -> None:
         """Forget a published name. The data goes when its owner does not need it either."""
-        self._core.ask(Unpublish(name, self._core.ask(LookUp(_name("name", name)))))
+        self._core.ask(Unpublish(name, self._core.ask(LookUp(arguments.text("name", name)))))
 
     def __getitem__(self, name: str) -> RemoteData:
         """The handle of data that somebody published."""
-        return self._core.borrow(self._core.ask(LookUp(_name("name", name))))
+        return self._core.borrow(self._core.ask(LookUp(arguments.text("name", name))))
 
     def __contains__(self, name: object) -> bool:
         """Whether something is published under this name."""
@@ -353,8 +365,12 @@ class Pool:
                 for key in keys:
                     held.setdefault(key, []).append(address)
             return held
-        listed = [handles] if isinstance(handles, RemoteData) else list(handles)
-        keys = [item.key if isinstance(item, RemoteData) else _name("key", item) for item in listed]
+        right = "a handle, or a list of handles and keys"
+        several = (handles,) if isinstance(handles, RemoteData) else arguments.iterable("handles", handles, right)
+        listed = list(several)
+        keys = [
+            item.key if isinstance(item, RemoteData) else arguments.text("each of handles", item) for item in listed
+        ]
         known = self._core.ask(WhoHas(keys))
         held = {key: sorted(known.get(key) or ()) for key in keys}
         for item in listed:
@@ -397,6 +413,7 @@ class Pool:
 
     def close(self, timeout: float = SETTINGS.close_timeout_s) -> None:
         """Wait for running work (at most `timeout` seconds), then end; what is unfinished by then is cancelled."""
+        timeout = arguments.seconds("timeout", timeout)
         deadline = time.monotonic() + timeout
         if not self._core.driver.closed and not self._core.is_forked:
             try:
@@ -479,48 +496,12 @@ def _require_plain(method: str, iterables: Iterable[Any]) -> None:
         if is_asynchronous(iterable):
             kind = type(iterable).__name__
             raise TypeError(f"{method}() cannot wait for a {kind}: imap() takes asynchronous input, with `async for`")
+        arguments.iterable("each of iterables", iterable)
+
+
+def _arguments_of_call(item: Any) -> tuple[Any, ...]:
+    return tuple(arguments.iterable("each item", item, "a tuple or list with the arguments of one call"))
 
 
 def _fields(options: Options) -> dict[str, Any]:
     return {name: getattr(options, name) for name in Options.__slots__}
-
-
-def _number(name: str, value: Any) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not abs(value) <= 1e300:
-        raise ValueError(f"{name}={value!r:.60} is not a finite number")
-    return float(value)
-
-
-def _positive(name: str, value: Any) -> float:
-    number = _number(name, value)
-    if number <= 0:
-        raise ValueError(f"{name}={value!r} must be above 0")
-    return number
-
-
-def _count(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r} must be a whole number, {least} or more")
-    return value
-
-
-def _name(what: str, value: Any) -> str:
-    if not isinstance(value, str) or not value or len(value) > SETTINGS.name_characters_max:
-        raise ValueError(f"{what} must be a text of 1 to {SETTINGS.name_characters_max} characters, not {value!r:.60}")
-    if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{what}={value!r:.60} has characters that cannot be sent: a file name? use os.fsencode")
-    return value
-
-
-def _truth(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r:.60} must be True or False")
-    return value
-
-
-def _worker_names(workers: Any) -> frozenset[str]:
-    names = [workers] if isinstance(workers, str) else list(workers) if isinstance(workers, Iterable) else []
-    if not names:
-        raise ValueError(f"workers={workers!r:.60} must be an address or name, or a list of at least one")
-    return frozenset(_name("each of workers", name) for name in names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from distributed import arguments
 from distributed.pool.remote import RemoteData, as_completed
 
 
@@ -23,5 +24,5 @@ def progress(handles: Iterable[RemoteData], **options: Any) -> Iterator[RemoteDa
     class Bar(tqdm):
         monitor_interval = 0  # without tqdm's own thread, which would outlive the bar
 
-    listed = list(handles)
+    listed = list(arguments.iterable("handles", handles, "a list of handles"))
     return iter(Bar(as_completed(listed), total=len(listed), **options))

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Generator, Iter
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from distributed import arguments
 from distributed.errors import KeyLost
 from distributed.pool.events import CancelAsked, Unexported
 from distributed.pool.tasks import DONE, FAILED, Task
@@ -108,6 +109,8 @@ class RemoteData:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the outcome, at most `timeout` seconds; whether it is there. Does not raise what the task raised."""
         task = self._task
+        if timeout is not None:
+            timeout = arguments.timeout("timeout", timeout)
         return bool(task.published) or self._core.wait(lambda: bool(task.published), timeout)
 
     def successful(self) -> bool:
@@ -130,6 +133,10 @@ class RemoteData:
         reraise : bool
             False: return a `Failure` that holds the exception, instead of raising it.
         """
+        if timeout is not None:
+            timeout = arguments.timeout("timeout", timeout)
+        if reraise is not True:
+            arguments.truth("reraise", reraise)
         try:
             return self._core.value_of(self._task, timeout)
         except TaskFailed as failed:
@@ -182,7 +189,7 @@ class RemoteData:
     def add_done_callback(self, callback: Callable[[RemoteData], object]) -> None:
         """Call `callback` with this handle when there is an outcome; on a thread that is there for callbacks."""
         if not callable(callback):
-            raise TypeError(f"a {type(callback).__name__} cannot be called back")
+            raise TypeError(f"callback={arguments.shown(callback)} must be a function that takes a handle")
         core = self._core
         core.watch([self._task], lambda task: core.call_later(callback, self))
 
@@ -286,11 +293,12 @@ class AsCompleted:
     """Handles in the order in which they finish; for ``for`` and ``async for``."""
 
     def __init__(self, handles: Iterable[RemoteData], timeout: float | None = None) -> None:
+        timeout = arguments.timeout("timeout", timeout)
         self._by_task: dict[int, collections.deque[RemoteData]] = {}
         by_pool: dict[int, list[RemoteData]] = {}
-        for handle in handles:
+        for handle in arguments.iterable("handles", handles, "a list of handles"):
             if not isinstance(handle, RemoteData):
-                raise TypeError(f"a {type(handle).__name__} is no handle: {handle!r:.60}")
+                raise TypeError(f"each of handles must be a handle of a pool, not {arguments.shown(handle)}")
             self._by_task.setdefault(id(handle._task), collections.deque()).append(handle)
             by_pool.setdefault(id(handle._core), []).append(handle)
         self._arrivals = Arrivals(self)
@@ -379,8 +387,9 @@ def wait(handles: Collection[RemoteData], timeout: float | None = None, return_w
         ALL_COMPLETED, FIRST_COMPLETED or FIRST_EXCEPTION, as in concurrent.futures.
     """
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
-        raise ValueError(f"return_when={return_when!r} is none of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION")
-    handles = list(handles)
+        shown = arguments.shown(return_when)
+        raise ValueError(f"return_when={shown} is none of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION")
+    handles = list(arguments.iterable("handles", handles, "a list of handles"))
     first = None if return_when == ALL_COMPLETED else _is_failed if return_when == FIRST_EXCEPTION else RemoteData.ready
     completed = as_completed(handles, timeout)
     try:

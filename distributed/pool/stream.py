@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+from distributed import arguments
 from distributed.errors import PoolClosed
 from distributed.pool.inputs import Asynchronous
 from distributed.pool.pipeline import Pipeline
@@ -80,6 +81,8 @@ class Stream:
 
     def next(self, timeout: float | None = None) -> Any:
         """The next value, as `next()` gives it; TimeoutError if it does not come in so many seconds."""
+        if timeout is not None:
+            timeout = arguments.timeout("timeout", timeout)
         self._require_plain()
         while (value := next(self._pipeline.current, _END)) is _END:
             if not self._advance(timeout):

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 from distributed import address as addresses
-from distributed import machine
+from distributed import arguments, machine
 from distributed.bulk import BulkServer
 from distributed.comm import Connection, connect
 from distributed.config import SETTINGS
@@ -89,14 +89,18 @@ class Worker:
         spill_directory: str | None = None,
         insecure_plaintext: bool = False,
     ) -> None:
-        self.center, self.host, self.port = center, host, port
-        self.ncores = ncores or machine.cores()
-        self.memory_limit, self.name = memory_limit, name
+        self.center = addresses.unparse(*addresses.parse(center))
+        self.host, self.port = arguments.text("host", host), arguments.port("port", port)
+        most = SETTINGS.executors_max
+        self.ncores = machine.cores() if ncores is None else arguments.count("ncores", ncores, 1, most)
+        self.memory_limit = None if memory_limit is None else arguments.count("memory_limit", memory_limit, 2)
         if task_memory_limit is None:
             task_memory_limit = int(SETTINGS.task_memory_fraction * machine.memory_bytes())
-        self.task_memory_limit = task_memory_limit
-        self.directory, self.spill_directory = directory, spill_directory
-        self.insecure_plaintext = insecure_plaintext
+        self.task_memory_limit = arguments.count("task_memory_limit", task_memory_limit, 0)
+        self.name = None if name is None else arguments.text("name", name)
+        self.directory = None if directory is None else arguments.path("directory", directory)
+        self.spill_directory = None if spill_directory is None else arguments.path("spill_directory", spill_directory)
+        self.insecure_plaintext = arguments.truth("insecure_plaintext", insecure_plaintext)
         self.address = ""
         self._members: dict[str, m.Member] = {}
         self._news: list[m.WorkerJoined | m.WorkerLeft] | None = None  # while we wait for the answer to `Register`
