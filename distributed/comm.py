@@ -18,13 +18,13 @@ from typing import Any
 from distributed import address as addresses
 from distributed import errors
 from distributed.config import SETTINGS
-from distributed.connect import explain, tune
+from distributed.connect import explain, place_of, tune
 from distributed.errors import ConnectionFailed, ProtocolError
 from distributed.turns import TURN
 from distributed.wire import frames
 from distributed.wire.codec import decode, encode_frame
 from distributed.wire.messages import Message, Refusal, Reply
-from distributed.wire.security import ClientHandshake, Secret, ServerHandshake
+from distributed.wire.security import ClientHandshake, Itself, Secret, ServerHandshake
 
 logger = logging.getLogger("distributed.comm")
 
@@ -338,11 +338,12 @@ async def connect(
     Raises `ConnectionFailed`, `AuthenticationFailed` or `VersionMismatch`.
     """
     timeout_s = SETTINGS.connect_timeout_s if timeout_s is None else timeout_s
-    handshake = ClientHandshake(secret, role, "control", address, expects=expects)
     sock: socket.socket | None = None
     try:
         async with asyncio.timeout(timeout_s):
             sock = await _open_unix(unix) or await _open_tcp(address)
+            means = Itself(place_of(sock.getpeername()))
+            handshake = ClientHandshake(secret, role, "control", address, expects=expects, means=means)
             await shake_hands(sock, handshake)
             connection = Connection(handshake.peer_role, address, on_message, on_close)
             connection.begin(sock)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import socket
 import time
+from typing import Any
 
 from distributed import address as addresses
 from distributed.config import SETTINGS
 from distributed.errors import ConnectionFailed
-from distributed.wire.security import ClientHandshake, Secret
+from distributed.wire.security import ClientHandshake, Itself, Secret
 
 KEEPALIVE_PROBES = 10
 UNIX_PATH_BYTES_MAX = 107  # of the kernel's structure, without its final zero
@@ -27,17 +28,19 @@ def connect_blocking(
     unix: str = "",
     timeout_s: float | None = None,
     expects: str = "",
+    incarnation: str = "",
 ) -> socket.socket:
     """An authenticated blocking socket of this kind ('control' or 'bulk'), without a timeout.
 
-    Over the Unix socket `unix` if it answers, else over TCP. `expects` is the role of who should answer; empty: whoever
-    does. Raises `ConnectionFailed` or one of its kind.
+    Over the Unix socket `unix` if it answers, else over TCP. `expects` is the role of who should answer, and
+    `incarnation` the worker's; empty: whoever does. Raises `ConnectionFailed` or one of its kind.
     """
     timeout_s = SETTINGS.connect_timeout_s if timeout_s is None else timeout_s
     deadline = time.monotonic() + timeout_s
     sock = _connect_unix(unix, timeout_s) or _connect_tcp(address, deadline, timeout_s)
     try:
-        _authenticate(sock, ClientHandshake(secret, role, kind, address, expects=expects), deadline)
+        means = Itself(place_of(sock.getpeername()), incarnation)
+        _authenticate(sock, ClientHandshake(secret, role, kind, address, expects=expects, means=means), deadline)
         sock.settimeout(None)
     except OSError as error:
         sock.close()
@@ -112,6 +115,27 @@ def _receive_exactly(sock: socket.socket, nbytes: int, deadline: float) -> bytes
             raise ConnectionResetError("it closed the connection before the handshake was over")
         data += part
     return data
+
+
+def place_of(name: Any) -> str:
+    """Where a connection ends, by the kernel's name of that end: of a Unix socket nobody has to be told.
+
+    >>> place_of(('::ffff:127.0.0.1', 8787, 0, 0)), place_of('/dev/shm/socket')
+    ('127.0.0.1:8787', '')
+    """
+    if not isinstance(name, tuple):
+        return ""
+    return addresses.unparse(name[0].removeprefix("::ffff:").partition("%")[0], name[1])
+
+
+def own_place(name: Any) -> str:
+    """The same, as who listens says it of itself: on loopback only (see `Itself`).
+
+    >>> own_place(('127.0.0.1', 8787)), own_place(('10.0.0.7', 8787))
+    ('127.0.0.1:8787', '')
+    """
+    place = place_of(name)
+    return place if place and addresses.is_loopback(addresses.parse(place)[0]) else ""
 
 
 def tune(sock: socket.socket, silent_s: float) -> None:

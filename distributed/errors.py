@@ -5,7 +5,8 @@
     DistributedError
     ├── ConnectionFailed        nobody answers there, or the connection broke: check the address, try again
     │   ├── AuthenticationFailed    the peer does not share our secret: copy the secret file
-    │   └── VersionMismatch         the peer speaks another protocol: install the same version on both sides
+    │   ├── VersionMismatch         the peer speaks another protocol: install the same version on both sides
+    │   └── WrongPeer               another daemon answers there than the one that was meant: check the address
     ├── ProtocolError           the peer sent what no peer of this version sends: report it
     ├── BadAddress              not a ``host:port``: fix the address
     ├── SecretUnusable          the secret file cannot be read, or others can read it: fix its permissions
@@ -62,6 +63,10 @@ class AuthenticationFailed(ConnectionFailed):
 
 class VersionMismatch(ConnectionFailed):
     """The peer speaks another version of the protocol. Install the same version of this package on both sides."""
+
+
+class WrongPeer(ConnectionFailed):
+    """A daemon of the cluster answers at `address`, but not the one that was meant. Check the address, or try again."""
 
 
 class ProtocolError(DistributedError):

@@ -21,9 +21,9 @@ from collections.abc import Callable
 from distributed import address as addresses
 from distributed.comm import Connection, shake_hands
 from distributed.config import SETTINGS
-from distributed.connect import UNIX_PATH_BYTES_MAX, explain, silence_of, tune
+from distributed.connect import UNIX_PATH_BYTES_MAX, explain, own_place, silence_of, tune
 from distributed.errors import DistributedError, StartFailed
-from distributed.wire.security import Secret, ServerHandshake
+from distributed.wire.security import Itself, Secret, ServerHandshake
 
 logger = logging.getLogger("distributed.comm")
 
@@ -46,9 +46,10 @@ class Listener:
         role: str,
         on_connection: Callable[[Connection], object],
         on_bulk: Callable[[socket.socket, str], object],
+        incarnation: str = "",
     ) -> None:
         self.address = self.unix_path = ""
-        self._secret, self._role = secret, role
+        self._secret, self._role, self._incarnation = secret, role, incarnation
         self._on_connection, self._on_bulk = on_connection, on_bulk
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
@@ -65,13 +66,15 @@ class Listener:
         role: str,
         on_connection: Callable[[Connection], object],
         on_bulk: Callable[[socket.socket, str], object],
+        incarnation: str = "",
     ) -> Listener:
         """Listen at host and port (0: any free one), and on a Unix socket if a path is given.
 
         `on_connection(connection)` gets control connections; it sets their callbacks before it returns.
         `on_bulk(socket, peer_role)` gets bulk connections as blocking sockets, and closes them. Both run on the loop.
+        Who connects may mean one `incarnation` of a worker and no other.
         """
-        listener = cls(secret, role, on_connection, on_bulk)
+        listener = cls(secret, role, on_connection, on_bulk, incarnation)
         try:
             await listener._listen_tcp(host, port)
             if unix_path:
@@ -176,9 +179,10 @@ class Listener:
 
     async def _admit(self, sock: socket.socket, peer: str) -> None:
         """Authenticate one peer and hand it over; whatever fails closes this socket, with one line in the log."""
-        handshake = ServerHandshake(self._secret, self._role, peer)
         timeout_s = SETTINGS.handshake_timeout_s
         try:
+            itself = Itself(own_place(sock.getsockname()), self._incarnation)
+            handshake = ServerHandshake(self._secret, self._role, peer, itself=itself)
             sock.setblocking(False)
             tune(sock, timeout_s)
             async with asyncio.timeout(timeout_s):

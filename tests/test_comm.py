@@ -446,10 +446,10 @@ STRANGERS = {
     "HTTP": b"GET / HTTP/1.1\r\nHost: center\r\n\r\n",
     "TLS hello": bytes.fromhex("16030100c8010000c40303") + os.urandom(194),
     "the magic, and no more": b"DSTB",
-    "half a hello": b"DSTB\x01\x00\x01",
+    "half a hello": b"DSTB\x02\x00\x01",
     "another version": security._HELLO.pack(b"DSTB", 999, 1, 1, bytes(32)),
-    "a kind that does not exist": security._HELLO.pack(b"DSTB", 1, 9, 1, bytes(32)),
-    "a wrong proof": security._HELLO.pack(b"DSTB", 1, 1, 1, bytes(32)) + b"\x01" + bytes(32),
+    "a kind that does not exist": security._HELLO.pack(b"DSTB", security.PROTOCOL_VERSION, 9, 1, bytes(32)),
+    "a wrong proof": security._HELLO.pack(b"DSTB", security.PROTOCOL_VERSION, 1, 1, bytes(32)) + b"\x01" + bytes(32),
     "a frame at once": frame_prefix(5) + b"\x91\xa4ping",
 }
 
@@ -547,14 +547,14 @@ async def test_both_sides_hear_of_another_version(caplog: pytest.LogCaptureFixtu
         port = server.sockets[0].getsockname()[1]
         for error in await both_ways(f"127.0.0.1:{port}", SECRET):
             assert type(error) is VersionMismatch
-            assert "it speaks version 0 of the protocol, this side version 1" in str(error)
+            assert "it speaks version 0 of the protocol, this side version 2" in str(error)
     async with echo() as (_, listener):
         host, port_text = listener.address.split(":")
         reader, writer = await asyncio.open_connection(host, int(port_text))
-        writer.write(security._HELLO.pack(b"DSTB", 2, 1, 1, bytes(32)))
-        assert (await reader.read())[:6] == b"DSTB\x01\x00"
+        writer.write(security._HELLO.pack(b"DSTB", 3, 1, 1, bytes(32)))
+        assert (await reader.read())[:6] == b"DSTB\x02\x00"
         writer.close()
-        assert "it speaks version 2 of the protocol, this side version 1" in caplog.text
+        assert "it speaks version 3 of the protocol, this side version 2" in caplog.text
 
 
 @on_a_loop

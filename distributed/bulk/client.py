@@ -43,14 +43,17 @@ class Fetched:
 class BulkClient:
     """A bulk connection to one worker, opened when it is first needed and used again; one request at a time.
 
+    It is to the worker of that `incarnation`, and to no other that is found at its address; '': to whoever is there.
+
     A connection that was closed while it was idle is opened again. Every failure of the connection is a
     `ConnectionFailed`; after any exception the next request begins with a new connection, and the worker takes back
     the room it had reserved for the old one.
     """
 
-    def __init__(self, address: str, unix: str, secret: Secret, role: str) -> None:
+    def __init__(self, address: str, unix: str, secret: Secret, role: str, incarnation: str = "") -> None:
         self._stream: Stream | None = None
         self.address, self.unix, self._secret, self._role = address, unix, secret, role
+        self.incarnation = incarnation
         self._is_answered = False
         self.is_aborted = False  # and of no use any more
 
@@ -120,6 +123,7 @@ class BulkClient:
                         secret=self._secret,
                         unix=self.unix,
                         expects="" if self._role == "hand" else "worker",
+                        incarnation=self.incarnation,
                     )
                 )
             return operation()

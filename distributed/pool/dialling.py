@@ -38,7 +38,7 @@ class Dialler:
         self._backlog: deque[Callable[[], None]] = deque()
         self._threads = 0  # daemon threads, not an executor's: a program may end while one of them still tries
 
-    def dial(self, address: str, unix: str = "", expects: str = "center") -> socket.socket:
+    def dial(self, address: str, unix: str = "", expects: str = "center", incarnation: str = "") -> socket.socket:
         """Connect, blocking."""
         return connect_blocking(
             address,
@@ -48,6 +48,7 @@ class Dialler:
             unix=unix,
             timeout_s=SETTINGS.connect_timeout_s,
             expects=expects,
+            incarnation=incarnation,
         )
 
     def reach_worker(self, member: Member) -> None:
@@ -82,7 +83,7 @@ class Dialler:
 
     def _try_worker(self, member: Member) -> None:
         try:
-            dialled = Dialled(member, self.dial(member.address, member.unix, "worker"))
+            dialled = Dialled(member, self.dial(member.address, member.unix, "worker", member.incarnation))
         except (DistributedError, OSError, ValueError) as error:
             dialled = Dialled(member, None, str(error))
         self._hand_over(dialled)

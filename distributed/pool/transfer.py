@@ -86,12 +86,15 @@ class Transfer:
                 values.append(found.data)
         return values
 
+    def _client_of(self, member: Member) -> BulkClient:
+        return BulkClient(member.address, member.unix, self.secret, "pool", member.incarnation)
+
     @contextlib.contextmanager
     def _connection(self, member: Member) -> Iterator[BulkClient]:
         """A connection that this thread has to itself; one that is left in the midst of something is closed."""
         with self._lock:
             idle = self._idle.get(member.incarnation)
-            client = idle.pop() if idle else BulkClient(member.address, member.unix, self.secret, "pool")
+            client = idle.pop() if idle else self._client_of(member)
         thread = threading.get_ident()
         self._busy[thread] = client
         try:

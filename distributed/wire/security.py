@@ -7,9 +7,13 @@ says is looked at before that::
 
     client                                                   server
       magic, version, kind, role, nonce     (40 bytes) ─────▶
-            ◀───── magic, version, 0, role, nonce (40 bytes), proof (32 bytes)
+            ◀───── magic, version, 0, role, nonce (40 bytes), place, incarnation (40 bytes), proof (32 bytes)
       verdict (1 byte), proof (32 bytes)               ─────▶
             ◀───── verdict (1 byte)
+
+With its proof the server says who it is: its role, where it was reached (see `Itself`), and, a worker, its incarnation.
+A client that meant somebody else goes no further, and has not proved anything then. So nobody who sits where a daemon
+was, or is looked for, can pass a handshake on to another one.
 
 Whatever fails, fails on both sides with the same sentence. A handshake asks for exactly the bytes it needs (`wanted`),
 so that what follows it in the stream stays in the socket. The first 40 bytes of either side keep their form in every
@@ -27,11 +31,11 @@ import shlex
 import stat
 import struct
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
-from distributed.errors import AuthenticationFailed, ConnectionFailed, SecretUnusable, VersionMismatch
+from distributed.errors import AuthenticationFailed, ConnectionFailed, SecretUnusable, VersionMismatch, WrongPeer
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 MAGIC: Final = b"DSTB"
 KINDS: Final = {"control": 1, "bulk": 2}
 """What a connection is for: small messages, or values."""
@@ -39,10 +43,13 @@ ROLES: Final = {"center": 1, "worker": 2, "pool": 3, "hand": 4}
 """Who speaks: a daemon, a pool, or somebody who calls operations by hand."""
 
 _HELLO: Final = struct.Struct("<4sHBB32s")  # little endian, like frames
+_ITSELF: Final = struct.Struct("<24s16s")
 _NONCE_BYTES: Final = 32
 _PROOF_BYTES: Final = 32
 _ACCEPTED, _WRONG_SECRET = b"\x01", b"\x02"
 _SECRET_DIGITS: Final = 64
+ANSWER_BYTES: Final = _HELLO.size + _ITSELF.size + _PROOF_BYTES
+"""What a server says before the client has proved anything."""
 
 
 # --------------------------------------------------------------------------------------------------------- the secret
@@ -172,6 +179,25 @@ def _create_secret(path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ the handshake
 
 
+class Itself(NamedTuple):
+    """Whom a client means, or who a server is, beyond its role; what is empty is not compared.
+
+    `place` is where the connection ends, as the server's machine sees it: ``127.0.0.1:8787``. A server says it only on
+    loopback and without TLS. Between machines the two sides may rightly see different addresses, and where TLS is
+    spoken a go-between can neither read nor change anything. `incarnation` is a worker's.
+    """
+
+    place: str = ""
+    incarnation: str = ""
+
+    def packed(self) -> bytes:
+        return _ITSELF.pack(self.place.encode(), self.incarnation.encode())
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Itself:
+        return cls(*(field.rstrip(b"\0").decode("ascii", "replace") for field in _ITSELF.unpack(data)))
+
+
 class _Handshake:
     """The abstract edge of both sides: feed `receive` exactly `wanted` bytes, send what it returns, until it wants 0.
 
@@ -226,14 +252,14 @@ def _name_of(code: int, codes: dict[str, int]) -> str:
 class ClientHandshake(_Handshake):
     """The side that connects: `start()` gives the first bytes to send.
 
-    With `expects` it goes on only with a server in that role. Somebody without the secret who took the address of a
-    center that ended cannot pass a worker off as the center then.
+    With `expects` it goes on only with a server in that role, and with `means` only with that one. Somebody without the
+    secret who took the address of a daemon that ended cannot pass another one off as that then.
 
     >>> alice = ClientHandshake(Secret(b'x' * 32), role='worker', kind='control')
     >>> bob = ServerHandshake(Secret(b'x' * 32), role='center')
     >>> hello = alice.start()
     >>> answer = bob.receive(hello[:4]) + bob.receive(hello[4:])
-    >>> proof = b''.join(map(alice.receive, (answer[:4], answer[4:40], answer[40:])))
+    >>> proof = b''.join(map(alice.receive, (answer[:4], answer[4:40], answer[40:80], answer[80:])))
     >>> verdict = bob.receive(proof)
     >>> alice.receive(verdict)
     b''
@@ -249,9 +275,11 @@ class ClientHandshake(_Handshake):
         address: str = "",
         nonce: bytes | None = None,
         expects: str = "",
+        means: Itself = Itself(),  # noqa: B008 - it cannot be changed
     ) -> None:
         super().__init__(secret, address, nonce or secrets.token_bytes(_NONCE_BYTES))
-        self.kind, self._expects = kind, expects
+        self.kind, self._expects, self._means = kind, expects, Itself.unpacked(means.packed())
+        self.peer = Itself()
         self._hello = _HELLO.pack(MAGIC, PROTOCOL_VERSION, KINDS[kind], ROLES[role], self._nonce)
         self._answer_with = self._read_hello
 
@@ -269,17 +297,38 @@ class ClientHandshake(_Handshake):
             return self._other_version(version)
         self.peer_role = _name_of(role, ROLES)
         self._transcript = self._hello + self._received
+        self._answer_with, self.wanted = self._read_itself, _ITSELF.size
+        return b""
+
+    def _read_itself(self, data: bytes) -> bytes:
+        self.peer = Itself.unpacked(data)
+        self._transcript += data
         self._answer_with, self.wanted = self._read_proof, _PROOF_BYTES
         return b""
 
     def _read_proof(self, data: bytes) -> bytes:
         if not hmac.compare_digest(data, self._secret.derive("distributed server", self._transcript)):
             return self._fail(AuthenticationFailed, _wrong(), _WRONG_SECRET + bytes(_PROOF_BYTES))
-        if self._expects not in ("", self.peer_role):  # it is proved now that this is its role
-            reason = f"a {self.peer_role} answers there, not a {self._expects}: is the address right?"
-            return self._fail(ConnectionFailed, reason)
+        if reason := self._is_somebody_else():  # what it said of itself is proved now
+            return self._fail(WrongPeer, reason)
         self._answer_with, self.wanted = self._read_verdict, 1
         return _ACCEPTED + self._secret.derive("distributed client", self._transcript + data)
+
+    def _is_somebody_else(self) -> str:
+        """Why this is not whom we mean; empty if it is."""
+        if self._expects not in ("", self.peer_role):
+            return f"a {self.peer_role} answers there, not a {self._expects}: is the address right?"
+        if "" not in (self._means.place, self.peer.place) and self._means.place != self.peer.place:
+            return (
+                f"the {self.peer_role} at {self.peer.place} answers there: somebody passes connections on to it, which "
+                "is refused without TLS: use its own address (a tunnel: the same port on this side), or dcenter --tls"
+            )
+        if (
+            "" not in (self._means.incarnation, self.peer.incarnation)
+            and self._means.incarnation != self.peer.incarnation
+        ):
+            return f"another {self.peer_role} answers there than the one that was meant: has it been started again?"
+        return ""
 
     def _read_verdict(self, data: bytes) -> bytes:
         self.wanted = 0
@@ -289,9 +338,16 @@ class ClientHandshake(_Handshake):
 class ServerHandshake(_Handshake):
     """The side that listens: it learns `kind` and `peer_role` from the client. `start()` says nothing."""
 
-    def __init__(self, secret: Secret, role: str, address: str = "", nonce: bytes | None = None) -> None:
+    def __init__(
+        self,
+        secret: Secret,
+        role: str,
+        address: str = "",
+        nonce: bytes | None = None,
+        itself: Itself = Itself(),  # noqa: B008 - it cannot be changed
+    ) -> None:
         super().__init__(secret, address, nonce or secrets.token_bytes(_NONCE_BYTES))
-        self.kind = ""
+        self.kind, self._itself = "", itself.packed()
         self._hello = _HELLO.pack(MAGIC, PROTOCOL_VERSION, 0, ROLES[role], self._nonce)
         self._answer_with = self._read_hello
 
@@ -310,10 +366,11 @@ class ServerHandshake(_Handshake):
         self.kind, self.peer_role = _name_of(kind, KINDS), _name_of(role, ROLES)
         if not self.kind or not self.peer_role:
             return self._fail(ConnectionFailed, f"it asked for kind {kind} in role {role}, which do not exist")
-        proof = self._secret.derive("distributed server", self._received + self._hello)
-        self._transcript = self._received + self._hello + proof
+        said = self._hello + self._itself
+        proof = self._secret.derive("distributed server", self._received + said)
+        self._transcript = self._received + said + proof
         self._answer_with, self.wanted = self._read_proof, 1 + _PROOF_BYTES
-        return self._hello + proof
+        return said + proof
 
     def _read_proof(self, data: bytes) -> bytes:
         if data[:1] == _ACCEPTED and hmac.compare_digest(

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from distributed.bulk import BulkClient
 from distributed.bulk import Fetched as Value
 from distributed.config import SETTINGS
-from distributed.errors import DistributedError
+from distributed.errors import DistributedError, WrongPeer
 from distributed.wire.messages import Member
 from distributed.wire.security import Secret
 from distributed.worker.events import Fetch, Fetched, FetchFailed
 from distributed.worker.files import NONCE, Files
+
+NEWS_WAIT_S = 1.0  # another worker answers than the center told us of: so long it may take to tell
+NEWS_LOOK_S = 0.02
 
 
 class Fetcher:
@@ -33,7 +37,7 @@ class Fetcher:
 
     def submit(self, what: Fetch) -> Future[Fetched | FetchFailed]:
         """Begin to fetch; the future's result is the event."""
-        return self._threads.submit(self._run, what, self._members.get(what.peer))
+        return self._threads.submit(self._run, what)
 
     def forget(self, peer: str) -> None:
         """A peer is gone: close what is open to it."""
@@ -62,7 +66,27 @@ class Fetcher:
 
     # ------------------------------------------------------------------------------------------------ in a thread
 
-    def _run(self, what: Fetch, member: Member | None) -> Fetched | FetchFailed:
+    def _run(self, what: Fetch) -> Fetched | FetchFailed:
+        member = self._members.get(what.peer)
+        try:
+            return self._try(what, member)
+        except WrongPeer as error:  # started again, and who asked for this may have heard of it sooner than we do
+            return self._try_successor(what, member, error)
+
+    def _try_successor(self, what: Fetch, member: Member | None, error: WrongPeer) -> Fetched | FetchFailed:
+        until_s = time.monotonic() + NEWS_WAIT_S
+        while not self._is_closed and time.monotonic() < until_s:
+            successor = self._members.get(what.peer)
+            if successor is not None and successor is not member:
+                try:
+                    return self._try(what, successor)
+                except WrongPeer as again:
+                    return FetchFailed(what.fetch, str(again))
+            time.sleep(NEWS_LOOK_S)
+        return FetchFailed(what.fetch, str(error))
+
+    def _try(self, what: Fetch, member: Member | None) -> Fetched | FetchFailed:
+        """Raises `WrongPeer`; whatever else goes wrong is the event that it ends in."""
         client = self._take_client(what.peer, member)
         received: list[str] = []
         try:
@@ -72,7 +96,7 @@ class Fetcher:
             for path in received:
                 if self._files.remove(path):
                     self._files.tidy()
-            if not isinstance(error, (DistributedError, OSError, ValueError)):
+            if isinstance(error, WrongPeer) or not isinstance(error, (DistributedError, OSError, ValueError)):
                 raise
             return FetchFailed(what.fetch, str(error))
         else:
@@ -111,13 +135,19 @@ class Fetcher:
         with self._lock:
             idle = self._idle.get(peer)
             client = idle.pop() if idle else None
-            if client is None:
-                unix = member.unix if member is not None and _is_here(member) else ""
-                client = BulkClient(peer, unix, self._secret, "worker")
+            if client is not None and member is not None and client.incarnation not in ("", member.incarnation):
+                client.close()  # to a predecessor
+                client = None
+            client = client or self._new_client(peer, member)
             self._busy.add(client)
             if self._is_closed:
                 client.close()
         return client
+
+    def _new_client(self, peer: str, member: Member | None) -> BulkClient:
+        if member is None:
+            return BulkClient(peer, "", self._secret, "worker")
+        return BulkClient(peer, member.unix if _is_here(member) else "", self._secret, "worker", member.incarnation)
 
     def _give_back(self, client: BulkClient) -> None:
         with self._lock:

@@ -186,8 +186,16 @@ class Worker:
     async def _listen(self) -> None:
         unix = os.path.join(self._files.directory, "socket")
         unix = unix if len(os.fsencode(unix)) <= UNIX_PATH_BYTES_MAX else ""
+        incarnation = secrets.token_hex(8)
         self._listener = await Listener.start(
-            self.host, self.port, unix, self._secret, "worker", self._connected, lambda *bulk: self._bulk.serve(*bulk)
+            self.host,
+            self.port,
+            unix,
+            self._secret,
+            "worker",
+            self._connected,
+            lambda *bulk: self._bulk.serve(*bulk),
+            incarnation,
         )
         self._closers.append(self._listener.close)
         host, port = addresses.parse(self._listener.address)
@@ -197,7 +205,7 @@ class Worker:
         limit = self.memory_limit or int(SETTINGS.memory_fraction * machine.memory_bytes())
         self.member = m.Member(
             address=self.address,
-            incarnation=secrets.token_hex(8),
+            incarnation=incarnation,
             name=self.name or self.address,
             ncores=self.ncores,
             memory_limit=min(limit, self._files.capacity()),

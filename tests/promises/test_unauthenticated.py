@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import struct
+import threading
 
 import pytest
 
@@ -21,14 +22,23 @@ from conftest import nothing_left_behind
 from distributed import Pool, rpc
 from distributed.address import parse
 from distributed.connect import connect_blocking
+from distributed.errors import WrongPeer
 from distributed.wire import frames
 from distributed.wire.codec import buffers_of, decode, encode_header
 from distributed.wire.messages import REGISTRY, Member, Refusal
-from distributed.wire.security import KINDS, MAGIC, PROTOCOL_VERSION, ROLES, ClientHandshake, Secret, find_secret
+from distributed.wire.security import (
+    ANSWER_BYTES,
+    KINDS,
+    MAGIC,
+    PROTOCOL_VERSION,
+    ROLES,
+    ClientHandshake,
+    Secret,
+    find_secret,
+)
 from tests.promises.observe import PATIENCE_S, open_files, terminals, until
 
 HELLO = struct.Struct("<4sHBB32s")
-ANSWER_BYTES = HELLO.size + 32
 PROVED, REFUSED = b"\x01", b"\x02"
 HELD_MANY = 1000
 DESCRIPTORS_FEW = 200
@@ -221,7 +231,7 @@ def reflected(enter, kind):
 
     def attempt(sock, frame):
         sock.sendall(hello_of(kind))
-        proof = heard(sock, ANSWER_BYTES)[HELLO.size :]
+        proof = heard(sock, ANSWER_BYTES)[-32:]
         sock.sendall(PROVED + proof + frame)
 
     yield attempt
@@ -236,7 +246,7 @@ def asked_of_itself(enter, kind):
         *_, nonce = HELLO.unpack(challenge)
         with enter() as other:
             other.sendall(hello_of(kind, nonce=nonce))
-            proof = heard(other, ANSWER_BYTES)[HELLO.size :]
+            proof = heard(other, ANSWER_BYTES)[-32:]
             sock.sendall(PROVED + proof + frame)
             said_last(sock)
             other.sendall(bytes(33))
@@ -319,6 +329,65 @@ def test_who_takes_the_place_of_a_center_that_ended_gets_no_proof_for_a_workers_
             assert relayed(victim, target) == b""
         impostor.close()
         assert daemons.worker.end(signal.SIGTERM)[0] == 0
+
+
+def impostor_at(stack, address):
+    """Somebody without the secret listens where a daemon listened that ended."""
+    impostor = stack.enter_context(socket.create_server(parse(address)))
+    impostor.settimeout(PATIENCE_S)
+    return impostor
+
+
+def caught_by(impostor):
+    victim, _ = impostor.accept()
+    victim.settimeout(PATIENCE_S)
+    return victim
+
+
+def test_one_center_is_not_passed_off_as_another_with_the_same_secret(daemons, tmp_path):
+    """The worker of a center that ended looks for it; a living center of the same user is not what it looks for."""
+    with terminals() as terminal, contextlib.ExitStack() as stack:
+        other = Daemons(terminal, tmp_path)
+        before = daemons.state()
+        other.center.process.kill()
+        other.center.process.wait()
+        impostor = impostor_at(stack, other.addresses["center"])
+        with caught_by(impostor) as victim, through_tcp("center")(daemons) as target:
+            assert relayed(victim, target) == b""
+        assert daemons.state() == before
+        impostor.close()
+        assert other.worker.end(signal.SIGTERM)[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["control", "bulk"])
+def test_one_worker_is_not_passed_off_as_another(daemons, tmp_path, kind):
+    """Whoever looks for a worker that ended, by its address alone, is not led to a living one."""
+    with terminals() as terminal, contextlib.ExitStack() as stack:
+        other = Daemons(terminal, tmp_path)
+        assert other.worker.end(signal.SIGTERM)[0] == 0
+        address = other.addresses["worker"]
+        impostor = impostor_at(stack, address)
+        refused = []
+
+        def look():
+            try:
+                connect_blocking(address, kind=kind, role="hand", secret=find_secret(), timeout_s=PATIENCE_S)
+            except WrongPeer as error:
+                refused.append(str(error))
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        with caught_by(impostor) as victim, through_tcp("worker")(daemons) as target:
+            assert relayed(victim, target) == b""
+        looking.join(PATIENCE_S)
+        assert [daemons.addresses["worker"] in reason for reason in refused] == [True]
+        assert other.center.end(signal.SIGTERM)[0] == 0
+
+
+def test_a_worker_that_was_started_again_on_its_address_is_not_taken_for_its_predecessor(daemons):
+    address = daemons.addresses["worker"]
+    with pytest.raises(WrongPeer, match="another worker answers there than the one that was meant"):
+        connect_blocking(address, kind="bulk", role="pool", secret=find_secret(), incarnation="f00", unix=daemons.unix)
 
 
 # ------------------------------------------------------------------------------------------------------ the status page

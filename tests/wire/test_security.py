@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distributed.errors import AuthenticationFailed, ConnectionFailed, SecretUnusable, VersionMismatch
+from distributed.errors import AuthenticationFailed, ConnectionFailed, SecretUnusable, VersionMismatch, WrongPeer
 from distributed.wire import security
 from distributed.wire.security import (
+    ANSWER_BYTES,
     ClientHandshake,
+    Itself,
     Secret,
     ServerHandshake,
     find_or_create_secret,
@@ -63,8 +65,8 @@ def test_what_follows_the_handshake_is_not_read():
     client, server = ClientHandshake(ALICE, "pool", "control"), ServerHandshake(ALICE, "worker")
     stream = bytearray(client.start())
     answer = b"".join(server.receive(bytes(stream[at : at + n])) for at, n in ((0, 4), (4, 36)))
-    assert (len(stream), server.wanted, len(answer)) == (40, 33, 72)
-    proof = b"".join(client.receive(answer[at : at + n]) for at, n in ((0, 4), (4, 36), (40, 32)))
+    assert (len(stream), server.wanted, len(answer)) == (40, 33, ANSWER_BYTES)
+    proof = b"".join(client.receive(answer[at : at + n]) for at, n in ((0, 4), (4, 36), (40, 40), (80, 32)))
     assert (len(proof), client.wanted) == (33, 1)
     assert client.receive(server.receive(proof)) == b""
     assert (client.wanted, server.wanted) == (0, 0)
@@ -108,11 +110,11 @@ def test_another_version_fails_on_both_sides_and_names_both(monkeypatch):
     hello = client.start()
     answer = server.receive(hello[:4]) + server.receive(hello[4:])
     assert isinstance(server.failure, VersionMismatch)
-    assert "it speaks version 7 of the protocol, this side version 1" in server.failure.reason
+    assert "it speaks version 7 of the protocol, this side version 2" in server.failure.reason
     monkeypatch.setattr(security, "PROTOCOL_VERSION", 7)
     assert client.receive(answer[:4]) + client.receive(answer[4:]) == b""
     assert isinstance(client.failure, VersionMismatch)
-    assert "it speaks version 1 of the protocol, this side version 7" in client.failure.reason
+    assert "it speaks version 2 of the protocol, this side version 7" in client.failure.reason
 
 
 @given(st.binary(min_size=4, max_size=4).filter(lambda data: data != b"DSTB"))
@@ -128,11 +130,62 @@ def test_strangers_are_recognised_by_their_first_four_bytes(data):
 def test_unknown_kinds_and_roles_are_refused(kind, role):
     server = ServerHandshake(ALICE, "center")
     server.receive(b"DSTB")
-    assert server.receive(security._HELLO.pack(b"DSTB", 1, kind, role, bytes(32))[4:]) == b""
+    hello = security._HELLO.pack(b"DSTB", security.PROTOCOL_VERSION, kind, role, bytes(32))
+    assert server.receive(hello[4:]) == b""
     assert "do not exist" in str(server.failure)
 
 
-@given(turn=st.integers(0, 3), position=st.integers(0, 71), bit=st.integers(0, 7))
+PLACE, OTHER = Itself("127.0.0.1:8787", "1a2b3c4d5e6f7a8b"), Itself("127.0.0.1:8788", "ffffffffffffffff")
+
+
+@pytest.mark.parametrize(
+    ("means", "itself"),
+    [
+        (PLACE, PLACE),
+        (PLACE, Itself()),
+        (Itself(), PLACE),
+        (Itself("10.0.0.7:9000"), Itself()),
+        (Itself("127.0.0.1:8787"), Itself("127.0.0.1:8787", "f00")),
+    ],
+)
+def test_a_client_goes_on_with_whom_it_means(means, itself):
+    client, server = ClientHandshake(ALICE, "pool", means=means), ServerHandshake(ALICE, "worker", itself=itself)
+    converse(client, server)
+    assert client.done and server.done
+    assert client.peer == itself
+
+
+@pytest.mark.parametrize(
+    ("means", "itself", "reason"),
+    [
+        (PLACE, OTHER, "the worker at 127.0.0.1:8788 answers there: somebody passes connections on to it"),
+        (Itself("10.0.0.7:8787"), PLACE, "the worker at 127.0.0.1:8787 answers there: somebody passes connections on"),
+        (Itself(incarnation="1a2b"), OTHER, "another worker answers there than the one that was meant"),
+        (Itself(PLACE.place, "1a2b"), PLACE, "another worker answers there than the one that was meant"),
+    ],
+)
+def test_a_client_proves_nothing_to_another_than_it_means(means, itself, reason):
+    """Who took the place of a daemon that ended can pass a handshake on, but not as that daemon's."""
+    client, server = ClientHandshake(ALICE, "pool", means=means), ServerHandshake(ALICE, "worker", itself=itself)
+    assert converse(client, server) == ["client", "server"]
+    assert type(client.failure) is WrongPeer
+    assert reason in str(client.failure)
+    assert not server.done
+
+
+def test_who_a_server_is_cannot_be_said_for_it():
+    """Whoever passes a handshake on may change what the server says of itself: then its proof does not fit."""
+
+    def tamper(who: str, data: bytes) -> bytes:
+        return data.replace(OTHER.packed(), PLACE.packed()) if who == "server" else data
+
+    client, server = ClientHandshake(ALICE, "pool", means=PLACE), ServerHandshake(ALICE, "worker", itself=OTHER)
+    converse(client, server, tamper)
+    assert type(client.failure) is AuthenticationFailed
+    assert not server.done
+
+
+@given(turn=st.integers(0, 3), position=st.integers(0, ANSWER_BYTES - 1), bit=st.integers(0, 7))
 def test_a_single_changed_bit_never_passes(turn, position, bit):
     client = ClientHandshake(ALICE, "pool", "control", nonce=bytes(range(32)))
     server = ServerHandshake(ALICE, "worker", nonce=bytes(range(32, 64)))
@@ -154,7 +207,7 @@ def test_proofs_cannot_be_reflected():
     server = ServerHandshake(ALICE, "center", nonce=bytes(32))
     mirror = server._hello[:6] + b"\x01" + server._hello[7:]
     answer = server.receive(mirror[:4]) + server.receive(mirror[4:])
-    assert server.receive(b"\x01" + answer[40:]) == b"\x02"
+    assert server.receive(b"\x01" + answer[-32:]) == b"\x02"
 
 
 def test_proofs_cannot_be_replayed():
