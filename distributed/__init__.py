@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from distributed import errors
     from distributed.center.server import Center
     from distributed.cluster.local import Cluster
+    from distributed.pool.futures import Executor
     from distributed.pool.pool import Pool
     from distributed.pool.progress import progress
     from distributed.pool.remote import Failure, RemoteData, as_completed, wait
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Center": "distributed.center.server",
     "Cluster": "distributed.cluster.local",
+    "Executor": "distributed.pool.futures",
     "Failure": "distributed.pool.remote",
     "Pool": "distributed.pool.pool",
     "RemoteData": "distributed.pool.remote",
@@ -59,6 +61,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "Center",
     "Cluster",
+    "Executor",
     "Failure",
     "Pool",
     "RemoteData",

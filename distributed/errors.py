@@ -17,6 +17,7 @@
     │   ├── TaskTimeout             it ran longer than ``timeout=`` and was killed
     │   ├── TaskCancelled           somebody cancelled it, or something it depends on
     │   └── NoWorker                no worker can run it
+    ├── InitializerFailed       the pool's ``initializer=`` raised: its cause tells what and where
     ├── RemoteError             a task raised an exception that cannot travel: this tells of it
     ├── KeyLost                 every copy of a value is gone, and no recipe makes it again
     ├── NameUnknown             nothing is published under this name: `pool.names` lists what is
@@ -117,6 +118,13 @@ class TaskCancelled(TaskError):
 
 class NoWorker(TaskError):
     """No worker can run this task. Start a worker (``dworker HOST:PORT``), or relax its ``workers=`` option."""
+
+
+class InitializerFailed(DistributedError):
+    """The pool's ``initializer=`` raised in an executor, before a task; the cause is what it raised.
+
+    It runs again before the next task there: an error that passes does no lasting harm.
+    """
 
 
 class RemoteError(DistributedError):

@@ -25,6 +25,7 @@ from distributed.errors import (
     BadAddress,
     CannotPickle,
     ConnectionFailed,
+    InitializerFailed,
     KeyLost,
     PoolClosed,
     TaskCancelled,
@@ -747,3 +748,72 @@ def test_terminate_while_tasks_come_and_go():
     pool.map(abs, range(20_000))
     pool.terminate()
     assert "closed" in repr(pool)
+
+
+def remember(value):
+    import builtins
+
+    assert not hasattr(builtins, "remembered"), "the initializer ran a second time"
+    builtins.remembered = value
+
+
+def recall(_=None):
+    import builtins
+
+    return os.getpid(), builtins.remembered
+
+
+async def recall_later():
+    return recall()[1]
+
+
+def test_an_initializer_runs_once_in_each_executor_before_anything_else_there():
+    large = bytes(200_000)
+    with Pool(2, initializer=remember, initargs=("x",)) as pool:
+        values = pool.gather(pool.map(recall, range(300)))
+        assert {value for _, value in values} == {"x"}
+        assert pool.submit(recall_later).get() == "x"
+        handle = pool.submit(abs, -3)
+        assert pool.submit(lambda: (len(large), handle, recall()[1])).get() == (200_000, 3, "x")
+        assert [value for _, value in pool.imap(recall, range(5))] == ["x"] * 5
+
+
+def test_an_initializer_that_fails_is_told_with_its_cause_and_tried_again(tmp_path):
+    def fail_twice():
+        with open(tmp_path / "tries", "a") as file:
+            file.write("x")
+        if os.path.getsize(tmp_path / "tries") < 3:
+            raise OSError("the database is not there")
+
+    with Pool(1, initializer=fail_twice) as pool:
+        for _ in range(2):
+            with pytest.raises(InitializerFailed, match="the database is not there") as caught:
+                pool.submit(abs, -1).get()
+            assert "fail_twice" in str(caught.value.__cause__)
+        assert pool.submit(abs, -1).get() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"initializer": 3}, "initializer=3 is not callable"),
+        ({"initializer": abs, "initargs": 5}, "not iterable"),
+        ({"initializer": abs, "initargs": [threading.Lock()]}, "initargs"),
+    ],
+)
+def test_an_initializer_that_cannot_be_is_refused_before_anything_starts(options, error):
+    with pytest.raises(TypeError, match=error):
+        Pool(1, **options)
+
+
+def test_a_pool_whose_own_cluster_is_killed_says_so_and_hangs_nobody():
+    with Pool(2) as pool:
+        pool.submit(abs, -1).get()
+        waiting = pool.map(time.sleep, [60] * 10)
+        after = pool.submit(lambda x: x, waiting[0])
+        os.kill(pool._owned._daemon.pid, signal.SIGKILL)
+        for handle in [*waiting, after]:
+            with pytest.raises(PoolClosed, match="own cluster.*signal 9"):
+                handle.get(timeout=30)
+        with pytest.raises(PoolClosed, match="own cluster.*signal 9"):
+            pool.submit(abs, -1)

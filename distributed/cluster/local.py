@@ -66,8 +66,21 @@ class Daemon:
         ready: dict[str, Any] = json.loads(line)
         return ready
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def is_alive(self) -> bool:
         return self._process.returncode is None and self._process.poll() is None
+
+    def why_ended(self) -> str:
+        """How it ended, with its last words; empty while it lives."""
+        if self.is_alive():
+            return ""
+        code = self._process.returncode
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        words = [line for line in self._last_words().splitlines() if " INFO " not in line]
+        return "\n".join([how, *words])
 
     def ask_to_stop(self) -> None:
         """End of file: the daemon ends as on SIGTERM. A forked child of ours must not end what is its parent's."""
@@ -283,13 +296,18 @@ class Embedded:
     def __init__(self, ncores: int | None = None, memory_limit: int | str | None = None) -> None:
         options = ["--ncores", str(ncores)] if ncores else []
         options += ["--memory-limit", str(memory_limit)] if memory_limit else []
-        daemon = Daemon("embedded", *options)
+        self._daemon = daemon = Daemon("embedded", *options)
         self._finalizer = weakref.finalize(self, _stop, [daemon], SETTINGS.close_timeout_s)
         try:
             self.address: str = daemon.wait_ready()["address"]
         except BaseException:
             self.close()
             raise
+
+    def why_over(self) -> str:
+        """Why it does not work any more; empty while it does."""
+        how = self._daemon.why_ended()
+        return how and f"open a new pool: this one's own cluster, process {self._daemon.pid}, {how}"
 
     def close(self) -> None:
         """End it, and wait for it. Closing twice is no error."""

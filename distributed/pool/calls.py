@@ -18,7 +18,7 @@ from distributed.pool.core import Core
 from distributed.pool.events import Submitted
 from distributed.pool.remote import RemoteData, TaskFailed
 from distributed.pool.tasks import FAILED, RELEASED, Duration, Kind, Options, Task
-from distributed.wire.functions import FunctionCache, PackedFunction, call_carried, pack_function
+from distributed.wire.functions import FunctionCache, PackedFunction, call_carried, pack_function, prepared
 from distributed.wire.values import pack, pack_call, pack_marks, pack_plain_calls
 
 BATCH_TASKS = 500  # the first tasks of a large map are on their way while the others are being packed
@@ -30,8 +30,9 @@ CALL_CARRIED = pack_function(call_carried).code  # for functions that are large,
 class Calls:
     """Makes tasks of calls."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, setup: bytes = b"") -> None:
         self._core = core
+        self._setup = setup  # what executors have to run before their first task of this pool, if anything
         self._functions = FunctionCache()
         self._kinds: OrderedDict[tuple[bytes, str, Options], Kind] = OrderedDict()
         self._durations: OrderedDict[bytes, Duration] = OrderedDict()
@@ -49,7 +50,7 @@ class Calls:
                 return known
         packed = self._functions.pack(arguments.function(function))
         kind = self._kind(packed, options)
-        carried = function if kind.code is CALL_CARRIED else None
+        carried = function if kind.carried else None
         stored: dict[int, tuple[Any, RemoteData]] = {}  # handles in here must live until the task is known to need them
         task = self._task(kind, carried, args, kwargs, stored)
         handle = self._core.new_handle(task)
@@ -69,7 +70,7 @@ class Calls:
             raise ValueError("key= names one result; it goes with submit and apply, not with a map")
         packed = pack_function(arguments.function(function))
         kind = self._kind(packed, options)
-        carried = function if kind.code is CALL_CARRIED else None
+        carried = function if kind.carried else None
         handles: list[RemoteData] = []
         stored: dict[int, tuple[Any, RemoteData]] = {}
         core = self._core
@@ -122,13 +123,17 @@ class Calls:
         if kind is None:
             duration = self._durations.setdefault(packed.id, Duration())
             is_carried = bool(packed.handles) or len(packed.code) > SETTINGS.spread_bytes_min
+            identity, code = packed.id, CALL_CARRIED if is_carried else packed.code
+            if self._setup:
+                identity, code = prepared(identity, code, self._setup)
             kind = Kind(
-                function=packed.id,
-                code=CALL_CARRIED if is_carried else packed.code,
+                function=identity,
+                code=code,
                 name=packed.name.encode(errors="replace").decode(),
                 asynchronous=packed.asynchronous,
                 options=options,
                 duration=duration,
+                carried=is_carried,
             )
             self._kinds[name] = kind
             if len(self._kinds) > KINDS_MAX:

@@ -66,7 +66,7 @@ class Core:
         if self.is_forked:
             raise PoolClosed("this pool belongs to the process that opened it, and this is a fork of that one")
         if self.driver.closed:
-            raise PoolClosed("the pool is closed")
+            raise PoolClosed(self.driver.why_closed)
 
     def wait(self, is_done: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait until `is_done()`; False if the time was over first."""

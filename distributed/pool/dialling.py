@@ -20,7 +20,7 @@ logger = logging.getLogger("distributed.pool")
 
 @dataclasses.dataclass(slots=True)
 class Dialled:
-    """The end of a try: an authenticated socket, or the reason why there is none."""
+    """The end of a try: an authenticated socket, or the reason why there is none. For a center: or ever will be."""
 
     member: Member | None  # None: the center
     sock: socket.socket | None
@@ -32,6 +32,7 @@ class Dialler:
 
     def __init__(self, center: str, secret: Any, report: Callable[[Dialled], None]) -> None:
         self.center, self.secret = center, secret
+        self.why_over: Callable[[], str] = lambda: ""  # why there will never be a center there again, if that is known
         self._report = report
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -91,6 +92,9 @@ class Dialler:
     def _try_center(self, after_s: float) -> None:
         self._closing.wait(after_s)
         while not self._closing.is_set():
+            if reason := self.why_over():
+                self._hand_over(Dialled(None, None, reason))
+                return
             try:
                 dialled = Dialled(None, self.dial(self.center))
             except (DistributedError, OSError, ValueError):

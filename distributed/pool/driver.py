@@ -49,7 +49,7 @@ from distributed.pool.events import (
 from distributed.pool.holds import Holds
 from distributed.pool.requests import Asked, Requests
 from distributed.pool.state import PoolState
-from distributed.pool.tasks import Task
+from distributed.pool.tasks import READY, WAITING, Task
 from distributed.version import installed, version_difference
 from distributed.wire.codec import restore_member
 from distributed.wire.messages import (
@@ -115,6 +115,7 @@ class Driver:
         self._bytes_sent = self._bytes_received = 0  # over connections that are closed
         self.closed = False
         self.broken: BaseException | None = None
+        self.why_closed = "the pool is closed"
         self.has_met_members = False  # the center has told who is there
         self.on_worker_lost: Callable[[Member], None] = lambda member: None
         self.on_output: Callable[[Any], None] = lambda output: None
@@ -122,7 +123,7 @@ class Driver:
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._wake_out, selectors.EVENT_READ, None)
-        self._dialler = Dialler(center, secret, self.post)
+        self.dialler = Dialler(center, secret, self.post)
         self.is_selecting = self.is_taking = False
         self._channels: dict[str, Channel] = {}
         self._unsent: list[Channel] = []  # have something to send since the last flush
@@ -144,7 +145,7 @@ class Driver:
     def start(self) -> None:
         """Register with the center, then let the thread take over. Raises `ConnectionFailed` and its kind."""
         try:
-            self._adopt(Dialled(None, self._dialler.dial(self.center_address)))
+            self._adopt(Dialled(None, self.dialler.dial(self.center_address)))
         except BaseException:
             self.abandon()
             raise
@@ -182,7 +183,7 @@ class Driver:
         if self.broken:
             raise DistributedError("the pool's thread broke; this is a bug") from self.broken
         if self.closed:
-            raise PoolClosed("the pool is closed")
+            raise PoolClosed(self.why_closed)
         return False
 
     def pump(self) -> None:
@@ -199,6 +200,17 @@ class Driver:
     def cancel_everything(self) -> None:
         """Cancel every task that has no outcome."""
         self.inspect(lambda: self._handle(CancelAsked(list(explain.unfinished_tasks(self.state)))))
+
+    def cancel_unsent(self, task: Task) -> bool:
+        """Cancel a task unless it was sent to a worker, or has an outcome; whether it was cancelled."""
+
+        def cancel() -> bool:
+            is_unsent = task.status in (WAITING, READY)
+            if is_unsent:
+                self._handle(CancelAsked([task]))
+            return is_unsent
+
+        return bool(self.inspect(cancel))
 
     @property
     def center_peer(self) -> str:
@@ -241,7 +253,7 @@ class Driver:
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:
-        self._dialler.close()
+        self.dialler.close()
         for channel in self._all_channels():
             channel.sock.close()
         self._channels.clear()
@@ -370,7 +382,7 @@ class Driver:
             self._perform(self.state.handle(Tick(), now))
         while self._later and self._later[0][0] <= now:
             _, _, member = heapq.heappop(self._later)
-            self._dialler.reach_worker(member)
+            self.dialler.reach_worker(member)
         if now >= self._next_watch:
             self._next_watch = now + WATCH_INTERVAL_S
             self._perform(explain.watch(self.state, now))
@@ -537,7 +549,7 @@ class Driver:
             if not self.closed:
                 logger.warning("the connection to the center %s broke (%s); trying again", self.center_address, reason)
                 was_short = time.monotonic() - self._center_since < SETTINGS.reconnect_interval_s
-                self._dialler.find_center(SETTINGS.reconnect_interval_s if was_short else 0.0)
+                self.dialler.find_center(SETTINGS.reconnect_interval_s if was_short else 0.0)
         elif self._channels.get(channel.member.address) is channel:
             del self._channels[channel.member.address]
             self._forget(channel)
@@ -550,6 +562,8 @@ class Driver:
         if event.sock is None:
             if event.member is not None:
                 self._handle(Disconnected(event.member, event.reason))
+            else:
+                self._give_up(event.reason)
             return
         if self.closed:
             event.sock.close()
@@ -569,6 +583,15 @@ class Driver:
             self._channels[event.member.address] = channel
             self._push(channel, Attach(self.client), ATTACH)
             self._compare_versions(event.member)
+
+    def _give_up(self, reason: str) -> None:
+        """There will never be a center or a worker again: whatever waits fails, and so will what comes."""
+        logger.error("%s", reason)
+        self.why_closed = reason
+        tasks = dict.fromkeys([*explain.unfinished_tasks(self.state), *self.holds.tasks()])
+        self._handle(CancelAsked(list(tasks), PoolClosed(reason)))
+        self.closed = True
+        self._baton.tell(everyone=True)
 
     def _compare_versions(self, member: Member) -> None:
         """Say what is installed differently here and there; once, however many workers differ in the same way."""

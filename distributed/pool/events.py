@@ -97,9 +97,10 @@ class Wanted:
 
 @record
 class CancelAsked:
-    """The user wants these tasks no longer."""
+    """The user wants these tasks no longer; or, with an error, they can never have a value."""
 
     tasks: list[Task]
+    error: Exception | None = None
 
 
 @record

@@ -39,6 +39,10 @@ class Holds:
             if hold.__callback__ is self._note:
                 self.dropped.append(hold)
 
+    def tasks(self) -> list[Task]:
+        """Every task that somebody has a handle of."""
+        return list(dict.fromkeys(self._alive.copy().values()))
+
     def take_dropped(self, count: int) -> list[Task]:
         """The tasks of the first handles that are gone, one entry a handle."""
         holds = [self.dropped.popleft() for _ in range(count)]

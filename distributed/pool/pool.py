@@ -17,6 +17,7 @@ from distributed.pool.core import CORES, Core
 from distributed.pool.remote import RemoteData
 from distributed.pool.sources import is_asynchronous
 from distributed.pool.tasks import Options, Task
+from distributed.wire.functions import pack_setup
 from distributed.wire.messages import HasWhat, LookUp, Ncores, Output, Publish, Unpublish, WhoHas
 from distributed.wire.security import find_secret
 from distributed.wire.values import pack
@@ -33,6 +34,9 @@ class Pool:
     address : str, int, Cluster or None
         ``'host:port'`` of a center joins its cluster. A number starts a local cluster with that many executors, which
         ends with the pool; nothing starts one executor per core. A `Cluster` is joined.
+    initializer, initargs
+        ``initializer(*initargs)`` runs once in each executor, before its first task of this pool. If it raises, the
+        task is not run and has the error `InitializerFailed`, whose cause is what was raised.
 
     Examples
     --------
@@ -43,8 +47,17 @@ class Pool:
     14
     """
 
-    def __init__(self, address: str | int | Cluster | None = None) -> None:
+    def __init__(
+        self,
+        address: str | int | Cluster | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
         self._owned = None
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer={initializer!r:.60} is not callable")
+        setup = b"" if initializer is None else pack_setup(initializer, tuple(initargs))
         if address is None or (isinstance(address, int) and not isinstance(address, bool)):
             most = SETTINGS.executors_max
             count = machine.cores() if address is None else arguments.count("address", address, 1, most)
@@ -63,9 +76,12 @@ class Pool:
             if self._owned is not None:
                 self._owned.close()
             raise
+        if self._owned is not None:
+            self._core.driver.dialler.why_over = self._owned.why_over
         self._core.wait_for_members()
+        self._at_exit: Callable[[], object] = self.terminate
         self._options = Options()
-        self._calls = Calls(self._core)
+        self._calls = Calls(self._core, setup)
         self._core.driver.on_output = show
         _OPEN[id(self._core)] = self
         atexit.unregister(_end_open_pools)  # and again: it has to run before what ends the daemons started by now
@@ -464,7 +480,7 @@ def _end_open_pools() -> None:
     for core in list(CORES):
         pool = _OPEN.get(id(core))
         if pool is not None:
-            pool.terminate()
+            pool._at_exit()
 
 
 def show(output: Output) -> None:

@@ -343,10 +343,10 @@ class PoolState:
     def _on_cancel_asked(self, event: CancelAsked, now: float) -> None:
         revoked: defaultdict[str, list[Task]] = defaultdict(list)
         for task in event.tasks:
-            if task.status in (WAITING, READY, SENT) and not task.borrowed:
+            if task.status in (WAITING, READY, SENT) and (event.error or not task.borrowed):
                 if task.status == SENT:
                     revoked[task.worker].append(task)  # type: ignore[index]
-                self._settle_failed(task, TaskCancelled(f"{task.key} was cancelled", task.key))
+                self._settle_failed(task, event.error or TaskCancelled(f"{task.key} was cancelled", task.key))
         for address, tasks in revoked.items():
             message = Cancel([task.key for task in tasks], [task.attempt for task in tasks])
             self._out.append(Send(address, message))

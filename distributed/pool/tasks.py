@@ -69,6 +69,7 @@ class Kind:
     asynchronous: bool
     options: Options
     duration: Duration
+    carried: bool = False  # the function travels with the arguments, as the first of them
     hurried: dict[float, Kind] = dataclasses.field(default_factory=dict)  # the same with another priority
 
     def with_priority(self, priority: float) -> Kind:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import os
 import pickle
 import sys
 import types
@@ -19,6 +20,7 @@ from typing import Any, Final
 from cloudpickle import cloudpickle as cloud
 
 from distributed.config import SETTINGS
+from distributed.errors import InitializerFailed
 from distributed.wire.pickles import dump
 from distributed.wire.unpicklable import explain, names_in
 
@@ -52,6 +54,49 @@ def pack_function(function: Any) -> PackedFunction:
     assert not buffers
     identity = hashlib.blake2b(code, digest_size=16).digest()
     return PackedFunction(identity, code, name, handles, is_asynchronous(function))
+
+
+def prepared(identity: bytes, code: bytes, setup: bytes) -> tuple[bytes, bytes]:
+    """Name and pickle of the same function for executors that first must run `setup`, a packed initializer."""
+    named = hashlib.blake2b(identity + setup, digest_size=16).digest()
+    return named, pickle.dumps(_Prepared(setup, code), protocol=5)
+
+
+class _Prepared:
+    """What travels instead of a function that needs preparation: once unpickled, it is the function."""
+
+    def __init__(self, setup: bytes, code: bytes) -> None:
+        self._setup, self._code = setup, code
+
+    def __reduce__(self) -> Any:
+        return _prepare_and_load, (self._setup, self._code)
+
+
+_setups_done: set[bytes] = set()
+
+
+def _prepare_and_load(setup: bytes, code: bytes) -> Any:
+    """In an executor: run the initializer, once in this process if it works, then make the function."""
+    if setup not in _setups_done:
+        try:
+            initializer, args = pickle.loads(setup)
+            initializer(*args)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InitializerFailed(f"the pool's initializer failed in executor {os.getpid()}: {reason}") from error
+        _setups_done.add(setup)
+    return pickle.loads(code)
+
+
+def pack_setup(initializer: Any, initargs: tuple[Any, ...]) -> bytes:
+    """An initializer and its arguments as bytes, with a mark of their own: two pools may name the same one."""
+    try:
+        code, _, handles = dump((initializer, initargs), out_of_band=False)
+    except Exception as error:
+        raise explain("the initializer", [("initializer", initializer), ("initargs", initargs)], error) from error
+    if handles:
+        raise TypeError("initargs= cannot hold handles: publish the data, or pass it to the tasks")
+    return code + os.urandom(8)  # unpickling stops before it
 
 
 def call_carried(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
