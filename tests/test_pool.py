@@ -813,7 +813,7 @@ def test_a_pool_whose_own_cluster_is_killed_says_so_and_hangs_nobody():
         after = pool.submit(lambda x: x, waiting[0])
         os.kill(pool._owned._daemon.pid, signal.SIGKILL)
         for handle in [*waiting, after]:
-            with pytest.raises(PoolClosed, match="own cluster.*signal 9"):
+            with pytest.raises(PoolClosed, match=r"own cluster.*signal 9"):
                 handle.get(timeout=30)
-        with pytest.raises(PoolClosed, match="own cluster.*signal 9"):
+        with pytest.raises(PoolClosed, match=r"own cluster.*signal 9"):
             pool.submit(abs, -1)

@@ -17,6 +17,8 @@ from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import Executor as StandardExecutor
 from typing import TYPE_CHECKING, Any
 
+from distributed import arguments
+from distributed.config import SETTINGS
 from distributed.errors import CannotPickle, DistributedError, InitializerFailed, PoolClosed, TaskCancelled
 from distributed.pool.callbacks import CallbackThread
 from distributed.pool.events import CancelAsked
@@ -90,11 +92,9 @@ class Executor(StandardExecutor):
         if max_workers is not None:
             if address_or_workers is not None:
                 raise TypeError("max_workers= starts a local cluster: it does not go with an address")
-            if isinstance(max_workers, bool) or not isinstance(max_workers, int):
-                raise TypeError(f"max_workers={max_workers!r:.60} must be a whole number")
-            if max_workers < 1:
-                raise ValueError("max_workers must be greater than 0")
-            address_or_workers = max_workers
+            if type(max_workers) is int and max_workers < 1:
+                raise ValueError("max_workers must be greater than 0")  # in the words of the standard library
+            address_or_workers = arguments.count("max_workers", max_workers, 1, SETTINGS.executors_max)
         pool = Pool(address_or_workers, initializer=initializer, initargs=initargs)
         self._work = work = _Work(pool)
         pool._at_exit = work.finish_at_exit
@@ -124,12 +124,11 @@ class Executor(StandardExecutor):
         buffersize : int
             How many tasks may be under way or wait to be taken; the iterables are consumed as values are taken.
         """
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int)):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
+        timeout = arguments.timeout("timeout", timeout)
+        arguments.function(fn)
+        arguments.count("chunksize", chunksize, 1)
+        if buffersize is not None:
+            arguments.count("buffersize", buffersize, 1)
         end = None if timeout is None else time.monotonic() + timeout
         rows: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         function = fn
@@ -146,7 +145,7 @@ class Executor(StandardExecutor):
 
         With ``wait=False`` that goes on behind the caller's back, also while the interpreter ends.
         """
-        self._work.shut(wait, cancel_futures)
+        self._work.shut(arguments.truth("wait", wait), arguments.truth("cancel_futures", cancel_futures))
 
     @property
     def _broken(self) -> str:

@@ -56,8 +56,9 @@ class Pool:
     ) -> None:
         self._owned = None
         if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer={initializer!r:.60} is not callable")
-        setup = b"" if initializer is None else pack_setup(initializer, tuple(initargs))
+            raise TypeError(f"initializer={arguments.shown(initializer)} is not callable")
+        initargs = tuple(arguments.iterable("initargs", initargs))
+        setup = b"" if initializer is None else pack_setup(initializer, initargs)
         if address is None or (isinstance(address, int) and not isinstance(address, bool)):
             most = SETTINGS.executors_max
             count = machine.cores() if address is None else arguments.count("address", address, 1, most)

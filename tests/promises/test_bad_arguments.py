@@ -22,7 +22,7 @@ import pytest
 
 import distributed
 from conftest import nothing_left_behind
-from distributed import Center, Cluster, Pool, RemoteData, Worker, as_completed, cli, progress, rpc, wait
+from distributed import Center, Cluster, Executor, Pool, RemoteData, Worker, as_completed, cli, progress, rpc, wait
 from distributed.errors import BadAddress, CannotPickle, NameUnknown
 from distributed.pool.remote import AsCompleted
 from distributed.pool.stream import Stream
@@ -153,6 +153,15 @@ def at_worker(pool):
     return rpc(pool.workers[0])
 
 
+EXECUTORS = {}  # one for all tests, on the cluster of their pool
+
+
+def executor(pool):
+    if pool.address not in EXECUTORS:
+        EXECUTORS[pool.address] = Executor(pool.address)
+    return EXECUTORS[pool.address]
+
+
 def stream(pool):
     return pool.imap(abs, [-1])
 
@@ -178,6 +187,42 @@ TAKES = {
                 *TOO_MANY,
             ],
         ),
+        "initializer": Wrong(lambda pool, x: Pool(1, initializer=x), NO_FUNCTIONS[1:]),
+        "initargs": [
+            Wrong(lambda pool, x: Pool(1, initializer=abs, initargs=x), NOT_ITERABLE),
+            Wrong(lambda pool, x: Pool(1, initializer=abs, initargs=[x]), UNPICKLABLE),
+        ],
+    },
+    "Executor": {
+        "address_or_workers": Wrong(
+            lambda pool, x: Executor(x),
+            [(BadAddress, "nonsense"), (TypeError, 2.5), (TypeError, True), (ValueError, 0)],
+            "address|executor",
+        ),
+        "max_workers": [
+            Wrong(
+                lambda pool, x: Executor(max_workers=x), [*WRONG_COUNTS, (ValueError, 0), *TOO_MANY], "max_workers|Pool"
+            ),
+            Wrong(lambda pool, x: Executor(pool.address, max_workers=x), [(TypeError, 2)], "max_workers"),
+        ],
+        "initializer": Wrong(lambda pool, x: Executor(1, initializer=x), NO_FUNCTIONS[1:]),
+        "initargs": Wrong(lambda pool, x: Executor(1, initializer=abs, initargs=x), NOT_ITERABLE),
+    },
+    "Executor.submit": {
+        "fn": Wrong(lambda pool, x: executor(pool).submit(x), NO_FUNCTIONS, "callable"),
+        "args": Wrong(lambda pool, x: executor(pool).submit(print, x).result(), UNPICKLABLE),
+        "kwargs": Wrong(lambda pool, x: executor(pool).submit(print, end=x).result(), UNPICKLABLE, "'end'"),
+    },
+    "Executor.map": {
+        "fn": Wrong(lambda pool, x: executor(pool).map(x, [1]), NO_FUNCTIONS, "callable"),
+        "iterables": Wrong(lambda pool, x: executor(pool).map(abs, x), NOT_ITERABLE, "iterable"),
+        "timeout": Wrong(lambda pool, x: executor(pool).map(abs, [1], timeout=x), NO_TIMEOUTS),
+        "chunksize": Wrong(lambda pool, x: executor(pool).map(abs, [1], chunksize=x), FROM_ONE),
+        "buffersize": Wrong(lambda pool, x: executor(pool).map(abs, [1], buffersize=x), FROM_ONE),
+    },
+    "Executor.shutdown": {
+        "wait": Wrong(lambda pool, x: executor(pool).shutdown(x), WRONG_TRUTHS),
+        "cancel_futures": Wrong(lambda pool, x: executor(pool).shutdown(cancel_futures=x), WRONG_TRUTHS),
     },
     "Pool.submit": {
         "function": Wrong(lambda pool, x: pool.submit(x), NO_FUNCTIONS),
@@ -386,7 +431,7 @@ TAKES_NOTHING = {
 }  # fmt: skip
 MADE_BY_US = {"RemoteData", "Stream", "AsCompleted", "Remote"}  # nobody else calls these constructors
 NO_CALLS = {"Failure", "errors", "__version__"}  # what users get, and do not make
-CLASSES = [Pool, RemoteData, Cluster, Center, Worker, Stream, AsCompleted, Remote]
+CLASSES = [Pool, Executor, RemoteData, Cluster, Center, Worker, Stream, AsCompleted, Remote]
 SPECIAL = {"__getitem__", "__contains__", "__getattr__"}  # the others are called by Python itself
 
 
@@ -400,6 +445,8 @@ def no_leaks(secret_file):
 def pool(no_leaks):
     with Pool(1) as pool:
         yield pool
+        for executor in EXECUTORS.values():
+            executor.shutdown()
 
 
 def assert_refused(pool, call, error, says):
