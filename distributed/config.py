@@ -32,6 +32,8 @@ class Settings:
     keys_per_request_max: int = 256  # each large value is an open file at the holder while it answers
     silent_worker_s: float = 30.0  # a center's or worker's machine that answers nothing, not even probes, is gone
 
+    center_away_s: float = 60.0  # what needs the center waits so long for it to come back, or to answer
+
     # center
     report_interval_s: float = 0.05  # workers tell the center about keys at most this late
     load_interval_s: float = 1.0  # workers tell the center about their load

@@ -22,6 +22,7 @@ from typing import Any
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError
 from distributed.loop import new_loop
+from distributed.worker.offspring import set_death_signal
 
 log = logging.getLogger("distributed.daemon")
 
@@ -143,6 +144,8 @@ def run_daemon(
         finally:
             await ending.close()
 
+    if parent_fd is not None:
+        set_death_signal(signal.SIGCONT)  # the parent's end is to be noticed also by one that is stopped
     _log_to_streams(verbose)
     _allow_descriptors()
     return exit_code(name, run)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from distributed.config import SETTINGS
 from distributed.errors import StartFailed
 
 LAST_WORDS_BYTES_MAX = 4000
+EXIT_S = 0.5  # from the end of a daemon's socket to that of its process
+CENTER_PART = 0.2  # of the time to end a cluster: so much is left for the center if workers take all of theirs
 _DAEMONS: weakref.WeakSet[Daemon] = weakref.WeakSet()
 
 
@@ -82,6 +85,11 @@ class Daemon:
         words = [line for line in self._last_words().splitlines() if " INFO " not in line]
         return "\n".join([how, *words])
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether it ended by a signal."""
+        return (self._process.returncode or 0) < 0
+
     def ask_to_stop(self) -> None:
         """End of file: the daemon ends as on SIGTERM. A forked child of ours must not end what is its parent's."""
         if os.getpid() == self._parent_pid and self._ours.fileno() >= 0:
@@ -89,21 +97,25 @@ class Daemon:
                 self._ours.shutdown(socket.SHUT_WR)
             except OSError:  # it ended already
                 pass
+            self._process.send_signal(signal.SIGCONT)  # should it be stopped
 
     def stop(self, deadline: float) -> None:
         """Wait until the daemon ended, and kill it at the deadline."""
         if os.getpid() != self._parent_pid or self._ours.fileno() < 0:
             return
         self.ask_to_stop()
+        is_ending = True
         try:
             while True:  # its end closes when it ends, and nobody else has it
                 self._ours.settimeout(max(0.001, deadline - time.monotonic()))
                 if not self._ours.recv(65536):
                     break
+        except TimeoutError:
+            is_ending = False
         except OSError:
             pass
         try:
-            self._process.wait(max(0.1, deadline - time.monotonic()))
+            self._process.wait(EXIT_S if is_ending else 0.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -133,18 +145,23 @@ def _search_path() -> Iterable[str]:
     return dict.fromkeys(entry or os.getcwd() for entry in sys.path)
 
 
-def _stop(daemons: Sequence[Daemon], timeout_s: float) -> None:
-    """End all of these at the same time."""
+def _stop(daemons: Sequence[Daemon], timeout_s: float, spill_directory: str | None = None) -> None:
+    """End all of these at the same time. What was killed with all that would have cleaned up is cleaned up here."""
     deadline = time.monotonic() + timeout_s
     for daemon in daemons:
         daemon.ask_to_stop()
     for daemon in daemons:
         daemon.stop(deadline)
+    if any(daemon.was_killed for daemon in daemons):
+        from distributed.worker.files import sweep_all  # lazy: a quick start needs none of it
+
+        sweep_all(spill_directory)
 
 
-def _stop_cluster(workers: dict[str, Daemon], centers: list[Daemon]) -> None:
-    _stop(list(workers.values()), SETTINGS.close_timeout_s)
-    _stop(centers, SETTINGS.close_timeout_s)
+def _stop_cluster(workers: dict[str, Daemon], centers: list[Daemon], spill_directory: str | None) -> None:
+    began = time.monotonic()
+    _stop(list(workers.values()), (1 - CENTER_PART) * SETTINGS.close_timeout_s, spill_directory)
+    _stop(centers, SETTINGS.close_timeout_s - (time.monotonic() - began))
 
 
 class Cluster:
@@ -195,7 +212,7 @@ class Cluster:
         self._common = ["--insecure-plaintext"] if insecure_plaintext else []
         self._workers: dict[str, Daemon] = {}
         self._centers: list[Daemon] = []
-        self._finalizer = weakref.finalize(self, _stop_cluster, self._workers, self._centers)
+        self._finalizer = weakref.finalize(self, _stop_cluster, self._workers, self._centers, spill_directory)
         host, port = ("127.0.0.1", 0) if center is None else addresses.parse(center, 8787)
         try:
             self._centers.append(Daemon("center", "--host", host, "--port", str(port), *self._common))
@@ -309,9 +326,12 @@ class Embedded:
         how = self._daemon.why_ended()
         return how and f"open a new pool: this one's own cluster, process {self._daemon.pid}, {how}"
 
-    def close(self) -> None:
-        """End it, and wait for it. Closing twice is no error."""
-        self._finalizer()
+    def close(self, timeout_s: float = SETTINGS.close_timeout_s) -> None:
+        """End it, and wait for it; what does not end in time is killed. Closing twice is no error."""
+        alive = self._finalizer.detach()
+        if alive is not None:
+            _, stop, (daemons, _), _ = alive
+            stop(daemons, timeout_s)
 
 
 def embedded(ncores: int | None = None, memory_limit: int | str | None = None) -> Embedded:

@@ -72,6 +72,7 @@ WATCH_INTERVAL_S = 5.0
 COALESCE_S = 0.0005
 DROPS_INTERVAL_S = 0.01  # handles that are gone are released together, at most this late,
 DROPS_MIN = 64  # or as soon as there are so many
+LEAST_S = 0.2  # for a thread to end, however long the center let us wait for its goodbye
 NOTICE_S = 0.2  # handles that are gone are noticed at least so often: what notes them can wake nobody
 
 
@@ -133,7 +134,7 @@ class Driver:
         self._center_peer, self._center_since = center, 0.0
         self._alarms: list[float] = []
         self._next_watch = time.monotonic() + WATCH_INTERVAL_S
-        self._requests = Requests()
+        self._requests = Requests(center)
         self._numbers = itertools.count(1)
         self._later: list[tuple[float, int, Member]] = []  # connections to make at a time
         self._differences = {""}
@@ -238,13 +239,14 @@ class Driver:
         """Say goodbye to the center, end the thread, close every socket. Bounded in time."""
         if self.closed:
             return
+        deadline = time.monotonic() + timeout_s
         if self._center is not None and self._thread.is_alive():
             with contextlib.suppress(Exception):
                 self.ask(UnregisterClient(), timeout_s)
         self.closed = True
         self.wake()
-        self._baton.end(timeout_s)
-        self._callbacks.close(timeout_s)
+        self._baton.end(max(LEAST_S, deadline - time.monotonic()))
+        self._callbacks.close(max(LEAST_S, deadline - time.monotonic()))
         self._close_descriptors()
 
     def abandon(self) -> None:
@@ -383,6 +385,8 @@ class Driver:
         while self._later and self._later[0][0] <= now:
             _, _, member = heapq.heappop(self._later)
             self.dialler.reach_worker(member)
+        if now >= self._requests.due:
+            self._requests.give_up(now, self._center is None)
         if now >= self._next_watch:
             self._next_watch = now + WATCH_INTERVAL_S
             self._perform(explain.watch(self.state, now))
@@ -472,7 +476,7 @@ class Driver:
             heapq.heappush(self._alarms, instruction.time)
 
     def _send_request(self, asked: Asked) -> None:
-        number = self._requests.add(asked)
+        number = self._requests.add(asked, time.monotonic(), self._center is None)
         if self._center is not None:
             self._push(self._center, asked.message, number)
 
@@ -546,6 +550,7 @@ class Driver:
                 return
             self._center = None
             self._forget(channel)
+            self._requests.postpone(time.monotonic())
             if not self.closed:
                 logger.warning("the connection to the center %s broke (%s); trying again", self.center_address, reason)
                 was_short = time.monotonic() - self._center_since < SETTINGS.reconnect_interval_s
@@ -577,7 +582,7 @@ class Driver:
                 logger.warning("connected to the center %s again", self.center_address)
             self._center_since = time.monotonic()
             self._push(channel, RegisterClient(self.client))
-            for number, asked in self._requests.unanswered():
+            for number, asked in self._requests.unanswered(self._center_since):
                 self._push(channel, asked.message, number)
         else:
             self._channels[event.member.address] = channel

@@ -25,6 +25,9 @@ from distributed.wire.values import pack
 if TYPE_CHECKING:
     from distributed.pool.stream import Stream
 
+ENDING_S = 1.5  # of the time to close is kept for the end itself, and of that
+GOODBYE_S = 0.5  # so much for the center's answer
+
 
 class Pool:
     """A client of a cluster: submits tasks, places them, holds their results by handles.
@@ -429,28 +432,32 @@ class Pool:
     # -------------------------------------------------------------------------------------------------------- the end
 
     def close(self, timeout: float = SETTINGS.close_timeout_s) -> None:
-        """Wait for running work (at most `timeout` seconds), then end; what is unfinished by then is cancelled."""
+        """Wait for running work, then end; what is unfinished by then is cancelled. Takes at most `timeout` seconds.
+
+        One and a half, or half of a short time, are kept for the end itself: a center or a worker may not answer.
+        """
         timeout = arguments.seconds("timeout", timeout)
         deadline = time.monotonic() + timeout
         if not self._core.driver.closed and not self._core.is_forked:
             try:
-                self._core.drain(timeout)
+                self._core.drain(max(timeout / 2, timeout - ENDING_S))
             except PoolClosed:
                 pass
-        self._end(max(1.0, deadline - time.monotonic()))
+        self._end(max(GOODBYE_S, deadline - time.monotonic()))
 
     def terminate(self) -> None:
         """End now: running tasks are cancelled."""
-        self._end(1.0)
+        self._end(SETTINGS.close_timeout_s)
 
     def _end(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
         try:
-            self._core.close(timeout_s)
+            self._core.close(min(GOODBYE_S, timeout_s))
         finally:
             if not self._core.is_forked:
                 _OPEN.pop(id(self._core), None)
                 if self._owned is not None:
-                    self._owned.close()
+                    self._owned.close(deadline - time.monotonic())
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a Pool stays in its process; open Pool({self._core.center!r}) where it is needed")

@@ -210,6 +210,12 @@ def sweep(base: str) -> list[str]:
     return removed
 
 
+def sweep_all(spill: str | None) -> None:
+    """The same wherever workers keep values."""
+    for base in {SHARED_MEMORY, tempfile.gettempdir(), spill or SHARED_MEMORY}:
+        sweep(base)
+
+
 def remove_store(directory: str) -> None:
     """Remove the store of a worker that died, lock or no lock; anything else by that path is left alone."""
     if _is_store(directory):

@@ -260,6 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's business
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(STACK_SIGNAL, signal.SIG_IGN)  # until an executor is ready for it
+    offspring.set_death_signal(signal.SIGCONT)  # the agent's end is to be noticed also by one that is stopped
     offspring.adopt_orphans()
     offspring.set_name("dworker-fork")
     import distributed.worker.executor  # noqa: F401  once here instead of once in every executor

@@ -14,10 +14,10 @@ _SET_DEATH_SIGNAL, _SET_NAME, _SET_SUBREAPER = 1, 15, 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
 
 
-def set_death_signal() -> None:
-    """Have the kernel kill this process when its parent dies. Linux."""
+def set_death_signal(number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent dies. Linux."""
     if _prctl:
-        _prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+        _prctl(_SET_DEATH_SIGNAL, number, 0, 0, 0)
 
 
 def set_name(name: str) -> None:

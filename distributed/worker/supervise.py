@@ -156,6 +156,7 @@ class Supervisor:
             child.close()
         self.children.clear()
         self._close_control()
+        self.process.send_signal(signal.SIGCONT)  # should it be stopped
         try:
             await asyncio.wait_for(self._ended.wait(), GIVE_UP_TIME_S + 2.0)
         except TimeoutError:
