@@ -10,9 +10,10 @@ from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.errors import PoolClosed, TaskCancelled
-from distributed.pool.calls import Calls
+from distributed.pool.calls import Calls, Draft
 from distributed.pool.chunks import AsynchronousCarrier, Carrier
 from distributed.pool.core import Core
+from distributed.pool.interrupts import is_of_a_handler
 from distributed.pool.remote import RemoteData, TaskFailed, error_of
 from distributed.pool.sources import Columns
 from distributed.pool.tasks import Options
@@ -70,13 +71,11 @@ class Sender:
             self._first, self.inputs = core.put([pack(carrier(packed, name), "the function")])[0], 1
         self._function = carrier(packed if self._first is None else CALL_CARRIED, name)
 
-    def send(self, calls: Calls, rows: list[tuple[Any, ...]], options: Options) -> list[RemoteData]:
+    def draft(self, calls: Calls, rows: list[tuple[Any, ...]], options: Options) -> Draft:
         """A task for each row of arguments."""
         if self._first is not None:
             rows = [(self._first, row, {}) for row in rows]
-        if len(rows) == 1:
-            return [calls.one(self._function, rows[0], {}, options)]
-        return calls.many(self._function, rows, options)
+        return calls.draft(self._function, rows, options)
 
 
 def outcomes_of(core: Core, entries: list[Entry]) -> list[Any]:
@@ -87,8 +86,9 @@ def outcomes_of(core: Core, entries: list[Entry]) -> list[Any]:
             return core.values_of([handle._task for handle in handles])  # type: ignore[union-attr]
         except PoolClosed:
             raise
-        except Exception:  # noqa: BLE001  a task's error, or what unpickling raises; whose it is will be seen
-            pass
+        except Exception as error:
+            if is_of_a_handler(error):
+                raise
     return [_outcome(core, entry) for entry in entries]
 
 
@@ -102,5 +102,7 @@ def _outcome(core: Core, entry: Entry) -> Any:
         return failed.error
     except PoolClosed:
         raise
-    except Exception as error:  # noqa: BLE001  unpickling is foreign code
+    except Exception as error:
+        if is_of_a_handler(error):
+            raise
         return error

@@ -64,9 +64,7 @@ class Asynchronous(Buffer):
             pass
         except BaseException as reason:  # noqa: BLE001  the iterator is the user's
             error = reason
-        if self._is_over:  # it was closed, and nobody asks for errors
-            error = None
-        elif isinstance(error, asyncio.CancelledError):
+        if isinstance(error, asyncio.CancelledError):
             error = RuntimeError("the event loop on which the asynchronous input was read has ended")
         self.end(error)
         for iterator in self._iterators:

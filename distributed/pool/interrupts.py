@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, at 35 µs a wait
+import functools
 import signal
 import threading
 from collections.abc import Callable
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 DEFERRED = tuple(
@@ -25,7 +26,7 @@ class deferred_signals:  # noqa: N801 - used as a statement, and not a generator
 
     __slots__ = ("_handlers", "_noted", "_wake")
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], object] = bool) -> None:
         self._wake = wake
         self._noted: list[int] = []  # without frames: one would keep itself alive, and with it all handles in it
         self._handlers: dict[int, Any] = {}
@@ -71,3 +72,27 @@ class deferred_signals:  # noqa: N801 - used as a statement, and not a generator
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._noted.append(number)
         self._wake()
+
+
+def is_of_a_handler(error: BaseException) -> bool:
+    """Whether it was a signal's handler that raised this, in the middle of whatever was going on.
+
+    >>> is_of_a_handler(ValueError('a time limit'))
+    False
+    """
+    codes = {_code_of(handler) for number in DEFERRED if callable(handler := _signal.getsignal(number))}
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    handler = getattr(handler, "__func__", handler)  # a method's
+    method = vars(type(handler)).get("__call__")
+    code: CodeType | None = getattr(handler, "__code__", getattr(method, "__code__", None))
+    return code

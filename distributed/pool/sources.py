@@ -108,7 +108,8 @@ class Buffer(Source):
 
     def end(self, error: BaseException | None = None) -> None:
         """No more will be put in."""
-        self.error = error
+        if not self._is_over:  # or it was closed, and nobody asks for errors
+            self.error = error
         self._is_over = True
         self.is_ended = not self._rows
 

@@ -8,11 +8,12 @@ that is how it is noticed that what is outstanding is of no use.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from distributed import arguments
 from distributed.errors import PoolClosed
@@ -21,7 +22,16 @@ from distributed.pool.pipeline import Pipeline
 from distributed.pool.sources import Threaded
 
 LOOK_S = 1.0  # a consumer on an event loop looks at least so often whether the pool was closed
-_END: Any = object()
+
+
+class Errand(NamedTuple):
+    """Something that has to be done on the way to the next value."""
+
+    function: Callable[[], object]
+    is_quick: bool = False  # it waits for nobody
+
+
+WAIT = Errand(bool)  # for news
 
 
 class Stream:
@@ -76,18 +86,18 @@ class Stream:
             pipeline.rest()
             raise
 
-    def __next__(self) -> Any:
-        return self.next()
-
     def next(self, timeout: float | None = None) -> Any:
         """The next value, as `next()` gives it; TimeoutError if it does not come in so many seconds."""
         if timeout is not None:
             timeout = arguments.timeout("timeout", timeout)
         self._require_plain()
-        while (value := next(self._pipeline.current, _END)) is _END:
+        while True:
+            for value in self._pipeline.current:
+                return value  # not by way of `next()`: a signal could act between the call and the return
             if not self._advance(timeout):
                 raise StopIteration
-        return value
+
+    __next__ = next
 
     def _require_plain(self) -> None:
         if self.is_asynchronous:
@@ -98,25 +108,35 @@ class Stream:
         pipeline = self._pipeline
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._taking:
-            pipeline.resume()
-            while True:
-                part = pipeline.part()
-                if part is not None:
-                    pipeline.current = iter(part)
-                    return True
-                pipeline.look()
-                if pipeline.needs_feed():
-                    pipeline.feed()
-                entries = pipeline.ready()
-                if entries:
-                    pipeline.open(entries)
-                elif pipeline.is_over:
-                    pipeline.finish()
+            errands = self._errands()
+            while not pipeline.take_part():
+                errand = next(errands, None)
+                if errand is None:
                     return False
-                elif not pipeline.has_news():
-                    left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-                    if not pipeline.core.wait(pipeline.has_news, left_s):
-                        raise TimeoutError(f"the next value did not come within {timeout} s")
+                if errand is not WAIT:
+                    errand.function()
+                    continue
+                left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not pipeline.core.wait(pipeline.has_news, left_s):
+                    raise TimeoutError(f"the next value did not come within {timeout} s")
+            return True
+
+    def _errands(self) -> Iterator[Errand]:
+        """What is to be done, one after the other, while there is no part; it ends where the values do."""
+        pipeline = self._pipeline
+        while True:
+            pipeline.resume()  # each time: another loop over the same values may have ended just now
+            pipeline.look()
+            if pipeline.needs_feed():
+                yield Errand(pipeline.feed)
+            entries = pipeline.ready()
+            if entries:
+                yield Errand(functools.partial(pipeline.open, entries), is_quick=entries[0].is_here)
+            elif pipeline.is_over:
+                pipeline.finish()
+                return
+            elif not pipeline.has_news():
+                yield WAIT
 
     # ----------------------------------------------------------------------------------------------- asynchronous loops
 
@@ -124,10 +144,11 @@ class Stream:
         return AsynchronousLoop(self)
 
     async def __anext__(self) -> Any:
-        while (value := next(self._pipeline.current, _END)) is _END:
+        while True:
+            for value in self._pipeline.current:
+                return value
             if not await self._advance_asynchronously():
                 raise StopAsyncIteration
-        return value
 
     async def aclose(self) -> None:
         """As `close`."""
@@ -139,30 +160,23 @@ class Stream:
             self._taking_asynchronously = asyncio.Lock()
         pipeline, loop, bell = self._pipeline, asyncio.get_running_loop(), asyncio.Event()
         async with self._taking_asynchronously:
-            pipeline.resume()
             pipeline.alert = _ringing(loop, bell)
             if isinstance(pipeline.source, Asynchronous):
                 pipeline.source.start(_feeding(pipeline))
-            while True:
-                bell.clear()
-                part = pipeline.part()
-                if part is not None:
-                    pipeline.current = iter(part)
-                    return True
-                pipeline.look()
-                if pipeline.needs_feed():
-                    await asyncio.to_thread(pipeline.feed)
-                entries = pipeline.ready()
-                if entries and all(entry.is_here for entry in entries):
-                    pipeline.open(entries)
-                elif entries:
-                    await asyncio.to_thread(pipeline.open, entries)
-                elif pipeline.is_over:
-                    pipeline.finish()
+            errands = self._errands()
+            while not pipeline.take_part():
+                errand = next(errands, None)
+                if errand is None:
                     return False
-                elif not pipeline.has_news():
+                if errand is WAIT:
                     await _wait(bell)
+                    bell.clear()  # before the next look: what rings from now on was not seen
                     pipeline.core.require_open()
+                elif errand.is_quick:
+                    errand.function()
+                else:
+                    await asyncio.to_thread(errand.function)
+            return True
 
 
 class AsynchronousLoop:
