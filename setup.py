@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "distributed/version.py").read_text(), re.MULTILINE)[1]
 
 PROGRESS = ["tqdm"]
+DEFER = ["wrapt>=2.0"]
 DOCS = ["sphinx>=7.4"]
 TEST = [
     "hypothesis",
@@ -37,7 +38,7 @@ setup(
     packages=find_packages(include=["distributed", "distributed.*"]),
     package_data={"distributed": ["py.typed", "web/*.html", "web/*.css", "web/*.js", "web/*.svg"]},
     install_requires=["cloudpickle>=3.0", "msgpack>=1.0", "toolz>=0.12", "tornado>=6.4"],
-    extras_require={"progress": PROGRESS, "docs": DOCS, "test": TEST + PROGRESS},
+    extras_require={"progress": PROGRESS, "defer": DEFER, "docs": DOCS, "test": TEST + PROGRESS + DEFER},
     entry_points={
         "console_scripts": ["dcenter = distributed.__main__:dcenter", "dworker = distributed.__main__:dworker"]
     },

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from distributed.config import SETTINGS
+from distributed.named import NamedFunction
 
 SECONDS_MAX = 1e9  # thirty years; clocks and locks of the system take no more
 SHOWN_CHARACTERS_MAX = 60
@@ -158,9 +159,14 @@ def path(name: str, value: Any) -> str:
 
 
 def function(value: Any) -> Callable[..., Any]:
-    """Something to call."""
+    """Something to call, or the name of something that executors can import."""
+    if isinstance(value, str):
+        return NamedFunction(value)
     if not callable(value):
-        raise TypeError(f"function={shown(value)} is not callable: it must be a function, or what is called like one")
+        raise TypeError(
+            f"function={shown(value)} is not callable: it must be a function, what is called like one, or the name of "
+            "one: 'package.module:function'"
+        )
     return value  # type: ignore[no-any-return]
 
 

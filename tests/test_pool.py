@@ -817,3 +817,27 @@ def test_a_pool_whose_own_cluster_is_killed_says_so_and_hangs_nobody():
                 handle.get(timeout=30)
         with pytest.raises(PoolClosed, match=r"own cluster.*signal 9"):
             pool.submit(abs, -1)
+
+
+def test_a_function_named_by_a_text_is_imported_on_the_executor(pool):
+    assert pool.submit("math.sqrt", 16).get() == 4
+    assert pool.gather(pool.map("operator:add", [1, 2], [3, 4])) == [4, 6]
+    assert pool.submit("collections:OrderedDict.fromkeys", "ab").get() == {"a": None, "b": None}
+    assert pool.submit("collections.OrderedDict.fromkeys", "ab").get() == {"a": None, "b": None}
+    assert list(pool.imap("math.factorial", range(5))) == [1, 1, 2, 6, 24]
+    assert pool.submit("asyncio.sleep", 0, "awaited").get() == "awaited"
+    assert "math.sqrt" in repr(pool.submit("math.sqrt", 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no_such_module.function", r"'no_such_module.function' cannot be imported on the worker: ModuleNotFoundError"),
+        ("math:no_such_function", r"'math:no_such_function' cannot be imported on the worker: AttributeError"),
+        ("math:pi", r"'math:pi' is a float on the worker, and not callable"),
+    ],
+)
+def test_a_named_function_that_is_not_there_says_so_and_the_pool_goes_on(pool, name, says):
+    with pytest.raises(ImportError, match=says):
+        pool.submit(name, 1).get()
+    assert pool.submit("builtins.abs", -1).get() == 1

@@ -22,7 +22,7 @@ from typing import Any
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError
 from distributed.loop import new_loop
-from distributed.worker.offspring import set_death_signal
+from distributed.offspring import set_death_signal
 
 log = logging.getLogger("distributed.daemon")
 

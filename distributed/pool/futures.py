@@ -125,7 +125,7 @@ class Executor(StandardExecutor):
             How many tasks may be under way or wait to be taken; the iterables are consumed as values are taken.
         """
         timeout = arguments.timeout("timeout", timeout)
-        arguments.function(fn)
+        fn = arguments.function(fn)
         arguments.count("chunksize", chunksize, 1)
         if buffersize is not None:
             arguments.count("buffersize", buffersize, 1)

@@ -56,7 +56,7 @@ class Pipeline:
         qsize: int | None,
         chunksize: int | None,
     ) -> None:
-        arguments.function(function)
+        function = arguments.function(function)
         self.core, self.source = core, source
         self._calls, self._options, self._ordered, self._qsize = calls, options, ordered, qsize
         asynchronous = is_asynchronous(function)

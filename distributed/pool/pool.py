@@ -23,6 +23,7 @@ from distributed.wire.security import find_secret
 from distributed.wire.values import pack
 
 if TYPE_CHECKING:
+    from distributed.pool.deferred import Deferred
     from distributed.pool.stream import Stream
 
 ENDING_S = 1.5  # of the time to close is kept for the end itself, and of that
@@ -240,6 +241,23 @@ class Pool:
 
             handle.add_done_callback(call_back)
         return handle
+
+    def defer(self, function: Callable[..., Any]) -> Callable[..., Deferred]:
+        """A decorator: calls of the function return at once with a `Deferred`, which behaves as the value.
+
+        Deferred values in arguments are dependencies, wherever they hide. Any use of one waits for it. Needs wrapt.
+
+        >>> pool = getfixture('pool')
+        >>> @pool.defer
+        ... def add(x, y):
+        ...     return x + y
+        >>> total = add(add(1, 2), 3)     # nothing has waited
+        >>> total * 2, f'{total}'
+        (12, '6')
+        """
+        from distributed.pool.deferred import defer
+
+        return defer(self, arguments.function(function))
 
     def options(
         self,

@@ -285,6 +285,8 @@ def _add(value: object, parts: list[object], seen: set[int]) -> bool:
     if kind in _ATOMS or value is _ABSENT:
         parts.append(value)
         return True
+    if getattr(kind, "travels_as_handle", False):
+        return False
     if kind is types.FunctionType:
         return _add_function(value, parts, seen)  # type: ignore[arg-type]
     if kind is tuple or kind is frozenset:

@@ -35,8 +35,8 @@ from typing import Any, NoReturn
 
 import msgpack
 
+from distributed import offspring
 from distributed.config import SETTINGS
-from distributed.worker import offspring
 from distributed.worker.files import remove_store
 from distributed.worker.progress import STACK_SIGNAL
 from distributed.worker.scales import NEVER_S, Scales

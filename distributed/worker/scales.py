@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from distributed import offspring
 from distributed.config import SETTINGS
-from distributed.worker import offspring
 
 GROWTH_BYTES_PER_S = 8e9  # nobody fills memory faster: how long one far from the limit need not be looked at
 INTERVAL_S_MAX = 1.0

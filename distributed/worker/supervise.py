@@ -21,10 +21,10 @@ from typing import Any
 
 import msgpack
 
+from distributed import offspring
 from distributed.config import SETTINGS
 from distributed.errors import StartFailed
 from distributed.wire.messages import Message
-from distributed.worker import offspring
 from distributed.worker.child import Child
 from distributed.worker.forkserver import GIVE_UP_TIME_S, PACKET_BYTES_MAX
 from distributed.worker.launch import MARK, launch

@@ -57,7 +57,10 @@ NO_NUMBERS = [(TypeError, value) for value in ("3", True, [1], 1j, Hostile())] +
 ]
 NO_TIMEOUTS = [*NO_NUMBERS, *[(ValueError, value) for value in (-1, -0.001, 1e10)]]
 NOT_ITERABLE = [(TypeError, value) for value in (None, 5, abs, object())]
-NO_FUNCTIONS = [(TypeError, value) for value in (None, 5, "abs", [abs])]
+NO_CALLABLES = [(TypeError, value) for value in (None, 5, "abs", [abs])]
+NO_FUNCTIONS = [(TypeError, value) for value in (None, 5, b"math.sqrt", [abs])] + [
+    (ValueError, value) for value in ("abs", "", "math.", "math:", ".sqrt", "a b.c", "math.sqrt()", "x" * 10 * MIB)
+]
 NO_ADDRESSES = [
     (BadAddress, value)
     for value in (
@@ -187,7 +190,7 @@ TAKES = {
                 *TOO_MANY,
             ],
         ),
-        "initializer": Wrong(lambda pool, x: Pool(1, initializer=x), NO_FUNCTIONS[1:]),
+        "initializer": Wrong(lambda pool, x: Pool(1, initializer=x), NO_CALLABLES[1:]),
         "initargs": [
             Wrong(lambda pool, x: Pool(1, initializer=abs, initargs=x), NOT_ITERABLE),
             Wrong(lambda pool, x: Pool(1, initializer=abs, initargs=[x]), UNPICKLABLE),
@@ -205,16 +208,16 @@ TAKES = {
             ),
             Wrong(lambda pool, x: Executor(pool.address, max_workers=x), [(TypeError, 2)], "max_workers"),
         ],
-        "initializer": Wrong(lambda pool, x: Executor(1, initializer=x), NO_FUNCTIONS[1:]),
+        "initializer": Wrong(lambda pool, x: Executor(1, initializer=x), NO_CALLABLES[1:]),
         "initargs": Wrong(lambda pool, x: Executor(1, initializer=abs, initargs=x), NOT_ITERABLE),
     },
     "Executor.submit": {
-        "fn": Wrong(lambda pool, x: executor(pool).submit(x), NO_FUNCTIONS, "callable"),
+        "fn": Wrong(lambda pool, x: executor(pool).submit(x), NO_FUNCTIONS, "function"),
         "args": Wrong(lambda pool, x: executor(pool).submit(print, x).result(), UNPICKLABLE),
         "kwargs": Wrong(lambda pool, x: executor(pool).submit(print, end=x).result(), UNPICKLABLE, "'end'"),
     },
     "Executor.map": {
-        "fn": Wrong(lambda pool, x: executor(pool).map(x, [1]), NO_FUNCTIONS, "callable"),
+        "fn": Wrong(lambda pool, x: executor(pool).map(x, [1]), NO_FUNCTIONS, "function"),
         "iterables": Wrong(lambda pool, x: executor(pool).map(abs, x), NOT_ITERABLE, "iterable"),
         "timeout": Wrong(lambda pool, x: executor(pool).map(abs, [1], timeout=x), NO_TIMEOUTS),
         "chunksize": Wrong(lambda pool, x: executor(pool).map(abs, [1], chunksize=x), FROM_ONE),
@@ -271,8 +274,8 @@ TAKES = {
         "function": Wrong(lambda pool, x: pool.apply_async(x), NO_FUNCTIONS),
         "args": Wrong(lambda pool, x: pool.apply_async(abs, x), NOT_ITERABLE),
         "kwargs": Wrong(lambda pool, x: pool.apply_async(print, (), x), NO_KEYWORDS),
-        "callback": Wrong(lambda pool, x: pool.apply_async(int, callback=x), NO_FUNCTIONS[1:]),
-        "error_callback": Wrong(lambda pool, x: pool.apply_async(int, error_callback=x), NO_FUNCTIONS[1:]),
+        "callback": Wrong(lambda pool, x: pool.apply_async(int, callback=x), NO_CALLABLES[1:]),
+        "error_callback": Wrong(lambda pool, x: pool.apply_async(int, error_callback=x), NO_CALLABLES[1:]),
         "options": [
             Wrong(lambda pool, x: pool.apply_async(int, timeout=x), NO_TIMEOUTS, "timeout"),
             Wrong(lambda pool, x: pool.apply_async(int, **{x: 1}), [(TypeError, "timeuot")], "timeuot"),
@@ -287,6 +290,7 @@ TAKES = {
         "workers": Wrong(lambda pool, x: pool.options(workers=x), NO_WORKERS),
         "key": Wrong(lambda pool, x: pool.options(key=x), OPTIONAL),
     },
+    "Pool.defer": {"function": Wrong(lambda pool, x: pool.defer(x), NO_FUNCTIONS)},
     "Pool.scatter": {
         "data": Wrong(lambda pool, x: pool.scatter(x), UNPICKLABLE),
         "replicas": Wrong(lambda pool, x: pool.scatter([1], x), [*FROM_ONE, *TOO_MANY]),
@@ -325,7 +329,7 @@ TAKES = {
     "RemoteData.result": {"timeout": Wrong(lambda pool, x: ready(pool).result(x), NO_TIMEOUTS)},
     "RemoteData.exception": {"timeout": Wrong(lambda pool, x: ready(pool).exception(x), NO_TIMEOUTS)},
     "RemoteData.add_done_callback": {
-        "callback": Wrong(lambda pool, x: ready(pool).add_done_callback(x), NO_FUNCTIONS),
+        "callback": Wrong(lambda pool, x: ready(pool).add_done_callback(x), NO_CALLABLES),
     },
     "Stream.next": {"timeout": Wrong(lambda pool, x: stream(pool).next(x), NO_TIMEOUTS)},
     "as_completed": {

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from distributed.worker import offspring
+from distributed import offspring
 from distributed.worker.scales import INTERVAL_S_MAX, NEVER_S, Scales, own_bytes
 
 MIB = 1 << 20
