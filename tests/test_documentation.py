@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
 PAGES_WITH_EXAMPLES = [page for page in PAGES if ">>>" in page.read_text()]
+EXAMPLES = sorted((ROOT / "docs/examples").glob("*.py"))
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
 IMPORT_SECONDS_MAX = 0.15
 
@@ -34,6 +35,15 @@ def test_examples_of_a_page_run_and_print_what_it_says(page: Path) -> None:
     printed: list[str] = []
     outcome = doctest.DocTestRunner(optionflags=FLAGS, verbose=False).run(test, out=printed.append)
     assert outcome.failed == 0, "".join(printed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", EXAMPLES, ids=lambda program: program.stem)
+def test_an_example_program_runs_and_is_on_the_page(program: Path) -> None:
+    done = run(sys.executable, str(program))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+    assert f"examples/{program.name}" in (ROOT / "docs/examples.rst").read_text()
 
 
 def with_free_ports(text: str) -> str:
