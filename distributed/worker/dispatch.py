@@ -357,14 +357,18 @@ class Dispatch:
         elif executor.given and not executor.killing:
             self.out.append(AskRunning(number))
 
-    def cancel(self, part: Part, now: float) -> None:
-        """Given tasks are no longer wanted: their outcomes will not count, and the one that runs is ended."""
-        executor = self.executors[part.executor]
-        part.verdict = "cancelled"
-        if executor.asynchronous:
-            self._cancel_running(executor, [part], now)
-        elif not executor.killing:
-            self.out.append(AskRunning(executor.number))
+    def cancel(self, parts: list[Part], now: float) -> None:
+        """Given tasks are no longer wanted: their outcomes will not count, and those that run are ended."""
+        of_executors: dict[int, list[Part]] = {}
+        for part in parts:
+            part.verdict = "cancelled"
+            of_executors.setdefault(part.executor, []).append(part)
+        for number, some in of_executors.items():
+            executor = self.executors[number]
+            if executor.asynchronous:
+                self._cancel_running(executor, some, now)
+            elif not executor.killing:
+                self.out.append(AskRunning(number))
 
     def on_running(self, event: Running, now: float) -> None:
         """What runs is known: kill it if it was cancelled or is over its time; else decide when to look again."""

@@ -12,6 +12,7 @@ A value that several tasks want is fetched once. Several values travel in one re
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from distributed.config import Settings
@@ -73,10 +74,12 @@ class Fetches:
     def _load_of(self, peer: str) -> int:
         return len(self.pending.get(peer, ())) + self.requests.get(peer, 0)
 
-    def forget_task(self, task: Any) -> None:
-        """A task is gone; what only it wanted is not fetched, or not kept when it comes."""
-        for want in [want for want in self.wants.values() if task in want.tasks]:
-            del want.tasks[task]
+    def forget_task(self, task: Any, inputs: Iterable[Sequence[Any]]) -> None:
+        """A task is gone that has these inputs; what only it wanted is not fetched, or not kept when it comes."""
+        for key, attempt, *_ in inputs:
+            want = self.wants.get((key, attempt))
+            if want is None or want.tasks.pop(task, self) is self:
+                continue
             if not want.tasks and not want.under_way:
                 self.drop(want)
 

@@ -147,26 +147,29 @@ class WorkerState:
         if function.code is not None:
             self._admit(parts)
         else:
-            function.waiting += parts
+            function.waiting.update(dict.fromkeys(parts))
             self._ask_for_code(function, event.client)
 
     def _sift(self, message: messages.Compute) -> tuple[list[str], list[int], list[bytes], dict[int, list]]:
         """The columns without what is here already; older attempts that are here make way for newer ones."""
+        here = {
+            part.keys[index]: part.attempts[index]
+            for part, positions in self._find(message.keys)
+            for index in positions
+        }
         newest: dict[str, int] = {}
         for position, (key, attempt) in enumerate(zip(message.keys, message.attempts, strict=True)):
-            if key in self.tasks:
-                part, index = self.tasks[key].find(key)
-                if attempt <= part.attempts[index]:
-                    continue
-                self._drop(part, index)
+            if key in here and attempt <= here[key]:
+                continue
             if key not in newest or attempt > message.attempts[newest[key]]:
                 newest[key] = position
+        self._drop([(key, here[key]) for key in newest if key in here])
         chosen = list(newest.values())
         inputs = {index: message.inputs[n] for index, n in enumerate(chosen) if n in message.inputs}
         keys, attempts = [message.keys[n] for n in chosen], [message.attempts[n] for n in chosen]
         return keys, attempts, [message.args[n] for n in chosen], inputs
 
-    def _admit(self, parts: list[Part]) -> None:
+    def _admit(self, parts: Iterable[Part]) -> None:
         """Tasks whose code is here: queue what needs nothing else, fetch for the others."""
         for part in parts:
             if part.inputs:
@@ -228,43 +231,56 @@ class WorkerState:
     def _define(self, identity: bytes, code: bytes) -> None:
         for function in self.functions.both(identity):
             self.functions.define(function, code)
-            waiting, function.waiting, function.asked = function.waiting, [], {}
+            waiting, function.waiting, function.asked = function.waiting, {}, {}
             self._admit(waiting)
 
     def _cancel(self, event: events.FromClient) -> None:
         message: messages.Cancel = event.message  # type: ignore[assignment]
-        for key, attempt in zip(message.keys, message.attempts, strict=True):
+        self._drop(zip(message.keys, message.attempts, strict=True))
+
+    def _find(self, keys: Iterable[str]) -> list[tuple[Part, list[int]]]:
+        """Where these tasks are, of those that are here: parts and positions."""
+        orders: dict[Order, list[str]] = {}
+        for key in keys:
             if key in self.tasks:
-                part, position = self.tasks[key].find(key)
-                if part.attempts[position] == attempt:
-                    self._drop(part, position)
+                orders.setdefault(self.tasks[key], []).append(key)
+        return [found for order, some in orders.items() for found in order.find(some)]
 
-    def _drop(self, part: Part, position: int) -> None:
-        """A task is no longer wanted, wherever it is; nobody is told."""
-        if len(part) == 1:
-            self._drop_all(part)
-        elif part.serial:
-            self._drop_all(self.dispatch.executors[part.executor].single_out(part.serial + position))
-        else:
-            del self.tasks[part.keys[position]]
-            part.remove(position)
-            if part.queued:
-                self.dispatch.queue_of(part).dropped(part.order.client, 1)
+    def _drop(self, attempts: Iterable[tuple[str, int]]) -> None:
+        """These attempts of tasks are no longer wanted, wherever they are; nobody is told."""
+        parts: list[Part] = []
+        unwanted = set(attempts)
+        for part, found in self._find(key for key, _ in unwanted):
+            positions = [n for n in found if (part.keys[n], part.attempts[n]) in unwanted]
+            if len(positions) == len(part):
+                parts.append(part)
+            elif part.serial:
+                executor, first = self.dispatch.executors[part.executor], part.serial
+                parts += [executor.single_out(first + position) for position in positions]
+            elif positions:
+                for position in positions:
+                    del self.tasks[part.keys[position]]
+                part.remove(positions)
+                if part.queued:
+                    self.dispatch.queue_of(part).dropped(part.order.client, len(positions))
+        self._drop_all(parts)
 
-    def _drop_all(self, part: Part) -> None:
+    def _drop_all(self, parts: list[Part]) -> None:
         """Tasks are no longer wanted, wherever they are; nobody is told."""
-        self._strike(part)
-        if part.serial:
-            self.dispatch.cancel(part, self._now)
-            return
-        if part.queued:
-            part.queued = False
-            self.dispatch.queue_of(part).dropped(part.order.client, len(part))
-        elif part in part.function.waiting:
-            part.function.waiting.remove(part)
-        if part.missing:
-            self.fetches.forget_task(part)
-        self._let_inputs_go(part, tell=False)
+        given: list[Part] = []
+        for part in parts:
+            self._strike(part)
+            if part.serial:
+                given.append(part)
+                continue
+            if part.queued:
+                part.queued = False
+                self.dispatch.queue_of(part).dropped(part.order.client, len(part))
+            part.function.waiting.pop(part, None)
+            if part.missing:
+                self.fetches.forget_task(part, part.inputs[0])
+            self._let_inputs_go(part, tell=False)
+        self.dispatch.cancel(given, self._now)
 
     def _strike(self, part: Part) -> None:
         """These tasks are done, or will never be: they leave the table."""
@@ -458,7 +474,7 @@ class WorkerState:
             want.tasks = {}
             self.fetches.drop(want)
         for part, keys in gone.items():
-            self.fetches.forget_task(part)
+            self.fetches.forget_task(part, part.inputs[0])
             self._fail(part, kind, detail(keys))
 
     def _on_spill_failed(self, event: events.SpillFailed) -> None:
@@ -488,8 +504,7 @@ class WorkerState:
 
     def _stop_tasks(self, client: str) -> None:
         orders = [order for order in dict.fromkeys(self.tasks.values()) if order.client == client]
-        for part in [part for order in orders for part in order.parts]:
-            self._drop_all(part)
+        self._drop_all([part for order in orders for part in order.parts])
         self.dispatch.queue.forget(client)
         self.dispatch.coroutines.forget(client)
 

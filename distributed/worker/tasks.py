@@ -12,8 +12,8 @@ order that are in the same state are a `Part`, with columns. States of a part::
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from itertools import repeat
+from collections.abc import Collection, Sequence
+from itertools import compress, repeat
 from typing import Any
 
 from distributed.config import Settings
@@ -33,7 +33,7 @@ class Function:
         self.code: bytes | None = None
         self.mean_s: float | None = None  # None: never measured
         self.seen = 0
-        self.waiting: list[Part] = []  # tasks that came before the code
+        self.waiting: dict[Part, None] = {}  # tasks that came before the code
         self.asked: dict[str, None] = {}  # clients that were asked for the code
 
     def learn(self, count: int, total_s: float) -> None:
@@ -129,12 +129,14 @@ class Order:
             parts[0].inputs = ()
         return parts
 
-    def find(self, key: str) -> tuple[Part, int]:
-        """Where a task is: its part, and its position there."""
-        for part in self.parts:
-            if key in part.keys:
-                return part, part.keys.index(key)
-        raise KeyError(key)
+    def find(self, keys: Collection[str]) -> list[tuple[Part, list[int]]]:
+        """Where tasks are: each part that has some of them, and their positions there. One look at everything."""
+        wanted = frozenset(keys)
+        return [
+            (part, [position for position, key in enumerate(part.keys) if key in wanted])
+            for part in self.parts
+            if not wanted.isdisjoint(part.keys)
+        ]
 
 
 class Part:
@@ -209,14 +211,21 @@ class Part:
             picked.inputs = [self.inputs[n] for n in positions]
         return picked
 
-    def remove(self, position: int) -> None:
-        """Forget one of these tasks."""
-        after = position + 1
-        self.keys = self.keys[:position] + self.keys[after:]
-        self.attempts = self.attempts[:position] + self.attempts[after:]
-        self.args = self.args[:position] + self.args[after:]
-        self.inputs = [*self.inputs[:position], *self.inputs[after:]]
-        self.ready = [*self.ready[:position], *self.ready[after:]]
+    def remove(self, positions: list[int]) -> None:
+        """Forget some of these tasks.
+
+        >>> part = Part(Order('alice', Function(b'f', once=False)), ['a', 'b', 'c'], [1, 2, 3], [b'', b'', b''])
+        >>> part.remove([0, 2]); part
+        <Part b@2>
+        """
+        kept = [True] * len(self.keys)
+        for position in positions:
+            kept[position] = False
+        self.keys = list(compress(self.keys, kept))
+        self.attempts = list(compress(self.attempts, kept))
+        self.args = list(compress(self.args, kept))
+        self.inputs = list(compress(self.inputs, kept))
+        self.ready = list(compress(self.ready, kept))
 
     def __repr__(self) -> str:
         ends = dict.fromkeys(zip(self.keys[:1] + self.keys[-1:], self.attempts[:1] + self.attempts[-1:], strict=True))
