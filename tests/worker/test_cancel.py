@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -14,6 +11,7 @@ from distributed.config import Settings
 from distributed.wire.messages import Cancel, Compute, Member
 from distributed.worker.events import AskRunning, ExecutorStarted, FromClient, Give, Send
 from distributed.worker.state import WorkerState
+from tests.steps import steps_of
 from tests.worker.bench import ALICE, F, key, needs
 
 SETTINGS = dataclasses.replace(Settings(), batch_tasks_max=100_000, batch_s=1000.0)
@@ -29,24 +27,6 @@ class Name(str):
         return str.__eq__(self, other)  # type: ignore[return-value]
 
     __hash__ = str.__hash__
-
-
-def steps_of(function: Callable[[], Any]) -> int:
-    """How many instructions of the interpreter a call takes."""
-    steps = 0
-
-    def follow(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal steps
-        frame.f_trace_opcodes = True
-        steps += event == "opcode"
-        return follow
-
-    sys.settrace(follow)
-    try:
-        function()
-    finally:
-        sys.settrace(None)
-    return steps
 
 
 def names(count: int, prefix: str = "") -> list[str]:
