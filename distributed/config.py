@@ -52,6 +52,9 @@ class Settings:
     reply_inline_bytes_max: int = 4 * KIB  # results up to this size ride back in the completion message
     out_of_band_bytes_min: int = 4 * KIB
     spread_bytes_min: int = 64 * KIB  # an argument or function larger than this becomes a stored value
+    hidden_bytes_max: int = 1 * MIB  # so much of one call's arguments may travel along because nothing shows their size
+    payload_bytes_max: int = 128 * MIB  # of one call's arguments beside handles, which cannot become stored values
+    exception_bytes_max: int = 16 * MIB  # a larger one that a task raises arrives in words
 
     # how many of something one call starts: more is a slip of the hand, and would be the end of the machine
     executors_max: int = 4096  # of one worker, also the one inside of a pool

@@ -194,7 +194,12 @@ class _Line:
         self._sock, self._decoder = None, frames.Decoder()
 
     def _exchange(self, message: Message, request: int, patience_s: float) -> Reply | Refusal:
-        data = b"".join(frames.encode(encode_header(message, request)))
+        header, most = encode_header(message, request), SETTINGS.frame_header_bytes_max
+        if len(header) > most:  # the peer would hang up
+            raise ValueError(
+                f"{message.operation}: {len(header):,} bytes are more than {most:,}: ask for less at a time"
+            )
+        data = b"".join(frames.encode(header))
         if self._sock is not None and _was_closed(self._sock):
             self._hang_up()
         if self._sock is None:

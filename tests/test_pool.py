@@ -418,6 +418,19 @@ def test_get_with_a_timeout_raises_and_the_task_goes_on(pool):
     assert slow.get(10) == "late"
 
 
+def test_the_time_that_a_get_may_take_is_counted_once(pool, monkeypatch):
+    waited, wait_for = [], pool._core.wait
+    monkeypatch.setattr(
+        pool._core, "wait", lambda done, seconds=None: waited.append(seconds) or wait_for(done, seconds)
+    )
+    slow = pool.submit(sum, range(10**12))
+    with pytest.raises(TimeoutError):
+        slow.get(0.2)
+    monkeypatch.undo()
+    slow.cancel()
+    assert 0.2 <= sum(waited) < 0.21
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

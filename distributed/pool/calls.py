@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from distributed import arguments
 from distributed.config import SETTINGS
+from distributed.errors import CannotPickle
 from distributed.pool.core import Core
 from distributed.pool.events import Submitted
 from distributed.pool.interrupts import deferred_signals
@@ -192,11 +193,23 @@ class Calls:
         if carried is not None:
             args, kwargs = (self._spread(carried, stored) or carried, args, kwargs), {}
         payload, handles = pack_call(args, kwargs)
+        if len(payload) > SETTINGS.hidden_bytes_max:
+            args = tuple([self._spread(value, stored) or value for value in args])
+            kwargs = {name: self._spread(value, stored) or value for name, value in kwargs.items()}
+            payload, handles = pack_call(args, kwargs)
+            if len(payload) > SETTINGS.payload_bytes_max:
+                raise CannotPickle(
+                    "the arguments",
+                    f"{len(payload):,} bytes",
+                    "beside handles are too many: scatter the large ones first",
+                )
         key = self._core.new_key(kind.options.key)
         return Task(key, kind, payload, tuple([handle.living_task for handle in handles]))
 
     def _spread(self, value: Any, stored: dict[int, tuple[Any, RemoteData]]) -> RemoteData | None:
         """Put a large argument on a worker, once in a call; None if it should travel with the arguments."""
+        if type(value) is RemoteData:
+            return None
         known = stored.get(id(value))
         if known is not None:
             return known[1]

@@ -22,6 +22,7 @@ from distributed.pool.remote import RemoteData, TaskFailed, error_of
 from distributed.pool.state import PoolState
 from distributed.pool.tasks import DONE, FAILED, RELEASED, Task
 from distributed.pool.transfer import Transfer
+from distributed.wire.exceptions import note
 from distributed.wire.messages import Message
 from distributed.wire.values import Packed, unpack
 
@@ -100,11 +101,12 @@ class Core:
         """The value of a task, when it has one; `TaskFailed` if it has an error, TimeoutError when the time is over."""
         if task.status not in SETTLED:
             began = time.monotonic()
-            if self.wait(lambda: task.status in SETTLED, timeout) and timeout is not None:
+            self.wait(lambda: task.status in SETTLED, timeout)
+            if timeout is not None:
                 timeout = max(0.0, timeout - (time.monotonic() - began))
         outcome = task.outcome  # read once: another thread may release it
         if task.status == DONE and outcome is not None:
-            return unpack(outcome, self.make_handle)
+            return self._open([task], [outcome])[0]
         return self.values_of([task], timeout)[0]
 
     def values_of(self, tasks: Sequence[Task], timeout: float | None = None) -> list[Any]:
@@ -113,7 +115,7 @@ class Core:
         self._wait_for_outcomes(tasks, deadline)
         outcomes = [task.outcome for task in tasks]  # read once: another thread may release them
         if None not in outcomes:
-            return [unpack(outcome, self.make_handle) for outcome in outcomes]
+            return self._open(tasks, outcomes)
         packed: dict[Task, Any] = {}
         patience = Patience()
         while True:
@@ -124,7 +126,19 @@ class Core:
                 break
             for address, group in self._by_holder(elsewhere).items():
                 self._fetch(address, group, packed, deadline, patience)
-        return [unpack(packed[task], self.make_handle) for task in tasks]
+        return self._open(tasks, [packed[task] for task in tasks])
+
+    def _open(self, tasks: Sequence[Task], packed: list[Any]) -> list[Any]:
+        """Unpack the values of tasks. What that raises is as it is, with a note that says where it comes from."""
+        values: list[Any] = []
+        try:
+            values.extend(map(unpack, packed, itertools.repeat(self.make_handle)))
+        except BaseException as error:
+            task = tasks[len(values)]
+            name = f"{task.kind.name} ({task.key})" if task.kind is not None else task.key
+            note(error, f"the value of {name} was unpickled in this process")
+            raise
+        return values
 
     def _wait_for_outcomes(self, tasks: Sequence[Task], deadline: float | None) -> None:
         position = 0

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ENDING_S = 1.5  # of the time to close is kept for the end itself, and of that
 GOODBYE_S = 0.5  # so much for the center's answer
+KEYS_ASKED = 10_000  # in one message: a million at once would be more than a message may have
 
 
 class Pool:
@@ -409,7 +410,9 @@ class Pool:
         keys = [
             item.key if isinstance(item, RemoteData) else arguments.text("each of handles", item) for item in listed
         ]
-        known = self._core.ask(WhoHas(keys))
+        known: dict[str, Any] = {}
+        for start in range(0, len(keys), KEYS_ASKED):
+            known.update(self._core.ask(WhoHas(keys[start : start + KEYS_ASKED])))
         held = {key: sorted(known.get(key) or ()) for key in keys}
         for item in listed:
             if isinstance(item, RemoteData):

@@ -9,14 +9,23 @@ from __future__ import annotations
 import io
 import pickle
 import traceback
-from typing import Final
+from typing import Any, Final
 
 import msgpack
 
+from distributed.config import SETTINGS
 from distributed.errors import ProtocolError, RemoteError
 from distributed.wire.pickles import ByValuePickler
 
 TRACEBACK_CHARACTERS_MAX: Final = 100_000
+
+
+def note(error: BaseException, words: str) -> None:
+    """Say below the error's message where foreign code raised it: nobody sees that unpickling was going on."""
+    try:
+        error.add_note(f"(raised while {words})")
+    except Exception:  # noqa: BLE001  a class may refuse attributes
+        pass
 
 
 class RemoteTraceback(Exception):
@@ -33,15 +42,30 @@ def pack_exception(error: BaseException) -> bytes:
     """Pack an exception with its traceback and its chain of causes as text. Never raises an exception of its own."""
     text = _in_words(error)
     try:
-        file = io.BytesIO()
+        file = _Limited()
         ByValuePickler(file, lambda buffer: True).dump(error)
         pickled, refusal = file.getvalue(), ""
+    except _TooLarge:
+        pickled, refusal = b"", f"its pickle has more than {SETTINGS.exception_bytes_max:,} bytes"
     except Exception as reason:  # noqa: BLE001 - foreign code
         pickled, refusal = b"", f"it cannot be pickled: {type(reason).__name__}: {reason}"
     packed: bytes = msgpack.packb(
         [_name(type(error)), _message(error), text, refusal, pickled], unicode_errors="replace"
     )
     return packed
+
+
+class _TooLarge(Exception):
+    """An exception is sent inside of a message, which others have to wait for."""
+
+
+class _Limited(io.BytesIO):
+    """A file that takes so much and no more."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + memoryview(data).nbytes > SETTINGS.exception_bytes_max:
+            raise _TooLarge
+        return super().write(data)
 
 
 def unpack_exception(data: bytes | memoryview) -> BaseException:
@@ -55,7 +79,9 @@ def unpack_exception(data: bytes | memoryview) -> BaseException:
         try:
             error = pickle.loads(pickled)
             refusal = f"its pickle gives a {type(error).__name__}"
-        except Exception as reason:  # noqa: BLE001 - foreign code
+        except KeyboardInterrupt:
+            raise
+        except BaseException as reason:  # noqa: BLE001 - foreign code, which may also want to exit
             refusal = f"it cannot be unpickled here: {type(reason).__name__}: {reason}"
     if not isinstance(error, BaseException):
         error = RemoteError(name, message, text, refusal)

@@ -23,6 +23,10 @@ Part = tuple[str, object]  # the path to it, and it
 def explain(what: str, roots: Sequence[Part], error: Exception) -> CannotPickle:
     """The error to raise when pickling `what`, which consists of `roots`, failed with `error`."""
     part = _refusing(roots)
+    if part is not None and _is_too_deep(_refusal(part[1])):
+        return CannotPickle(
+            what, part[0], f"is a {type(part[1]).__name__} nested too deeply for pickle: make it flatter"
+        )
     if part is None:
         return CannotPickle(what, what.removeprefix("the "), f"cannot be pickled as a whole ({_words(error)})")
     seen: set[int] = set()
@@ -36,6 +40,11 @@ def explain(what: str, roots: Sequence[Part], error: Exception) -> CannotPickle:
     cls = type(value)
     name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
     return CannotPickle(what, path, f"is a {name} ({_words(_refusal(value) or error)})")
+
+
+def _is_too_deep(error: Exception | None) -> bool:
+    """Cloudpickle turns a RecursionError into one of its own."""
+    return isinstance(error, RecursionError) or isinstance(error and error.__cause__, RecursionError)
 
 
 def _words(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError, ProtocolError
+from distributed.wire.exceptions import note
 from distributed.wire.functions import unpack_function
 from distributed.wire.values import PICKLE, reduce_handle, unpack
 
@@ -43,6 +44,7 @@ class Functions:
         try:
             function = unpack_function(code)
         except BaseException as error:  # noqa: BLE001  modules that are imported here may raise anything
+            note(error, "the function was unpickled in the executor")
             function = Unloadable(code, error)
         self._put(name, function, len(code))
         return function

@@ -18,6 +18,7 @@ from typing import Any
 from distributed.config import SETTINGS
 from distributed.errors import StoreFull
 from distributed.pieces import write_file
+from distributed.wire.exceptions import note
 from distributed.wire.messages import NeedRoom, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
@@ -71,7 +72,11 @@ class Executor:
 
     def _run_one(self, function: Any, payload: bytes, inputs: list[Any] | None, name: str) -> tuple[bytes, Any]:
         """One task, in a frame of its own: what it held is free when the frame is gone."""
-        call = unpack_call(payload) if inputs is None else unpack_call(payload, Inputs(inputs))
+        try:
+            call = unpack_call(payload) if inputs is None else unpack_call(payload, Inputs(inputs))
+        except BaseException as error:
+            note(error, f"the arguments of {name} were unpickled in the executor")
+            raise
         value = function(*call[0], **call[1])
         if type(value) in ATOMS:
             return pickle.dumps(value, 5), None

@@ -18,6 +18,7 @@ from typing import Any
 from distributed.config import SETTINGS
 from distributed.errors import StoreFull
 from distributed.pieces import write_file
+from distributed.wire.exceptions import note
 from distributed.wire.messages import CancelRunning, Message, NeedRoom, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
@@ -113,7 +114,11 @@ class AsyncExecutor:
             self.loop.call_later(SETTINGS.flush_interval_s if self.tasks else 0, self._flush)
 
     async def _result(self, function: Any, payload: bytes, inputs: list[Any], name: str) -> tuple[bytes, Any]:
-        call = unpack_call(payload, Inputs(inputs))
+        try:
+            call = unpack_call(payload, Inputs(inputs))
+        except BaseException as error:
+            note(error, f"the arguments of {name} were unpickled in the executor")
+            raise
         value = function(*call[0], **call[1])
         if inspect.isawaitable(value):
             value = await value
