@@ -173,7 +173,7 @@ def function(value: Any) -> Callable[..., Any]:
 def iterable(name: str, value: Any, right: str = "a list, or anything else to iterate over") -> Any:
     """Something to iterate over."""
     if not isinstance(value, Iterable) and not hasattr(type(value), "__getitem__"):
-        raise TypeError(f"{name}={shown(value)} must be {right}")
+        raise TypeError(f"{name}={shown(value)} is not iterable: it must be {right}")
     return value
 
 
