@@ -34,8 +34,15 @@ collect_ignore = ["setup.py", "distributed/__main__.py"]
 
 @pytest.fixture(autouse=True, scope="module")
 def secret_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where this module's daemons and clients look for the secret; the first of them creates it."""
+    """Where this module's daemons and clients look for the secret; the first of them creates it.
+
+    With TESTS_WITH_TLS=1 they find the credential of TLS there, too, and all that goes over TCP is encrypted.
+    """
     path = tmp_path_factory.mktemp("home") / "distributed" / "secret"
+    if os.environ.get("TESTS_WITH_TLS"):
+        from distributed.wire.credential import find_or_create_credential
+
+        find_or_create_credential(path.with_name("tls.pem"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SECRET_VARIABLE, str(path))
         yield path

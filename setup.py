@@ -14,6 +14,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "distributed/version.py")
 
 PROGRESS = ["tqdm"]
 DEFER = ["wrapt>=2.0"]
+TLS = ["cryptography>=42"]  # only to create a certificate
 DOCS = ["sphinx>=7.4"]
 TEST = [
     "hypothesis",
@@ -38,7 +39,13 @@ setup(
     packages=find_packages(include=["distributed", "distributed.*"]),
     package_data={"distributed": ["py.typed", "web/*.html", "web/*.css", "web/*.js", "web/*.svg"]},
     install_requires=["cloudpickle>=3.0", "msgpack>=1.0", "toolz>=0.12", "tornado>=6.4"],
-    extras_require={"progress": PROGRESS, "defer": DEFER, "docs": DOCS, "test": TEST + PROGRESS + DEFER},
+    extras_require={
+        "progress": PROGRESS,
+        "defer": DEFER,
+        "tls": TLS,
+        "docs": DOCS,
+        "test": TEST + PROGRESS + DEFER + TLS,
+    },
     entry_points={
         "console_scripts": ["dcenter = distributed.__main__:dcenter", "dworker = distributed.__main__:dworker"]
     },

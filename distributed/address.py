@@ -74,15 +74,16 @@ def unparse(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def require_loopback(host: str, insecure_plaintext: bool) -> None:
-    """Refuse to let other machines in before somebody has said that their network is trusted.
+def require_loopback(host: str, insecure_plaintext: bool, is_encrypted: bool = False) -> None:
+    """Refuse to let other machines in without TLS, before somebody has said that their network is trusted.
 
-    >>> require_loopback('0.0.0.0', insecure_plaintext=True)
+    >>> require_loopback('0.0.0.0', insecure_plaintext=False, is_encrypted=True)
     """
-    if not is_loopback(host) and not insecure_plaintext:
+    if not (is_loopback(host) or is_encrypted or insecure_plaintext):
         raise BadAddress(
-            f"listening on {host} lets other machines in, and nothing is encrypted yet: in a network that you "
-            "trust, say so with --insecure-plaintext (insecure_plaintext=True)"
+            f"listening on {host} lets other machines in, and there is no TLS credential here to encrypt with: start "
+            "dcenter --tls, which creates one, and copy tls.pem beside the secret of the other machines; or, in a "
+            "network that you trust, say so with --insecure-plaintext (insecure_plaintext=True)"
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -36,7 +37,8 @@ Start one per cluster, then workers that join it, then use it from Python:
   >>> Pool('127.0.0.1:8787').apply(sum, [[1, 2, 3]])
 
 Whoever joins must hold the secret that the first dcenter creates for you. Your own workers and pools on this machine
-find it by themselves; to another machine you copy the file, to the same place.
+find it by themselves; to another machine you copy the file, to the same place. The same goes for tls.pem, which --tls
+creates: wherever it is, everything that goes over TCP is encrypted.
 """
 WORKER_HELP = """\
 A worker: it joins the cluster of a center, holds values, and runs functions on them, in one child process per core.
@@ -48,6 +50,8 @@ CENTER_EXAMPLES = """\
 examples:
   dcenter                                 on 127.0.0.1:8787, for this machine only
   dcenter --port 0                        on whatever port is free; it is printed
+  dcenter --host 10.0.0.7 --tls           for other machines, too; creates tls.pem beside the secret:
+                                          copy both files to the same place there
   dcenter --host 10.0.0.7 --insecure-plaintext
                                           for a network that you trust: peers prove that they hold
                                           the secret, but what they say can be read on the way
@@ -58,8 +62,9 @@ examples:
   dworker 127.0.0.1:8787 --ncores 4 --memory-limit 4GiB
   dworker 127.0.0.1:8787 --memory-limit 0.25 --spill-directory /scratch
                                           a quarter of the memory; what does not fit goes to /scratch
-  dworker 10.0.0.7:8787 --host 10.0.0.8 --insecure-plaintext
-                                          on another machine, in a network that you trust
+  dworker 10.0.0.7:8787 --host 10.0.0.8   on another machine, with copies of the center's secret and
+                                          tls.pem (or, in a network that you trust, without the
+                                          latter and with --insecure-plaintext)
 """
 STATUS_EXAMPLES = """\
 examples:
@@ -128,6 +133,12 @@ def _parser(name: str, text: str, examples: str) -> argparse.ArgumentParser:
 
 def _add_daemon_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--tls-file",
+        metavar="PATH",
+        help="a private key and its certificate, in PEM, instead of tls.pem beside the secret "
+        "(the same as DISTRIBUTED_TLS_FILE)",
+    )
+    parser.add_argument(
         "--insecure-plaintext",
         action="store_true",
         help="listen beyond this machine although nothing is encrypted",
@@ -141,6 +152,9 @@ def _add_center_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, default=CENTER_PORT, help="0 picks a free one (default: %(default)s)")
     parser.add_argument(
         "--status-port", type=_port, default=0, help="port of the status page (default: 0, which picks a free one)"
+    )
+    parser.add_argument(
+        "--tls", action="store_true", help="encrypt; creates the certificate and its key if they are not there yet"
     )
     _add_daemon_options(parser)
 
@@ -240,20 +254,31 @@ def _run_center(arguments: argparse.Namespace) -> int:
     async def start(ending: Ending) -> Any:
         from distributed.center.server import Center
 
-        center = Center(arguments.host, arguments.port, arguments.status_port, arguments.insecure_plaintext)
+        center = Center(
+            arguments.host, arguments.port, arguments.status_port, arguments.insecure_plaintext, arguments.tls
+        )
         await ending.start(center)
         ending.say_ready(_center_lines(center), address=center.address, status_link=center.status_link)
         return center
 
+    _name_tls_file(arguments.tls_file)
     return run_daemon("dcenter", start, arguments.parent_fd, arguments.verbose)
+
+
+def _name_tls_file(path: str | None) -> None:
+    """For this process and what it starts: pools within tasks look for it in the same way."""
+    if path is not None:
+        os.environ["DISTRIBUTED_TLS_FILE"] = os.path.abspath(path)
 
 
 def _run_worker(arguments: argparse.Namespace) -> int:
     async def start(ending: Ending) -> Any:
+        from distributed.wire.security import find_secret
         from distributed.worker.server import Worker
 
-        may_listen = addresses.is_loopback(arguments.host) or arguments.insecure_plaintext
-        if may_listen and arguments.parent_fd is None:  # else the center was there before us
+        is_encrypted = find_secret().credential is not None
+        addresses.require_loopback(arguments.host, arguments.insecure_plaintext, is_encrypted)
+        if arguments.parent_fd is None:  # else the center was there before us
             await ending.unless_ended(_reach(arguments.center))
         worker = Worker(
             arguments.center,
@@ -271,6 +296,7 @@ def _run_worker(arguments: argparse.Namespace) -> int:
         ending.say_ready(_worker_lines(worker, arguments.center), address=worker.address)
         return worker
 
+    _name_tls_file(arguments.tls_file)
     return run_daemon("dworker", start, arguments.parent_fd, arguments.verbose)
 
 
@@ -323,6 +349,11 @@ def _center_lines(center: Any) -> list[str]:
     return [
         f"Center at {center.address}",
         f"  secret   {secret_path()}" + (" (new)" if center.created_secret else ""),
+        *(
+            [f"  TLS      {center.tls_file}" + (" (new)" if center.created_credential else "")]
+            if center.tls_file
+            else []
+        ),
         *([f"  status   {center.status_link}"] if center.status_link else []),
         f"  workers  join with: dworker {reachable}",
         f"  Python   from distributed import Pool; pool = Pool({reachable!r})",
@@ -339,6 +370,7 @@ def _worker_lines(worker: Any, center: str) -> list[str]:
         f"  cores    {member.ncores}",
         f"  memory   {format_bytes(member.memory_limit)} for values, in {member.directory}",
         f"  secret   {secret_path()}",
+        *([f"  TLS      {worker.tls_file}"] if worker.tls_file else []),
     ]
 
 

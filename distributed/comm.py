@@ -18,13 +18,14 @@ from typing import Any
 from distributed import address as addresses
 from distributed import errors
 from distributed.config import SETTINGS
-from distributed.connect import explain, place_of, tune
+from distributed.connect import explain, failed, place_of, tune
 from distributed.errors import ConnectionFailed, ProtocolError
+from distributed.greeting import encrypt, shake_hands, speaks_tls
 from distributed.turns import TURN
 from distributed.wire import frames
 from distributed.wire.codec import decode, encode_frame
 from distributed.wire.messages import Message, Refusal, Reply
-from distributed.wire.security import ClientHandshake, Itself, Secret, ServerHandshake
+from distributed.wire.security import ClientHandshake, Itself, Secret
 
 logger = logging.getLogger("distributed.comm")
 
@@ -304,22 +305,6 @@ class Connection:
 # --------------------------------------------------------------------------------------- a socket becomes a connection
 
 
-async def shake_hands(sock: socket.socket, handshake: ClientHandshake | ServerHandshake) -> None:
-    """Authenticate a fresh non-blocking socket, reading not one byte too many. Encryption will begin here, too."""
-    loop = asyncio.get_running_loop()
-    await loop.sock_sendall(sock, handshake.start())
-    while handshake.wanted:
-        data = b""
-        while len(data) < handshake.wanted:
-            part = await loop.sock_recv(sock, handshake.wanted - len(data))
-            if not part:
-                raise ConnectionResetError("it closed the connection before the handshake was over")
-            data += part
-        await loop.sock_sendall(sock, handshake.receive(data))
-    if handshake.failure is not None:
-        raise handshake.failure
-
-
 async def connect(
     address: str,
     *,
@@ -343,6 +328,8 @@ async def connect(
         async with asyncio.timeout(timeout_s):
             sock = await _open_unix(unix) or await _open_tcp(address)
             means = Itself(place_of(sock.getpeername()))
+            if speaks_tls(sock, secret):
+                sock = await encrypt(sock, secret, is_server=False, address=address)
             handshake = ClientHandshake(secret, role, "control", address, expects=expects, means=means)
             await shake_hands(sock, handshake)
             connection = Connection(handshake.peer_role, address, on_message, on_close)
@@ -351,7 +338,7 @@ async def connect(
         if sock is not None:
             sock.close()
         if isinstance(error, OSError):
-            raise ConnectionFailed(address, explain(error, address, timeout_s)) from error
+            raise failed(error, address, timeout_s) from error
         raise
     return connection
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed import address as addresses
 from distributed.config import SETTINGS
-from distributed.errors import ConnectionFailed
+from distributed.errors import AuthenticationFailed, ConnectionFailed
 from distributed.wire.security import ClientHandshake, Itself, Secret
+
+if TYPE_CHECKING:
+    from distributed.wire.credential import Credential
 
 KEEPALIVE_PROBES = 10
 UNIX_PATH_BYTES_MAX = 107  # of the kernel's structure, without its final zero
@@ -40,15 +43,36 @@ def connect_blocking(
     sock = _connect_unix(unix, timeout_s) or _connect_tcp(address, deadline, timeout_s)
     try:
         means = Itself(place_of(sock.getpeername()), incarnation)
+        if secret.credential is not None and sock.family != socket.AF_UNIX:
+            sock = _encrypt(sock, secret.credential, deadline)
         _authenticate(sock, ClientHandshake(secret, role, kind, address, expects=expects, means=means), deadline)
         sock.settimeout(None)
     except OSError as error:
         sock.close()
-        raise ConnectionFailed(address, explain(error, address, timeout_s)) from error
+        raise failed(error, address, timeout_s) from error
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def failed(error: OSError, address: str, timeout_s: float) -> ConnectionFailed:
+    """That this went wrong, as an error that a person understands."""
+    kind = AuthenticationFailed if getattr(error, "is_refusal", False) else ConnectionFailed
+    return kind(address, explain(error, address, timeout_s))
+
+
+def _encrypt(sock: socket.socket, credential: Credential, deadline: float) -> socket.socket:
+    from distributed import tls  # here: who has no credential need not load ssl
+
+    encrypted = tls.wrapped(sock, credential, is_server=False)
+    try:
+        encrypted.settimeout(_left(deadline))
+        tls.shake_hands(encrypted, credential)
+    except BaseException:
+        encrypted.close()
+        raise
+    return encrypted
 
 
 def _connect_unix(path: str, timeout_s: float) -> socket.socket | None:

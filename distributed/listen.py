@@ -19,10 +19,11 @@ import stat
 from collections.abc import Callable
 
 from distributed import address as addresses
-from distributed.comm import Connection, shake_hands
+from distributed.comm import Connection
 from distributed.config import SETTINGS
 from distributed.connect import UNIX_PATH_BYTES_MAX, explain, own_place, silence_of, tune
 from distributed.errors import DistributedError, StartFailed
+from distributed.greeting import encrypt, shake_hands, speaks_tls
 from distributed.wire.security import Itself, Secret, ServerHandshake
 
 logger = logging.getLogger("distributed.comm")
@@ -181,11 +182,14 @@ class Listener:
         """Authenticate one peer and hand it over; whatever fails closes this socket, with one line in the log."""
         timeout_s = SETTINGS.handshake_timeout_s
         try:
-            itself = Itself(own_place(sock.getsockname()), self._incarnation)
+            is_encrypted = speaks_tls(sock, self._secret)
+            itself = Itself("" if is_encrypted else own_place(sock.getsockname()), self._incarnation)
             handshake = ServerHandshake(self._secret, self._role, peer, itself=itself)
             sock.setblocking(False)
             tune(sock, timeout_s)
             async with asyncio.timeout(timeout_s):
+                if is_encrypted:
+                    sock = await encrypt(sock, self._secret, is_server=True, address=peer)
                 await shake_hands(sock, handshake)
             silent_s = silence_of(handshake.peer_role)
             tune(sock, silent_s)
@@ -196,6 +200,7 @@ class Listener:
                 made = self._on_connection
                 Connection(handshake.peer_role, peer, on_made=made, silent_s=silent_s).begin(sock)
         except asyncio.CancelledError as cancelled:
+            sock.close()
             if self._sockets:  # else the listener is being closed
                 logger.warning("refused %s: %s", peer, cancelled)
             raise

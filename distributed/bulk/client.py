@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from distributed.bulk.encrypted import stream_over
 from distributed.bulk.stream import Stream
 from distributed.config import SETTINGS
 from distributed.connect import connect_blocking, explain, tune
@@ -115,7 +116,7 @@ class BulkClient:
     def _attempt(self, operation: Callable[[], Any]) -> Any:
         try:
             if self._stream is None:
-                self._stream = Stream(
+                self._stream = stream_over(
                     connect_blocking(
                         self.address,
                         kind="bulk",

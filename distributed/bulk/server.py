@@ -15,7 +15,7 @@ import time
 from typing import Any, Protocol
 
 from distributed.address import unparse
-from distributed.bulk.stream import Stream
+from distributed.bulk.encrypted import stream_over
 from distributed.config import SETTINGS
 from distributed.connect import explain
 from distributed.errors import DistributedError, ProtocolError, StoreFull
@@ -113,7 +113,7 @@ class _Service:
         self.sock, self._store, self._peer = sock, store, peer
         self.idle_since: float | None = time.monotonic()
         self.is_stopped = False
-        self._stream = Stream(sock)
+        self._stream = stream_over(sock)
         self._reserved: dict[str, int] = {}  # files promised to this writer, and their sizes
         self._why_full = ""
 
@@ -146,7 +146,7 @@ class _Service:
         while True:
             try:
                 return bool(self.sock.recv(1, socket.MSG_PEEK))
-            except BlockingIOError:  # SO_RCVTIMEO: an idle connection may stay
+            except (BlockingIOError, TimeoutError):  # of `Stream`: an idle connection may stay
                 continue
             except ConnectionResetError:
                 return False

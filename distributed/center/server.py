@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 from distributed import address as addresses
@@ -21,7 +22,7 @@ from distributed.listen import Listener
 from distributed.version import installed
 from distributed.wire import codec
 from distributed.wire import messages as m
-from distributed.wire.security import find_or_create_secret, secret_path
+from distributed.wire.security import Secret, credential_path, find_or_create_secret, secret_path
 
 log = logging.getLogger("distributed.center")
 
@@ -37,6 +38,8 @@ class Center:
         Port of the status page; 0 picks a free one, None: no page.
     insecure_plaintext
         Listen on other addresses than loopback, although nothing is encrypted.
+    tls
+        Create the credential of TLS if there is none yet; if there is one, TLS is spoken in any case.
 
     Examples
     --------
@@ -54,12 +57,15 @@ class Center:
         port: int = 8787,
         status_port: int | None = 0,
         insecure_plaintext: bool = False,
+        tls: bool = False,
     ) -> None:
         self.host, self.port = arguments.text("host", host), arguments.port("port", port)
         self.status_port = None if status_port is None else arguments.port("status_port", status_port)
         self.insecure_plaintext = arguments.truth("insecure_plaintext", insecure_plaintext)
+        self.tls = arguments.truth("tls", tls)
         self.address = self.status_link = ""
-        self.created_secret = False
+        self.created_secret = self.created_credential = False
+        self.tls_file: Path | None = None
         self._connections: dict[int, Connection] = {}
         self._last = 0
         self._telling: set[asyncio.Task] = set()
@@ -70,9 +76,12 @@ class Center:
 
     async def start(self) -> None:
         """Listen, and serve the status page; afterwards `address` and `status_link` are known."""
-        addresses.require_loopback(self.host, self.insecure_plaintext)
+        will_encrypt = self.tls or credential_path(secret_path()).exists()
+        addresses.require_loopback(self.host, self.insecure_plaintext, will_encrypt)  # before anything is created
         self.created_secret = not secret_path().exists()
-        secret = find_or_create_secret()
+        secret = self._find_secret()
+        self.tls_file = secret.tls_file
+        addresses.require_loopback(self.host, self.insecure_plaintext, secret.credential is not None)
         self._loop = asyncio.get_running_loop()
         about: dict[str, Any] = {"address": "", "pid": os.getpid(), "versions": installed()}
         self.state = CenterState(started=self._loop.time(), about=about)
@@ -81,8 +90,26 @@ class Center:
         if self.status_port is not None:
             from distributed.web.status import StatusPage  # lazy: tornado costs an embedded center its quick start
 
-            self._page = StatusPage(self.status, self.host, self.status_port)
+            self._page = StatusPage(self.status, self.host, self.status_port, self._page_context(secret))
             self.status_link = self._page.link
+
+    def _find_secret(self) -> Secret:
+        """The secret, and with `tls` the credential; whichever is not there is created."""
+        secret = find_or_create_secret()
+        if not self.tls:
+            return secret
+        from distributed.wire.credential import find_or_create_credential  # here: it loads ssl
+
+        path = credential_path(secret_path())
+        self.created_credential = not path.exists()
+        find_or_create_credential(path)
+        return find_or_create_secret()
+
+    def _page_context(self, secret: Secret) -> Any:
+        """What the status page is encrypted with: beyond loopback, where others could read its link."""
+        if secret.credential is None or addresses.is_loopback(self.host):
+            return None
+        return secret.credential.page
 
     async def finished(self) -> None:
         """Wait until somebody asked the center to end (`Terminate`)."""

@@ -185,6 +185,8 @@ class Cluster:
         Bytes, or a text, that an executor may have of its own; one with more is killed. ``'none'``: no limit.
     insecure_plaintext
         Listen on other addresses than loopback, although nothing is encrypted.
+    tls
+        Encrypt what goes over TCP: create the credential if there is none. If there is one, that is done in any case.
 
     Examples
     --------
@@ -205,6 +207,7 @@ class Cluster:
         spill_directory: str | None = None,
         task_memory_limit: int | str | None = None,
         insecure_plaintext: bool = False,
+        tls: bool = False,
     ) -> None:
         wanted = self._addresses(n_workers, hosts)
         self._options = _worker_options(len(wanted), ncores, memory_limit, spill_directory, task_memory_limit)
@@ -214,8 +217,9 @@ class Cluster:
         self._centers: list[Daemon] = []
         self._finalizer = weakref.finalize(self, _stop_cluster, self._workers, self._centers, spill_directory)
         host, port = ("127.0.0.1", 0) if center is None else addresses.parse(center, 8787)
+        tls_option = ["--tls"] if arguments.truth("tls", tls) else []
         try:
-            self._centers.append(Daemon("center", "--host", host, "--port", str(port), *self._common))
+            self._centers.append(Daemon("center", "--host", host, "--port", str(port), *tls_option, *self._common))
             ready = self._centers[0].wait_ready()
             self.center_address: str = ready["address"]
             self.status_link: str = ready["status_link"]

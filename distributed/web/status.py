@@ -12,6 +12,7 @@ import hmac
 import json
 import secrets
 import socket
+import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,13 @@ CONNECTIONS_MAX = 32  # one more closes the oldest: browsers connect again, and 
 
 
 class StatusPage:
-    """Serves what `status()` returns. `link` is for people; nobody gets in without it."""
+    """Serves what `status()` returns, encrypted if there is a `context`. Nobody gets in without the `link`."""
 
-    def __init__(self, status: Callable[[], dict[str, Any]], host: str, port: int = 0) -> None:
+    def __init__(
+        self, status: Callable[[], dict[str, Any]], host: str, port: int = 0, context: ssl.SSLContext | None = None
+    ) -> None:
         self._token = secrets.token_urlsafe(16)
-        self.host = host
+        self.host, self.scheme = host, "https" if context is not None else "http"
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = socket.create_server((host, port), family=family)
@@ -56,7 +59,11 @@ class StatusPage:
             default_handler_class=_Nothing,
         )
         self._server = _Server(
-            application, max_header_size=HEADER_BYTES_MAX, max_body_size=0, idle_connection_timeout=IDLE_CONNECTION_S
+            application,
+            ssl_options=context,
+            max_header_size=HEADER_BYTES_MAX,
+            max_body_size=0,
+            idle_connection_timeout=IDLE_CONNECTION_S,
         )
         self._server.add_socket(self._socket)
 
@@ -67,7 +74,7 @@ class StatusPage:
     @property
     def link(self) -> str:
         host = self.host if self.host not in ("", "0.0.0.0", "::") else socket.gethostname()
-        return f"http://{address.unparse(host, self.port)}/{self._token}/"
+        return f"{self.scheme}://{address.unparse(host, self.port)}/{self._token}/"
 
     def admits(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(), self._token.encode())
@@ -100,7 +107,7 @@ def is_our_name(host_header: str, host: str) -> bool:
     return False
 
 
-def is_our_origin(headers: Mapping[str, str]) -> bool:
+def is_our_origin(headers: Mapping[str, str], scheme: str = "http") -> bool:
     """Whether a request comes from this page, or from a person who follows the link, and not from another page.
 
     >>> is_our_origin({'Host': 'localhost:80', 'Origin': 'http://localhost:80', 'Sec-Fetch-Site': 'same-origin'})
@@ -112,7 +119,8 @@ def is_our_origin(headers: Mapping[str, str]) -> bool:
     >>> is_our_origin({'Host': 'localhost:80', 'Sec-Fetch-Site': 'cross-site', 'Sec-Fetch-Mode': 'no-cors'})
     False
     """
-    if headers.get("Origin", f"http://{headers.get('Host')}") != f"http://{headers.get('Host')}":
+    ours = f"{scheme}://{headers.get('Host')}"
+    if headers.get("Origin", ours) != ours:
         return False
     return headers.get("Sec-Fetch-Mode") == "navigate" or headers.get("Sec-Fetch-Site", "none") in (
         "none",
@@ -156,7 +164,8 @@ class _File(_Nothing):
         self.page, self.status = page, status
 
     def prepare(self) -> None:
-        is_ours = is_our_name(self.request.host, self.page.host) and is_our_origin(self.request.headers)
+        headers, page = self.request.headers, self.page
+        is_ours = is_our_name(self.request.host, page.host) and is_our_origin(headers, page.scheme)
         if not is_ours or not self.page.admits(self.path_args[0]):
             raise HTTPError(403)
 

@@ -22,18 +22,20 @@ version, or else two versions could not tell each other that they differ.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import os
 import secrets
 import shlex
-import stat
 import struct
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from distributed.errors import AuthenticationFailed, ConnectionFailed, SecretUnusable, VersionMismatch, WrongPeer
+from distributed.wire.private import create_private, open_private
+
+if TYPE_CHECKING:
+    from distributed.wire.credential import Credential
 
 PROTOCOL_VERSION: Final = 2
 MAGIC: Final = b"DSTB"
@@ -47,7 +49,9 @@ _ITSELF: Final = struct.Struct("<24s16s")
 _NONCE_BYTES: Final = 32
 _PROOF_BYTES: Final = 32
 _ACCEPTED, _WRONG_SECRET = b"\x01", b"\x02"
+_TLS_HELLO, _TLS_ALERT = b"\x16\x03", b"\x15\x03"  # how a client's and a server's first record may begin
 _SECRET_DIGITS: Final = 64
+_WHAT: Final = "the secret file"
 ANSWER_BYTES: Final = _HELLO.size + _ITSELF.size + _PROOF_BYTES
 """What a server says before the client has proved anything."""
 
@@ -56,16 +60,26 @@ ANSWER_BYTES: Final = _HELLO.size + _ITSELF.size + _PROOF_BYTES
 
 
 class Secret:
-    """The shared secret. Nothing prints, pickles or logs its content.
+    """The shared secret, and what was found with it. Nothing prints, pickles or logs its content.
 
     >>> Secret(b'x' * 32)
     <Secret>
     """
 
-    __slots__ = ("_key",)
+    __slots__ = ("_credential", "_key", "tls_file")
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, key: bytes, tls_file: Path | None = None) -> None:
+        self._key, self.tls_file = key, tls_file
+        self._credential: Credential | None = None
+
+    @property
+    def credential(self) -> Credential | None:
+        """What TLS is spoken with wherever there is TCP; None: it is not. `SecretUnusable` if the file is no good."""
+        if self._credential is None and self.tls_file is not None:
+            from distributed.wire.credential import Credential  # here: who has none need not load ssl
+
+            self._credential = Credential(self.tls_file)
+        return self._credential
 
     @classmethod
     def create(cls) -> Secret:
@@ -105,37 +119,39 @@ def secret_path() -> Path:
     return (Path(configuration) if os.path.isabs(configuration) else Path.home() / ".config") / "distributed/secret"
 
 
+def credential_path(secret: Path) -> Path:
+    """Where the credential of TLS is: DISTRIBUTED_TLS_FILE, or else ``tls.pem`` beside the secret."""
+    override = os.environ.get("DISTRIBUTED_TLS_FILE")
+    return Path(override) if override else secret.with_name("tls.pem")
+
+
 def find_secret(path: str | os.PathLike[str] | None = None) -> Secret:
     """Read the secret; `SecretUnusable` says what is wrong with the file, and which command helps."""
     path = Path(path) if path is not None else secret_path()
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # not blocking: it might be a fifo
-        try:
-            _refuse_shared(os.fstat(descriptor), path)
+        with open_private(path, _WHAT) as descriptor:
             content = os.read(descriptor, 2 * _SECRET_DIGITS)
-        finally:
-            os.close(descriptor)
     except FileNotFoundError as error:
         raise SecretUnusable(
             f"there is no secret at {path}: start dcenter here first (it creates one), copy the file from the center's "
             "machine to the same place, or name another file in DISTRIBUTED_SECRET_FILE"
         ) from error
-    except OSError as error:
-        raise SecretUnusable(f"the secret file {path} cannot be read: {error.strerror}") from error
-    return _parse_secret(content, path)
+    return Secret(_parse_secret(content, path), _find_tls_file(path))
 
 
-def _refuse_shared(status: os.stat_result, path: Path) -> None:
-    quoted = shlex.quote(str(path))
-    if not stat.S_ISREG(status.st_mode):
-        raise SecretUnusable(f"the secret file {path} is not a file")
-    if status.st_mode & 0o077:
-        raise SecretUnusable(f"others can read the secret file {path}: chmod 600 {quoted}")
-    if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:
-        raise SecretUnusable(f"the secret file {path} belongs to another user: make a copy that is yours")
+def _find_tls_file(secret: Path) -> Path | None:
+    """Whether TLS is spoken is decided here: no error but "there is none" may mean that it is not."""
+    path = credential_path(secret)
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return path if os.environ.get("DISTRIBUTED_TLS_FILE") or path.is_symlink() else None
+    except OSError:  # whoever opens it will say what is wrong
+        pass
+    return path
 
 
-def _parse_secret(content: bytes, path: Path) -> Secret:
+def _parse_secret(content: bytes, path: Path) -> bytes:
     digits = content.strip()
     try:
         key = bytes.fromhex(digits.decode("ascii"))
@@ -146,34 +162,15 @@ def _parse_secret(content: bytes, path: Path) -> Secret:
             f"the secret file {path} does not hold {_SECRET_DIGITS} hexadecimal digits: copy it again from the "
             f"center's machine, or make a new one: rm {shlex.quote(str(path))} and start dcenter"
         )
-    return Secret(key)
+    return key
 
 
 def find_or_create_secret(path: str | os.PathLike[str] | None = None) -> Secret:
     """Read the secret; the first to ask creates it. Of several at the same time one creates, and all read that one."""
     path = Path(path) if path is not None else secret_path()
     if not path.exists():
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _create_secret(path)
-        except OSError as error:
-            raise SecretUnusable(f"the secret file {path} cannot be created: {error.strerror}") from error
+        create_private(path, _WHAT, secrets.token_hex(_SECRET_DIGITS // 2).encode() + b"\n")
     return find_secret(path)
-
-
-def _create_secret(path: Path) -> None:
-    """Write it beside its place, then link it there: it appears whole, or somebody else's did before."""
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(secrets.token_hex(_SECRET_DIGITS // 2).encode() + b"\n")
-            file.flush()
-            os.fsync(descriptor)
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink()
 
 
 # ------------------------------------------------------------------------------------------------------ the handshake
@@ -231,11 +228,20 @@ class _Handshake:
     def _hello_is_complete(self, data: bytes) -> bool:
         """Collect the peer's first 40 bytes: the magic alone first, so that strangers are turned away early."""
         self._received += data
-        if not self._received.startswith(MAGIC):
+        if self._received[:2] in (_TLS_HELLO, _TLS_ALERT):
+            self._fail(AuthenticationFailed, _no_credential())
+        elif not self._received.startswith(MAGIC):
             self._fail(ConnectionFailed, "what answers there is not distributed (its first bytes are something else)")
         elif len(self._received) == len(MAGIC):
             self.wanted = _HELLO.size - len(MAGIC)
         return self.failure is None and len(self._received) == _HELLO.size
+
+
+def _no_credential() -> str:
+    return (
+        "it speaks TLS, and this side found no credential for it: copy the center's tls.pem to "
+        f"{credential_path(secret_path())}, or name it in DISTRIBUTED_TLS_FILE"
+    )
 
 
 def _wrong() -> str:
@@ -359,7 +365,7 @@ class ServerHandshake(_Handshake):
 
     def _read_hello(self, data: bytes) -> bytes:
         if not self._hello_is_complete(data):
-            return b""
+            return self._hello if self._received.startswith(_TLS_HELLO) else b""  # it sees that this is no TLS
         _, version, kind, role, _ = _HELLO.unpack(self._received)
         if version != PROTOCOL_VERSION:
             return self._other_version(version, self._hello)

@@ -12,6 +12,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -134,7 +135,8 @@ class Worker:
 
     async def start(self) -> None:
         """Listen, start executors, and join the cluster; afterwards `address` and `member` are known."""
-        addresses.require_loopback(self.host, self.insecure_plaintext)
+        self._secret = find_secret()
+        addresses.require_loopback(self.host, self.insecure_plaintext, self._secret.credential is not None)
         try:
             await self._start()
         except BaseException:
@@ -143,7 +145,6 @@ class Worker:
 
     async def _start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._secret = find_secret()
         self._files = Files(self.directory, self.spill_directory)
         self._closers.append(self._close_files)
         starting = self._start_supervisor()
@@ -214,6 +215,11 @@ class Worker:
             pid=os.getpid(),
             versions=installed(),
         )
+
+    @property
+    def tls_file(self) -> Path | None:
+        """Where the credential of TLS was found; None: what goes over TCP is not encrypted."""
+        return self._secret.tls_file
 
     async def finished(self) -> None:
         """Wait until somebody asked the worker to end (`Terminate`)."""
