@@ -87,6 +87,7 @@ class Settings:
     functions_cached_bytes_max: int = 64 * MIB
     stderr_tail_lines: int = 20
     output_bytes_per_s_max: int = 1 * MIB
+    output_backlog_bytes_max: int = 256 * KIB  # to a client that does not read; then only results go there
     memory_fraction: float = 0.6  # default memory limit of a worker's store, as a part of what is there
     task_memory_fraction: float = 0.9  # the same for what one executor may have of its own
     task_memory_interval_s: float = 0.05  # how often an executor near that limit is looked at
@@ -97,6 +98,8 @@ class Settings:
     attempts_max: int = 3
     receive_buffers_bytes_max: int = 512 * MIB  # that wait, reclaimable, for the next values that come over sockets
     lineage_bytes_max: int = 64 * MIB
+    scattered_value_bytes_max: int = 1 * MIB  # scattered values up to this size stay at their client, too, as long as
+    scattered_bytes_max: int = 64 * MIB  # all of them take no more; the oldest ones go first
     move_wait_min_s: float = 0.05  # leave the holder of the inputs only if it saves more waiting than this
     local_bytes_per_s: float = 10e9  # between workers of one machine
     network_bytes_per_s: float = 1e9  # until measured

@@ -5,6 +5,7 @@ The user's threads come here; everything that changes the state goes on to the d
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import time
@@ -20,11 +21,12 @@ from distributed.pool.events import Borrowed, Claimed, Exported, Stored, Storing
 from distributed.pool.interrupts import deferred_signals
 from distributed.pool.remote import RemoteData, TaskFailed, error_of
 from distributed.pool.state import PoolState
-from distributed.pool.tasks import DONE, FAILED, RELEASED, Task
+from distributed.pool.tasks import DONE, FAILED, RELEASED, Duration, Kind, Options, Task
 from distributed.pool.transfer import Transfer
 from distributed.wire.exceptions import note
+from distributed.wire.functions import pack_function
 from distributed.wire.messages import Message
-from distributed.wire.values import Packed, unpack
+from distributed.wire.values import Packed, pack_call, unpack
 
 MEETING_TIME_S = 2.0  # how long a new pool waits for workers to answer; those that take longer come later
 SETTLED = frozenset({DONE, FAILED, RELEASED})
@@ -213,7 +215,7 @@ class Core:
             raise ValueError(f"replicas={replicas}, but there are only {len(views)} workers")
         members = [view.member for view in views]
         with deferred_signals(self.transfer.abort) as interrupted:  # an interrupt ends the transfer, then it acts
-            tasks = [Task(self.new_key(), None, None) for _ in packed]
+            tasks = [Task(self.new_key(), *_recipe_of(value)) for value in packed]
             handles = self.new_handles(tasks)  # first: what is put in part goes with them
             chosen = [
                 [members[(position + copy) % len(members)] for copy in range(replicas)]
@@ -311,6 +313,20 @@ class Core:
         """In a forked child: this pool is the parent's."""
         self.is_forked = True
         self.driver.abandon()
+
+
+def _recipe_of(value: Packed) -> tuple[Kind | None, bytes | None]:
+    """How a scattered value comes back when the workers that held it are gone: a small one is kept here as well."""
+    if value.handles or value.nbytes > SETTINGS.scattered_value_bytes_max:
+        return None, None
+    return _scattered(), pack_call((value.tobytes(),), {})[0]
+
+
+@functools.cache
+def _scattered() -> Kind:
+    """A task that returns what it is given: the value, unpacked."""
+    packed = pack_function(unpack)
+    return Kind(packed.id, packed.code, "scatter", False, Options(), Duration())
 
 
 def restore_handle(center: str, reference: list[Any]) -> RemoteData:

@@ -21,10 +21,11 @@ from distributed.wire.messages import DeleteData
 class Lifetimes:
     """The users of each task's value, and what follows when there are none."""
 
-    def __init__(self, membership: Membership, lineage_bytes_max: int) -> None:
+    def __init__(self, membership: Membership, lineage_bytes_max: int, scattered_bytes_max: int = 0) -> None:
         self._membership, self.workers = membership, membership.workers
         self.shared: dict[str, Task] = {}  # tasks whose reference is inside stored values or with other clients
         self.lineage = Lineage(lineage_bytes_max)
+        self.scattered = Lineage(scattered_bytes_max)  # values on workers whose recipe is the value itself
         self.storing: set[str] = set()  # keys of values that the user is just putting on workers
         self._deletions: defaultdict[str, list[str]] = defaultdict(list)
 
@@ -51,6 +52,7 @@ class Lifetimes:
         while releasing:  # a loop, because values may contain one another a hundred thousand deep
             task = releasing.pop()
             if task.status == DONE:
+                self.scattered.remove(task)
                 self._delete(task)
                 task.status, task.outcome, task.holders = RELEASED, None, None
                 for inner in task.contains:

@@ -81,7 +81,7 @@ class PoolState:
         self.placement = Placement(settings)
         self.workers = self.placement.workers
         self.membership = Membership(self.workers, settings.reconnect_interval_s)
-        self.lifetimes = Lifetimes(self.membership, settings.lineage_bytes_max)
+        self.lifetimes = Lifetimes(self.membership, settings.lineage_bytes_max, settings.scattered_bytes_max)
         self.failures = Failures(self.lifetimes, self.workers)
         self.naming = Naming(self.lifetimes.lineage)
         self.exported: dict[str, Task] = {}
@@ -239,6 +239,7 @@ class PoolState:
             self._settle_failed(task, KeyLost(task.key))
             return False
         self.lifetimes.lineage.remove(task)
+        self.lifetimes.scattered.remove(task)
         task.status, task.holders, task.worker = WAITING, None, None
         task.attempt += 1
         task.missing = 0
@@ -269,6 +270,8 @@ class PoolState:
                 task.holders.add(address)
                 view.holds[task.key] = task
         self.lifetimes.shared[task.key] = task
+        if task.args is not None:
+            self.lifetimes.scattered.keep(task)
         self._settle_done(task, now)
 
     def _on_exported(self, event: Exported, now: float) -> None:
