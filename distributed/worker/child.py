@@ -34,7 +34,7 @@ TAIL_LINE_CHARACTERS_MAX = 2000
 class Stream:
     """What an executor prints on one of its streams: decoded, limited in rate, the last lines kept."""
 
-    def __init__(self, name: str, on_text: Callable[[str, str], None]) -> None:
+    def __init__(self, name: str, on_text: Callable[[str, str], bool]) -> None:
         self.name, self.on_text = name, on_text
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
@@ -66,12 +66,13 @@ class Stream:
             self._hidden_bytes += len(data)
         else:
             self._shown_bytes += len(data)
-            self.on_text(self.name, text)
+            if not self.on_text(self.name, text):
+                self._hidden_bytes += len(data)
 
     def tell_hidden(self) -> None:
         """Say how much was printed too fast to be shown."""
-        if self._hidden_bytes:
-            self.on_text(self.name, f"[{self._hidden_bytes} bytes of output not shown]\n")
+        told = f"[{self._hidden_bytes} bytes of output not shown]\n"
+        if self._hidden_bytes and self.on_text(self.name, told):
             self._hidden_bytes = 0
 
     def last_lines(self) -> str:
@@ -93,7 +94,7 @@ class Child:
     def __init__(
         self,
         on_message: Callable[[messages.Message], None],
-        on_output: Callable[[str, str], None],
+        on_output: Callable[[str, str], bool],
         on_broken: Callable[[], None],
     ) -> None:
         self.pid = 0

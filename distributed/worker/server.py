@@ -427,14 +427,18 @@ class Worker:
             )
         )
 
-    def _on_output(self, executor: int, stream: str, text: str) -> None:
+    def _on_output(self, executor: int, stream: str, text: str) -> bool:
+        """Whether it was shown. A client that does not read loses what is printed, before it would lose results."""
         serial, _ = self._supervisor.running(executor) or (0, 0.0)
         connection = self._clients.get(self.state.client_of(executor, serial))
-        if connection is not None:
+        if connection is None:
+            log.info("executor %d, %s: %s", executor, stream, text.rstrip())
+        elif connection.backlog_bytes > SETTINGS.output_backlog_bytes_max:
+            return False
+        else:
             child = self.state.dispatch.executors.get(executor)
             connection.send(m.Output(self.member.name, child.pid if child else 0, stream, text))
-        else:
-            log.info("executor %d, %s: %s", executor, stream, text.rstrip())
+        return True
 
     def _ask_running(self, what: events.AskRunning) -> None:
         serial, started_s = self._supervisor.running(what.executor) or (0, 0.0)

@@ -67,7 +67,8 @@ class Supervisor:
     """All executors of one worker.
 
     Callbacks run in the event loop: ``on_started(executor_id, pid)``, ``on_message(executor_id, message)``,
-    ``on_output(executor_id, stream, text)`` and, last and once for every `spawn`, ``on_ended(executor_id, End)``.
+    ``on_output(executor_id, stream, text)``, which says whether it was shown, and, last and once for every `spawn`,
+    ``on_ended(executor_id, End)``.
     `environment` is added to that of the executors. `directories` are removed should this process die. An executor with
     more than `task_memory_limit` bytes of its own is killed (0: none is).
     """
@@ -77,7 +78,7 @@ class Supervisor:
         on_started: Callable[[int, int], None],
         on_message: Callable[[int, Message], None],
         on_ended: Callable[[int, End], None],
-        on_output: Callable[[int, str, str], None],
+        on_output: Callable[[int, str, str], bool],
         environment: Mapping[str, str] | None = None,
         *,
         directories: Sequence[str] = (),

@@ -35,7 +35,7 @@ class Bench:
             lambda *report_: report(("started", *report_)),
             lambda executor, message: report(("message", executor, message)),
             lambda *report_: report(("ended", *report_)),
-            lambda executor, stream, text: self.texts.append((executor, stream, text)),
+            lambda executor, stream, text: self.texts.append((executor, stream, text)) is None,
             environment,
             directories=directories,
         )
