@@ -10,6 +10,8 @@ import collections
 import ctypes
 import os
 import re
+import signal
+import sys
 import time
 
 import numpy as np
@@ -36,6 +38,23 @@ def exit_process():
 
 def segfault():
     ctypes.string_at(0)
+
+
+def kill_itself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def abort():
+    os.abort()
+
+
+def talk_and_crash(crash):
+    """It takes memory, says something, and dies deep in a call."""
+    block = bytearray(80 << 20)
+    print("these were", file=sys.stderr)
+    print("its last words", file=sys.stderr, flush=True)
+    crash()
+    return len(block)
 
 
 def hold_the_gil(seconds):
@@ -77,7 +96,7 @@ class Reader:
         assert int(found[self.key][-1]) == 131_071
 
 
-@pytest.mark.parametrize("crash", [exit_process, segfault])
+@pytest.mark.parametrize("crash", [exit_process, segfault, kill_itself, abort])
 def test_a_crash_costs_the_task_alone(pool, crash, tmp_path):
     before, reader, ran = incarnation(pool), Reader(pool), tmp_path / "ran"
     pool.gather(pool.map(note, [str(tmp_path / "warm-up")] * 100, range(100)), 20)  # now they go in batches
@@ -93,6 +112,29 @@ def test_a_crash_costs_the_task_alone(pool, crash, tmp_path):
     reader.read()
     assert incarnation(pool) == before
     assert reader.slowest_s < READ_S_MAX
+
+
+@pytest.mark.parametrize(
+    ("crash", "cause", "has_stack"),
+    [
+        (exit_process, "exit code 1", False),
+        (segfault, "signal 11 (SIGSEGV)", True),
+        (abort, "signal 6 (SIGABRT)", True),
+        (kill_itself, "signal 9 (SIGKILL)", False),
+    ],
+)
+def test_after_three_attempts_the_error_tells_of_each_where_and_why_it_ended(pool, crash, cause, has_stack):
+    with pytest.raises(TaskCrashed) as caught:
+        pool.submit(talk_and_crash, crash).get(20)
+    error, text = caught.value, str(caught.value)
+    assert "talk_and_crash" in text.splitlines()[0]
+    assert len(error.attempts) == 3
+    for number, told in enumerate(error.attempts, start=1):
+        assert told.startswith(f"attempt {number}: on {pool.workers[0]}: {cause}, peak memory ")
+        assert int(re.search(r"peak memory (\d+) MiB", told)[1]) >= 80
+        assert "these were\n    its last words" in told
+        assert (f"in {crash.__name__}" in told and "in talk_and_crash" in told) == has_stack
+        assert told in text
 
 
 def crash_in_the_middle(path, marker, number):
