@@ -35,9 +35,12 @@ class Actor:
         self._timer = 0
 
     def handle(self, event: Any) -> None:
+        """Something happened; whoever is stopped learns of it later."""
+        if self.is_alive and not self.world.postpones(self.name, self.handle, event):
+            self.absorb(event)
+
+    def absorb(self, event: Any) -> None:
         """Give an event to the mind and do as told; what comes up meanwhile waits."""
-        if not self.is_alive:
-            return
         self._events.append(event)
         if self._is_handling:
             return
@@ -63,7 +66,7 @@ class Actor:
         self.world.at(time_s, self._ring, self._timer, tick)
 
     def _ring(self, timer: int, tick: Any) -> None:
-        if timer == self._timer:
+        if timer == self._timer and not self.world.postpones(self.name, self._ring, timer, tick):
             self.handle(tick)
 
 
@@ -83,7 +86,7 @@ class CenterActor(Actor):
     """The center."""
 
     def __init__(self, world: World, settings: Settings) -> None:
-        super().__init__(world, "center")
+        super().__init__(world, CENTER)
         self.state = CenterState(settings, world.now)
         self.ends: dict[int, End] = {}
         self._numbers = itertools.count(1)
@@ -92,7 +95,7 @@ class CenterActor(Actor):
 
     def accept(self, end: End) -> None:
         number = next(self._numbers)
-        self.ends[number], end.who = end, self.name
+        self.ends[number] = end
 
         def hear(_: End, message: m.Message, request: int) -> None:
             if isinstance(message, (m.Reply, m.Refusal)):
@@ -163,6 +166,7 @@ class WorkerActor(Actor):
         self.center: End | None = None
         self.ends: dict[End, None] = {}
         self.writers: dict[int, Any] = {}  # who waits for room
+        self.full_until_s = 0.0  # no room in the file system, whatever the accounts say
         self._numbers = itertools.count(1)
         world.doors[member.address] = self.accept
         world.bulk[member.address] = self
@@ -179,12 +183,13 @@ class WorkerActor(Actor):
                     assert is_right, f"{entry} is read for {key}@{attempt}"
 
     def die(self, is_silent: bool = False) -> None:
-        """kill -9, or (silent) a machine that loses its power: the pools' sockets look as if nothing had happened."""
+        """kill -9, or (silent) a machine that loses its power: pools learn of it when nothing answers their kernel."""
         self.is_alive = False
         self.world.hang_up(self.name)
         for end in self.ends:
             if is_silent and end is not self.center:
                 end.is_open = False
+                self.world.after(self.world.dice.uniform(1.0, self.settings.silent_worker_s), end.peer._hear_end)
             else:
                 end.close()
 
@@ -192,13 +197,13 @@ class WorkerActor(Actor):
 
     def _find_center(self) -> None:
         if self.is_alive:
-            self.world.connect(CENTER, self._found_center)
+            self.world.connect(CENTER, self._found_center, self.name)
 
     def _found_center(self, end: End | None) -> None:
         if end is None or not end.is_open or not self.is_alive:
             self.world.after(self.settings.reconnect_interval_s, self._find_center)
             return
-        end.who, end.on_message, end.on_close = self.name, self._hear_center, self._lose_center
+        end.on_message, end.on_close = self._hear_center, self._lose_center
         self.center = end
         self.ends[end] = None
         self.handle(events.CenterConnected())
@@ -243,7 +248,7 @@ class WorkerActor(Actor):
                 del self.clients[client]
                 self.handle(events.ClientDisconnected(client))
 
-        end.who, end.on_message, end.on_close = self.name, hear, lose
+        end.on_message, end.on_close = hear, lose
 
     def do_Send(self, what: events.Send) -> None:  # noqa: N802
         if what.client in self.clients:
@@ -282,6 +287,10 @@ class WorkerActor(Actor):
 
     # ------------------------------------------------------------------------------------------------------ files
 
+    @property
+    def is_full(self) -> bool:
+        return self.full_until_s > self.world.now
+
     def make_file(self, nbytes: int, content: bytes = b"") -> str:
         path = f"{self.member.incarnation}/{next(self._numbers)}"
         self.files[path] = File(nbytes, content)
@@ -289,7 +298,11 @@ class WorkerActor(Actor):
 
     def do_Allocate(self, what: events.Allocate) -> None:  # noqa: N802
         def allocate() -> None:
-            self.handle(events.Allocated(what.ticket, self.make_file(what.nbytes)))
+            if self.is_full:
+                self.world.fault("allocation failed")
+                self.handle(events.AllocationFailed(what.ticket, "No space left on device"))
+            else:
+                self.handle(events.Allocated(what.ticket, self.make_file(what.nbytes)))
 
         self.world.after(self.world.delay_s(), allocate)
 
@@ -297,7 +310,8 @@ class WorkerActor(Actor):
         source = self.files[what.path]
 
         def spill() -> None:
-            if self.world.is_faulty and self.world.dice.random() < 0.05:
+            if self.is_full or (self.world.is_faulty and self.world.dice.random() < 0.05):
+                self.world.fault("spilling failed")
                 self.handle(events.SpillFailed(what.ticket, "disk full"))
             else:
                 self.handle(events.Spilled(what.ticket, self.make_file(source.nbytes, source.content)))
@@ -311,8 +325,11 @@ class WorkerActor(Actor):
 
     def do_Fetch(self, what: events.Fetch) -> None:  # noqa: N802
         def arrived(values: list[tuple[int, bytes]] | None) -> None:
-            if values is None:
-                self.handle(events.FetchFailed(what.fetch, "the connection broke"))
+            if values is None or (
+                self.is_full and any(nbytes > self.settings.inline_bytes_max for nbytes, _ in values)
+            ):
+                reason = "the connection broke" if values is None else "No space left on device"
+                self.handle(events.FetchFailed(what.fetch, reason))
                 return
             sizes, contents, paths = [], [], []
             for nbytes, content in values if self.is_alive else ():
@@ -345,8 +362,14 @@ class WorkerActor(Actor):
                 store("", answer)
                 return
             writer = next(self._numbers)
-            self.writers[writer] = lambda path: store(path, answer) if path else answer(False)
+            self.writers[writer] = lambda path: enter(path, answer)
             self.handle(events.RoomWanted(writer, nbytes))
+
+        def enter(path: str | None, answer: Any) -> None:
+            if path:
+                store(path, answer)
+            else:
+                answer(None if path is None else False)
 
         def store(path: str, answer: Any) -> None:
             if path:
@@ -363,6 +386,12 @@ class WorkerActor(Actor):
         self.world.after(self.world.delay_s(), self._granted, what.writer, "")
 
     def _granted(self, writer: int, path: str) -> None:
+        if self.world.postpones(self.name, self._granted, writer, path):
+            return
         answer = self.writers.pop(writer)
-        if self.is_alive:
+        if path and self.is_alive and self.world.is_faulty and self.world.dice.random() < 0.1:
+            self.world.fault("put broken", f"a writer at {self.name} ends before it writes")
+            self.handle(events.RoomAbandoned(path))
+            answer(None)
+        elif self.is_alive:
             answer(path)

@@ -6,7 +6,7 @@ A client keeps count of the handles it holds, so that it can tell what the pool'
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -50,13 +50,13 @@ class Client(Actor):
     def _find_center(self) -> None:
         if self.is_alive:
             wait_s = max(0.0, self.isolated_until_s - self.world.now)
-            self.world.after(wait_s, self.world.connect, CENTER, self._found_center)
+            self.world.after(wait_s, self.world.connect, CENTER, self._found_center, self.name)
 
     def _found_center(self, end: End | None) -> None:
         if end is None or not end.is_open or not self.is_alive:
             self.world.after(self.settings.reconnect_interval_s, self._find_center)
             return
-        end.who, end.on_message, end.on_close = self.name, self._hear_center, self._lose_center
+        end.on_message, end.on_close = self._hear_center, self._lose_center
         self.center = end
         end.send(m.RegisterClient(self.name))
         for number, (message, _) in self.asking.items():
@@ -110,7 +110,7 @@ class Client(Actor):
             if end is None or not end.is_open:
                 self.handle(events.Disconnected(member, "nobody answers"))
                 return
-            end.who, end.on_message, end.on_close = self.name, hear, lose
+            end.on_message, end.on_close = hear, lose
             self.channels[member.address] = end
             end.send(m.Attach(self.name), 1)
 
@@ -126,7 +126,7 @@ class Client(Actor):
                 self.handle(events.Disconnected(member, "the connection broke"))
 
         def dial() -> None:
-            self.world.connect(member.address, connected)
+            self.world.connect(member.address, connected, self.name)
 
         self.world.after(what.after_s, dial)
 
@@ -158,7 +158,7 @@ class Client(Actor):
                 m.Recalled([key], [attempt - 1]),
             )
         )
-        self.world.note("fault", f"{address} says to {self.name} {said.operation} of {key}@{attempt - 1}, late")
+        self.world.fault("late message", f"{address} says to {self.name} {said.operation} of {key}@{attempt - 1}, late")
         self.heard_late.add(key)
         before = task.status, task.attempt, task.worker
         self.handle(events.Received(address, said))
@@ -170,6 +170,8 @@ class Client(Actor):
             self.world.at(what.time, self._tick)
 
     def _tick(self) -> None:
+        if self.world.postpones(self.name, self._tick):
+            return
         self._alarms = [time_s for time_s in self._alarms if time_s > self.world.now]
         self.handle(events.Tick())
 
@@ -264,6 +266,7 @@ class Client(Actor):
                 address,
                 lambda worker: worker.take(self.name, task.key, nbytes, content),
                 lambda answer, address=address: acknowledged(address, answer),  # type: ignore[misc]
+                self.name,
             )
 
     def get(self, task: Task, then: Callable[[Value | None], None]) -> None:
@@ -287,6 +290,7 @@ class Client(Actor):
                 address,
                 lambda worker: worker.give([task.key], [task.attempt]),
                 lambda values: self._fetched(task, address, waiting, values, tries - 1),
+                self.name,
             )
 
     def _fetched(self, task: Task, address: str, waiting: list[Any], values: Any, tries: int) -> None:
@@ -304,6 +308,8 @@ class Client(Actor):
             self._got(task, Value.unpack(values[0][1]))
 
     def _got(self, task: Task, value: Value | None) -> None:
+        if value is not None:
+            self.world.see(value)
         for then in self.getting.pop(task, ()):
             then(value)
             self.drop(task)
@@ -340,12 +346,21 @@ class Client(Actor):
         if not self.is_alive:
             return
         accepted = self._reported(event)
-        super().handle(event)
+        self.absorb(event)
+        self._check_incarnations(event)
         self.world.published.update(key for key, task in accepted.items() if (task.key, task.attempt) == key)
         if not self._is_handling:
             self._look_again()
             for task in list(self.getting):
                 self._look(task)
+
+    def _check_incarnations(self, event: Any) -> None:
+        """Of whom the center just spoke there is no connection to a former one at the same address."""
+        message = getattr(event, "message", None)
+        for member in getattr(message, "members", ()) or filter(None, [getattr(message, "member", None)]):
+            view = self.state.workers.get(member.address)
+            is_same = view is None or view.member.incarnation == member.incarnation
+            assert is_same, f"{self.name} takes {member} for {view.member}"
 
     def _look_again(self) -> None:
         """The pool says that it makes sense to look for these values again."""
@@ -378,15 +393,21 @@ class Client(Actor):
                 del self.tasks[task]
 
     def _check_counts(self) -> None:
-        users, heirs, missing, unfinished = Counter(self.handles), Counter(), Counter(), 0
-        users.update(self.state.exported.values())
-        for task in self.tasks:
-            heirs.update(task.inputs)
-            users.update(task.contains)
-            missing.update(task.dependents or ())
-            if task.status in (WAITING, READY, SENT) and task.kind is not None:
-                users.update(task.inputs)
-                unfinished += 1
+        unfinished = 0
+        users, heirs, missing = defaultdict(int, self.handles), defaultdict(int), defaultdict(int)
+        for task in self.state.exported.values():
+            users[task] += 1
+        for task in self.tasks:  # written out: in this the simulator spends most of its time
+            is_unfinished = task.kind is not None and task.status in (WAITING, READY, SENT)
+            unfinished += is_unfinished
+            for needed in task.inputs:
+                heirs[needed] += 1
+                if is_unfinished:
+                    users[needed] += 1
+            for inner in task.contains:
+                users[inner] += 1
+            for waiting in task.dependents or ():
+                missing[waiting] += 1
         for task in self.tasks:
             if task.status == WAITING and task.kind is None and not task.borrowed:
                 continue  # scattered, not stored yet
@@ -401,12 +422,13 @@ class Client(Actor):
         """Every ready task is in one queue, every sent task at one worker; windows are kept."""
         placement = self.state.placement
         queues = [placement.unplaced, *(view.assigned for view in self.state.workers.values())]
-        queued = Counter(task for queue in queues for task in queue if task.status == READY)
-        queued.update(task for task, _ in placement.stranded.values() if task.status == READY)
-        sent = Counter(task for view in self.state.workers.values() for task in view.under_way.values())
-        for task in self.tasks:
-            assert queued[task] == (task.status == READY), f"{task} is in {queued[task]} queues"
-            assert sent[task] == (task.status == SENT), f"{task} is under way {sent[task]} times"
+        queued = [task for queue in queues if queue for task in queue if task.status == READY]
+        queued += [task for task, _ in placement.stranded.values() if task.status == READY]
+        sent = [task for view in self.state.workers.values() for task in view.under_way.values()]
+        for status, places in ((READY, queued), (SENT, sent)):
+            there = {task for task in self.tasks if task.status == status}
+            assert there == set(places), f"{status}: {there ^ set(places)} are nowhere, or without being so"
+            assert len(there) == len(places), f"{status}: a task in two places"
         for view in self.state.workers.values():
             most = max(view.member.ncores + 1, view.member.ncores * self.settings.window_tasks_max)
             assert len(view.under_way) <= most, "a window"

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from distributed.key import owner_of
 from distributed.wire import codec
 from distributed.wire import messages as m
 from distributed.worker import events
@@ -34,7 +33,9 @@ class File:
 
 @dataclasses.dataclass
 class Work:
-    """What a task does. Trouble: 'raise', 'crash' (always), 'crash once', 'sleep' (for ever), or none."""
+    """What a task does. Trouble: 'raise', 'crash' (always), 'crash once', or none; 'sleep' for ever, or 'hang': so deep
+    a sleep that it goes on when it is cancelled.
+    """
 
     number: int
     duration_s: float
@@ -109,6 +110,7 @@ class VirtualExecutor:
         self.current: dict[int, tuple[Job, float]] = {}  # serial -> what runs, since when
         self.waiting: deque[tuple[Job, Outcome]] = deque()  # for room
         self.outcomes: list[Outcome] = []  # not sent yet
+        self.dies_with_outcomes = False  # instead of telling all of the next few
         self.functions: set[bytes] = set()
         self._heard_at = self._spoke_at = 0.0
         self.world.after(self.world.delay_s() + 0.01, self._start)
@@ -127,6 +129,7 @@ class VirtualExecutor:
         """The process ends, by its own hand or another's. What it said before is heard before."""
         if self.is_alive:
             self.is_alive = False
+            self.world.crashes.update([job.key for job, _ in self.current.values()])
             ended = events.ExecutorEnded(self.number, self.running()[0], signal)
             self._spoke_at = max(self._spoke_at, self.world.now + self.world.delay_s())
             self.world.at(self._spoke_at, self._bury, ended)
@@ -167,6 +170,8 @@ class VirtualExecutor:
             for serial in what.serials:
                 if serial in self.current and not any(job.serial == serial for job, _ in self.waiting):
                     job, started_s = self.current[serial]
+                    if job.work.trouble == "hang":
+                        continue
                     self._finish(job, Outcome(serial, b"", 0, self._since(started_s), error=b"cancelled"))
         else:
             self.jobs.extend(what)
@@ -181,19 +186,15 @@ class VirtualExecutor:
             self.world.starts[job.key] += 1
             assert not job.once or self.world.starts[job.key] == 1, f"{job.key} ran twice, and was to run at most once"
             inputs = [self._read(job, item) for item in job.inputs]
-            duration_s = FOREVER_S if job.work.trouble == "sleep" else job.work.duration_s
+            duration_s = FOREVER_S if job.work.trouble in ("sleep", "hang") else job.work.duration_s
             self.world.after(duration_s, self._end, job, inputs)
 
     def _read(self, job: Job, item: list[Any]) -> Value:
-        """An input as the task sees it: the right value, of an attempt that its owner knows.
-
-        A borrower learns of a value from the center, which may know of it before its owner does.
-        """
+        """An input as the task sees it: the right value, of an attempt that its owner has published."""
         key, where = item
         value = Value.unpack(self.worker.files[where].content if isinstance(where, str) else where)
         assert value.key == key, f"asked for {key}, got {value.key}"
-        if owner_of(key) == owner_of(job.key):
-            assert (key, value.attempt) in self.world.published, f"{key}@{value.attempt} was read but never published"
+        self.world.see(value)
         return value
 
     def _end(self, job: Job, inputs: list[Value]) -> None:
@@ -242,6 +243,11 @@ class VirtualExecutor:
     def _flush(self) -> None:
         if not self.is_alive or not self.outcomes:
             return
+        if self.dies_with_outcomes and len(self.outcomes) > 1:
+            self.world.fault("executor killed", f"an executor of {self.worker.name} ends with outcomes untold")
+            self.outcomes = self.outcomes[: len(self.outcomes) // 2]
+            self.dies_with_outcomes = False
+            self.world.after(0.0, self.die, 9)
         items, self.outcomes = self.outcomes, []
         at = dict(enumerate(items))
         self._send(

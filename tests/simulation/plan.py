@@ -1,0 +1,50 @@
+"""What a story knows of each task that a user asked for: what is right, and what may go wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from distributed.pool.tasks import Options, Task
+
+TROUBLES = ("raise", "crash", "crash once", "crash once", "sleep")
+
+
+@dataclasses.dataclass
+class Plan:
+    """What the story knows of a task: what is right, and what may go wrong."""
+
+    key: str
+    number: int
+    parents: list[Plan]
+    trouble: str = ""
+    options: Options = dataclasses.field(default_factory=Options)
+    is_cancelled: bool = False
+    is_scattered: bool = False
+
+
+def keys_within(task: Task) -> list[str]:
+    """A task's key and those of everything that its value refers to."""
+    keys: dict[str, None] = {}
+    todo = [task]
+    while todo:
+        task = todo.pop()
+        if task.key not in keys:
+            keys[task.key] = None
+            todo.extend(task.contains)
+    return list(keys)
+
+
+def ancestors(plan: Plan) -> list[Plan]:
+    """A task and everything that it is built on."""
+    found: dict[int, Plan] = {}
+    todo = [plan]
+    while todo:
+        plan = todo.pop()
+        if id(plan) not in found:
+            found[id(plan)] = plan
+            todo += plan.parents
+    return list(found.values())
+
+
+def owner_of(plan: Plan) -> str:
+    return plan.key.partition("/")[0]
