@@ -4,10 +4,12 @@ Owns no directory and no leases: it is told what is held and who lives. Pure, as
 
 What a waiting `WhoHas` makes of a key::
 
-    held by a worker                       -> known: its holders
+    put by hand (no owner), and held       -> known: its holders
+    exported, and held                     -> known: the holders of the attempt that counts, as its owner says
     withdrawn by its owner                 -> known: the packed exception (b'': it was released)
+    not exported, but kept by a name       -> known: its holders
     owner has no lease                     -> lost: absent from the reply
-    exported, or put by hand (no owner)    -> wait, as long as the request says
+    exported, or put by hand               -> wait, as long as the request says
     owner lives, but never exported it     -> wait, at most `borrow_wait_s`: the export may be under way
 """
 
@@ -43,7 +45,7 @@ class Borrowing:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.exported: dict[str, dict[str, None]] = {}  # owner -> its keys, the oldest first
+        self.exported: dict[str, dict[str, int]] = {}  # owner -> its keys, the oldest first, and which attempt counts
         self.withdrawn: dict[str, dict[str, bytes]] = {}
         self.waiters: dict[int, Waiter] = {}
         self.waiting_for: dict[str, dict[int, None]] = {}  # key -> waiters, in order of arrival
@@ -51,11 +53,11 @@ class Borrowing:
 
     # ------------------------------------------------------------------------------------------ what owners say
 
-    def export(self, owner: str, keys: Iterable[str]) -> None:
+    def export(self, owner: str, keys: Iterable[str], attempts: Iterable[int]) -> None:
         withdrawn, exported = self.withdrawn.get(owner, {}), self.exported.setdefault(owner, {})
-        for key in keys:
+        for key, attempt in zip(keys, attempts, strict=True):
             withdrawn.pop(key, None)
-            exported[key] = None
+            exported[key] = attempt
         _forget_oldest(exported, self.settings.exported_keys_max)
 
     def withdraw(self, owner: str, keys: Iterable[str], errors: Iterable[bytes]) -> None:
@@ -66,6 +68,9 @@ class Borrowing:
             exported.pop(key, None)
         _forget_oldest(withdrawn, self.settings.withdrawn_keys_max)
 
+    def forget_exports(self, owner: str) -> None:
+        self.exported.pop(owner, None)
+
     def forget_owner(self, owner: str) -> None:
         self.exported.pop(owner, None)
         self.withdrawn.pop(owner, None)
@@ -73,6 +78,10 @@ class Borrowing:
     def is_exported(self, key: str) -> bool:
         owner = owner_of(key)
         return not owner or key in self.exported.get(owner, ())
+
+    def attempt_of(self, key: str) -> int | None:
+        """Which attempt of a key counts: 0: none yet; None: its owner has not said."""
+        return self.exported.get(owner_of(key), {}).get(key)
 
     def error_of(self, key: str) -> bytes | None:
         return self.withdrawn.get(owner_of(key), {}).get(key)
@@ -90,10 +99,14 @@ class Borrowing:
             self.waiting_for.setdefault(key, {})[self._last] = None
         return self._last
 
-    def found(self, keys: Collection[str]) -> list[Waiter]:
-        """These keys are known now: the waiters that wait for nothing more, which leave."""
+    def wanted(self, keys: Collection[str]) -> list[str]:
+        """Those of these keys that somebody waits for."""
         if not self.waiting_for or self.waiting_for.keys().isdisjoint(keys):
             return []
+        return [key for key in keys if key in self.waiting_for]
+
+    def found(self, keys: Collection[str]) -> list[Waiter]:
+        """These keys are known now: the waiters that wait for nothing more, which leave."""
         ready = []
         for key in keys:
             for number in self.waiting_for.pop(key, ()):

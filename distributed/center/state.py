@@ -19,9 +19,10 @@ A client's lease::
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from distributed.center.borrowing import Borrowing, Waiter
@@ -84,6 +85,7 @@ class CenterState:
         self.directory = Directory()
         self.leases: dict[str, Lease] = {}
         self.names: dict[str, Publication] = {}
+        self.named: dict[str, int] = {}  # key -> how many names keep it
         self.unpublished: dict[str, str] = {}  # name -> the key it had
         self.borrowing = Borrowing(settings)
         self._clients: dict[int, str] = {}  # by connection
@@ -205,13 +207,24 @@ class CenterState:
             if self.unpublished.get(name) == key:
                 self._out.append(Send(connection, m.Unpin(name, self._owners())))
             elif name not in self.names and len(self.names) < self.settings.names_max:
-                self.names[name] = Publication(key, list(message.published.get(name, [key])))
+                self._learn_name(name, key, message.published.get(name, [key]))
                 others = [other for other in self.directory.by_connection if other != connection]
                 if others:
                     self._out.append(Broadcast(others, m.Pin(name, key, self.names[name].keys)))
         for name, publication in self.names.items():
             if message.names.get(name) != publication.key:
                 self._out.append(Send(connection, m.Pin(name, publication.key, publication.keys)))
+
+    def _learn_name(self, name: str, key: str, keys: Iterable[str]) -> None:
+        self.names[name] = Publication(key, list(dict.fromkeys([key, *keys])))
+        for kept in self.names[name].keys:
+            self.named[kept] = self.named.get(kept, 0) + 1
+
+    def _forget_name(self, name: str) -> None:
+        for kept in self.names.pop(name).keys:
+            self.named[kept] -= 1
+            if not self.named[kept]:
+                del self.named[kept]
 
     def _unregister(self, message: m.Unregister, connection: int, request: int) -> None:
         registration = self.directory.by_connection.get(connection)
@@ -244,8 +257,7 @@ class CenterState:
         for owner in sorted(owners_of(keys)):
             if owner and owner not in self.leases:
                 self._lapse(owner, Lease())
-        for waiter in self.borrowing.found(keys):
-            self._answer(waiter)
+        self._answer_those_who_wait_for(keys)
 
     def _remove_keys(self, message: m.RemoveKeys, connection: int, request: int) -> None:
         registration = self._registration(connection, request)
@@ -272,6 +284,7 @@ class CenterState:
             del self._clients[lease.connection]
             self._out.append(Close(lease.connection, "replaced by a newer registration"))
         lease.name, lease.connection = message.name, connection
+        self.borrowing.forget_exports(client)  # it says again which there are: some may have been taken back meanwhile
         self._clients[connection] = client
         self._answer_with_members(connection, request)
 
@@ -314,8 +327,8 @@ class CenterState:
             raise Refused("DistributedError", f"a name has 1 to {self.settings.name_characters_max} characters")
         if len(self.names) >= self.settings.names_max:
             raise Refused("DistributedError", f"{len(self.names)} names are published, no more fit; unpublish some")
-        keys = list(dict.fromkeys([message.key, *message.keys]))
-        self.names[message.name] = Publication(message.key, keys)
+        self._learn_name(message.name, message.key, message.keys)
+        keys = self.names[message.name].keys
         self.unpublished.pop(message.name, None)
         if not self.directory.by_connection:
             self._reply(connection, request, None)
@@ -334,7 +347,7 @@ class CenterState:
         if known is None:  # said again; or a worker that has the name will register with it, as after a restart
             self._remember_unpublished(name, key)
         elif known.key == key:
-            del self.names[name]
+            self._forget_name(name)
             self._remember_unpublished(name, key)
             self._tell_workers(m.Unpin(name, self._owners()))
         self._reply(connection, request, None)
@@ -360,7 +373,10 @@ class CenterState:
 
     def _export(self, message: m.Export, connection: int, request: int) -> None:
         client = self._client(connection)
-        self.borrowing.export(client, message.keys)
+        if len(message.keys) != len(message.attempts):
+            raise Refused("ProtocolError", "export: the columns differ in length")
+        self.borrowing.export(client, message.keys, message.attempts)
+        self._answer_those_who_wait_for(message.keys)
         self._reply(connection, request, None)
 
     def _withdraw(self, message: m.Withdraw, connection: int, request: int) -> None:
@@ -385,12 +401,27 @@ class CenterState:
         for time in sorted({patience, deadline}):
             self._wake(time, "waiter", number)
 
+    def _answer_those_who_wait_for(self, keys: list[str]) -> None:
+        """These keys may be there now, and it may be known which attempt counts."""
+        if wanted := self.borrowing.wanted(keys):
+            for waiter in self.borrowing.found([key for key in wanted if not self._may_come(key)]):
+                self._answer(waiter)
+
+    def _holders(self, key: str) -> dict[str, Entry]:
+        """Who has a key that somebody borrows: of another attempt than the one that counts nobody has it."""
+        holders, counts = self.directory.who_has(key), self.borrowing.attempt_of(key)
+        if counts is None:  # its owner has not said, and cannot have published it unless there is a name for it
+            return holders if key in self.named or not owner_of(key) else {}
+        return {address: entry for address, entry in holders.items() if entry[0] == counts}
+
     def _may_come(self, key: str) -> bool:
-        if self.directory.is_held(key) or self.borrowing.error_of(key) is not None:
-            return False
         owner = owner_of(key)
+        if self.borrowing.error_of(key) is not None or self._holders(key):
+            return False
+        if not owner or self.borrowing.attempt_of(key) is not None:
+            return True
         is_young = self._now < self.started + self.settings.closed_client_lease_s  # its owner may still register again
-        return not owner or owner in self.leases or is_young
+        return owner in self.leases or is_young
 
     def _answer(self, waiter: Waiter, with_errors: bool = True) -> None:
         answer: dict[str, dict[str, Entry] | bytes] = {}
@@ -398,7 +429,7 @@ class CenterState:
             error = self.borrowing.error_of(key) if with_errors else None
             if error is not None:
                 answer[key] = error
-            elif holders := self.directory.who_has(key):
+            elif holders := self._holders(key) if with_errors else self.directory.who_has(key):
                 answer[key] = holders
         self._reply(waiter.connection, waiter.request, answer)
 
@@ -478,6 +509,8 @@ class CenterState:
         for client, lease in self.leases.items():
             assert self._clients[lease.connection] == client if lease.connection else client in alarms
         assert all(owner in self.leases for owner in self.borrowing.exported)
+        named = collections.Counter(key for publication in self.names.values() for key in publication.keys)
+        assert self.named == named, "keys that names keep"
         assert not self._alarms or self._woken_at <= self._alarms[0][0]
 
 

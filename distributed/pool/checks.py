@@ -11,6 +11,7 @@ from typing import Any, Final
 from distributed.errors import ProtocolError
 from distributed.pool.events import CenterSaid, Connected, Located, Received
 from distributed.wire.messages import (
+    Evicted,
     Failed,
     Finished,
     Members,
@@ -94,8 +95,8 @@ def _check_failed(message: Failed) -> None:
         _require(isinstance(refused, dict) and all(map(_is_texts, refused.values())), "failed: refused by nobody")
 
 
-def _check_recalled(message: Recalled) -> None:
-    _require(len(message.keys) == len(message.attempts), "recalled: columns of different lengths")
+def _check_columns(message: Recalled | Evicted) -> None:
+    _require(len(message.keys) == len(message.attempts), f"{message.operation}: columns of different lengths")
 
 
 def _require(is_right: bool, complaint: str) -> None:
@@ -125,7 +126,8 @@ def _is_numbers(items: Any, count: int) -> bool:
 _CHECKS: dict[type, Callable[[Any], None]] = {
     Finished: _check_finished,
     Failed: _check_failed,
-    Recalled: _check_recalled,
+    Recalled: _check_columns,
+    Evicted: _check_columns,
     NeedFunction: lambda message: None,
     Output: lambda message: None,
 }

@@ -61,6 +61,13 @@ class Exported:
 
 
 @record
+class Shown:
+    """A name is about to stand for this task: others may ask for its value, and for what is in it."""
+
+    task: Task
+
+
+@record
 class Unexported:
     """The user released a task whose handle had been pickled."""
 

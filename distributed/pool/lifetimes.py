@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from distributed.pool.events import Send
+from distributed.pool.lending import Lending
 from distributed.pool.lineage import Lineage
 from distributed.pool.membership import Membership
 from distributed.pool.tasks import DONE, FAILED, RELEASED, Task
@@ -27,6 +28,7 @@ class Lifetimes:
         self.lineage = Lineage(lineage_bytes_max)
         self.scattered = Lineage(scattered_bytes_max)  # values on workers whose recipe is the value itself
         self.storing: set[str] = set()  # keys of values that the user is just putting on workers
+        self.lending = Lending()
         self._deletions: defaultdict[str, list[str]] = defaultdict(list)
 
     def let_go(self, tasks: Iterable[Task]) -> None:
@@ -63,6 +65,7 @@ class Lifetimes:
                 self._keep_recipe(task)
             if task.status in (RELEASED, FAILED) and self.shared.get(task.key) is task:
                 del self.shared[task.key]
+                self.lending.hide(task)
 
     def _keep_recipe(self, task: Task) -> None:
         """As long as something is built on it."""
@@ -89,11 +92,15 @@ class Lifetimes:
 
     def distrust(self, task: Task, address: str) -> None:
         """A worker does not give a value that it should have: it is no holder, and shall not be one by surprise."""
+        self.forget_holder(task, address)
+        if not task.borrowed:
+            self.delete_at(address, task.key)
+
+    def forget_holder(self, task: Task, address: str) -> None:
+        """A worker does not have a value (any more)."""
         if task.holders is not None:
             task.holders.discard(address)
         self._forget_held(task, address)
-        if not task.borrowed:
-            self.delete_at(address, task.key)
 
     def _forget_held(self, task: Task, address: str) -> None:
         view = self._membership.find(address)

@@ -14,6 +14,7 @@ from distributed.config import SETTINGS
 from distributed.errors import PoolClosed
 from distributed.pool.calls import Calls
 from distributed.pool.core import CORES, Core
+from distributed.pool.events import Shown
 from distributed.pool.remote import RemoteData
 from distributed.pool.sources import is_asynchronous
 from distributed.pool.tasks import Options, Task
@@ -373,6 +374,7 @@ class Pool:
             if task.key not in keys:
                 keys[task.key] = None
                 todo.extend(task.contains)
+        self._core.post(Shown(data._task))
         self._core.ask(Publish(name, data.key, list(keys)), timeout)
 
     def unpublish(self, name: str) -> None:

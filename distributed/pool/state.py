@@ -35,16 +35,17 @@ from distributed.pool.events import (
     Resolved,
     Send,
     Show,
+    Shown,
     Stored,
     Storing,
     Submitted,
-    TellCenter,
     Tick,
     Unexported,
     WakeAt,
     Wanted,
 )
 from distributed.pool.failures import Failures, Verdict
+from distributed.pool.lending import announcement, withdrawal
 from distributed.pool.lifetimes import Lifetimes
 from distributed.pool.membership import Membership
 from distributed.pool.naming import Naming
@@ -52,12 +53,11 @@ from distributed.pool.pauses import Pauses
 from distributed.pool.placement import Placement
 from distributed.pool.tasks import DONE, FAILED, KIND, READY, RELEASED, SENT, WAITING, Duration, Task
 from distributed.pool.view import WorkerView
-from distributed.wire.exceptions import pack_exception
 from distributed.wire.messages import (
     Cancel,
     DefineFunction,
     DeleteData,
-    Export,
+    Evicted,
     Failed,
     Finished,
     Member,
@@ -65,7 +65,6 @@ from distributed.wire.messages import (
     NeedFunction,
     Output,
     Recalled,
-    Withdraw,
     WorkerJoined,
     WorkerLeft,
 )
@@ -84,7 +83,8 @@ class PoolState:
         self.lifetimes = Lifetimes(self.membership, settings.lineage_bytes_max, settings.scattered_bytes_max)
         self.failures = Failures(self.lifetimes, self.workers)
         self.naming = Naming(self.lifetimes.lineage)
-        self.exported: dict[str, Task] = {}
+        self.lending = self.lifetimes.lending
+        self.exported = self.lending.exported
         self.counters = {"tasks": 0, "bytes_in_place": 0, "bytes_moved": 0}
         self.unfinished = 0
         self.progress_at = now  # when something was last submitted or finished
@@ -102,6 +102,7 @@ class PoolState:
             Storing: self._on_storing,
             Stored: self._on_stored,
             Exported: self._on_exported,
+            Shown: self._on_shown,
             Unexported: self._on_unexported,
             Borrowed: self._on_borrowed,
             Located: self._on_located,
@@ -114,6 +115,7 @@ class PoolState:
             Finished: self._on_finished,
             Failed: self._on_failed,
             Recalled: self._on_recalled,
+            Evicted: self._on_evicted,
             NeedFunction: self._on_need_function,
             Output: self._on_output,
             Members: self._on_members,
@@ -137,6 +139,8 @@ class PoolState:
         self._out.clear()
         if self.lifetimes.has_deletions:
             out += self.lifetimes.take_deletions()
+        if self.lending.has_news:
+            out.append(self.lending.take_news())
         if self._resolved:
             out.append(Resolved(self._resolved[:]))
             self._resolved.clear()
@@ -278,10 +282,21 @@ class PoolState:
         task = event.task
         if task.key not in self.exported and not task.borrowed:
             task.users += 1
-            self.exported[task.key] = self.lifetimes.shared[task.key] = task
-            self._out.append(TellCenter(Export([task.key])))
+            self.exported[task.key] = task
+            self._show([task], now)
+
+    def _on_shown(self, event: Shown, now: float) -> None:
+        self._show([event.task], now)
+
+    def _show(self, tasks: Iterable[Task], now: float) -> None:
+        """Others may ask for these from now on: they learn which attempts count, and get what is gone once more."""
+        shown, new = self.lending.show(tasks)
+        if shown:
+            self._out.append(announcement(shown))
+        for task in new:
+            self.lifetimes.shared[task.key] = task
             if task.status == FAILED:
-                self._withdraw(task)
+                self._out.append(withdrawal(task))
             elif task.status == DONE and self._is_gone(task):
                 if task.worker in self.workers:  # if it is there after all it goes, before it comes again
                     self._out.append(Send(task.worker, DeleteData([task.key])))
@@ -290,14 +305,8 @@ class PoolState:
     def _on_unexported(self, event: Unexported, now: float) -> None:
         task = self.exported.pop(event.task.key, None)
         if task is not None:
-            self._out.append(TellCenter(Withdraw([task.key], [b""])))
+            self._out.append(self.lending.take_back(task))
             self.lifetimes.let_go([task])
-
-    def _withdraw(self, task: Task) -> None:
-        """Whoever borrowed this task learns why it has no value, or that no worker has it any more."""
-        error = task.outcome if task.status == FAILED else KeyLost(task.key, "the worker that held it is gone")
-        packed = error if isinstance(error, bytes) else pack_exception(error)
-        self._out.append(TellCenter(Withdraw([task.key], [packed])))
 
     def _on_borrowed(self, event: Borrowed, now: float) -> None:
         task = event.task
@@ -392,6 +401,8 @@ class PoolState:
                 resolved.append(task)
         self.unfinished -= plain
         self._disown(view, held)
+        if self.lending.visible:
+            self._show([task for task, _, _, _ in finished if task.key in self.lending.visible], now)
         for duration, (total_us, count) in spent.items():
             duration.learn(total_us / 1e6, count)
 
@@ -497,6 +508,18 @@ class PoolState:
                 view.remove(task)
                 self._again(task, now)
 
+    def _on_evicted(self, event: Received, now: float) -> None:
+        """Copies are gone. Others may wait for the last one of a value that we lent."""
+        message: Any = event.message
+        view = self.workers[event.address]
+        for key, attempt in zip(message.keys, message.attempts, strict=True):
+            task = view.holds.get(key)
+            if task is None or task.attempt != attempt or task.borrowed:
+                continue
+            self.lifetimes.forget_holder(task, event.address)
+            if not task.holders and key in self.lending.visible and task.status == DONE:
+                self._restore(task, now)
+
     def _on_need_function(self, event: Received, now: float) -> None:
         wanted = event.message.function  # type: ignore[attr-defined]
         for task in self.workers[event.address].under_way.values():
@@ -515,11 +538,9 @@ class PoolState:
     def _on_members(self, event: CenterSaid, now: float) -> None:
         """The center knows us (again): it tells who is here, and is told what may have been lost on the way."""
         members: list[Member] = event.message.members  # type: ignore[attr-defined]
-        if self.exported:  # before anything is withdrawn: an export takes that back
-            self._out.append(TellCenter(Export(list(self.exported))))
-            for task in self.exported.values():
-                if task.status == FAILED:
-                    self._withdraw(task)
+        if self.lending.visible:  # before anything is withdrawn: an export takes that back
+            self._out.append(announcement(self.lending.visible.values()))
+            self._out += [withdrawal(task) for task in self.lending.visible.values() if task.status == FAILED]
         for view in self.membership.keep_only(member.address for member in members):
             self._lose_data(view, now)
         for member in members:
@@ -550,7 +571,7 @@ class PoolState:
             self._lose_data(former, now)
         view, believed = self.membership.connected(event.member)
         self.lifetimes.reconcile(view, believed, event.held)
-        self._restore_exported(event.member.address, {key for key, _ in event.held}, now)
+        self._restore_visible(event.member.address, {key for key, _ in event.held}, now)
         for task in self.placement.take_reachable():
             self._place(task, now)
 
@@ -583,11 +604,11 @@ class PoolState:
         for task in view.holds.values():
             if task.holders is not None:
                 task.holders.discard(address)
-        self._restore_exported(address, set(), now)
+        self._restore_visible(address, set(), now)
 
-    def _restore_exported(self, address: str, there: set[str], now: float) -> None:
+    def _restore_visible(self, address: str, there: set[str], now: float) -> None:
         """See to it that others can still have what a worker held for us and does not any more."""
-        for task in list(self.exported.values()):
+        for task in list(self.lending.visible.values()):
             is_gone = task.outcome is None or (task.worker == address and task.key not in there)
             if task.status == DONE and not task.holders and is_gone:
                 self._restore(task, now)
@@ -605,7 +626,7 @@ class PoolState:
             if self._revive(task):
                 self._wait_for_inputs(task, now)
         else:
-            self._withdraw(task)
+            self._out.append(withdrawal(task))
 
     # ---------------------------------------------------------------------------------------------- from ready to sent
 
@@ -684,8 +705,8 @@ class PoolState:
                 task.published = "cancelled" if isinstance(error, TaskCancelled) else "failed"
                 self._resolved.append(task)
             self._forget_troubles(task)
-            if task.key in self.exported:
-                self._withdraw(task)
+            if task.key in self.lending.visible:
+                self._out.append(withdrawal(task))
             self.lifetimes.keep_contained(task, ())
             for waiting in task.dependents or ():
                 if waiting.status == WAITING:

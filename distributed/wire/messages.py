@@ -259,9 +259,13 @@ class LookUp(Message):
 
 @record
 class Export(Message):
-    """Pool to center: handles of these keys were pickled, others may ask for them."""
+    """Pool to center: others may ask for these keys: handles of them were pickled, or are in values that others read.
+
+    `attempts` says which attempt of each is the one that counts, 0 as long as there is none: borrowers get no other.
+    """
 
     keys: list[str]
+    attempts: list[int]
 
 
 @record
@@ -380,6 +384,14 @@ class Failed(Message):
 @record
 class Recalled(Message):
     """Worker to pool: these attempts were queued and will not run here."""
+
+    keys: list[str]
+    attempts: list[int]
+
+
+@record
+class Evicted(Message):
+    """Worker to pool: these copies, of which it was told as `held`, had to make room and are not here any more."""
 
     keys: list[str]
     attempts: list[int]

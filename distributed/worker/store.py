@@ -27,7 +27,8 @@ from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.key import owner_of
-from distributed.worker.events import Remove, Spill
+from distributed.wire.messages import Evicted
+from distributed.worker.events import Remove, Send, Spill
 
 
 class Entry:
@@ -330,13 +331,25 @@ class Store:
         """Drop replicas and start spilling until `nbytes` fit; whether they do already."""
         if self.fits(nbytes):
             return True
-        for entry in [entry for entry in self._replicas if not entry.uses and entry.key not in self.pins]:
-            self._detach(entry)
-            if self.fits(nbytes):
-                return True
+        self._evict(nbytes)
+        if self.fits(nbytes):
+            return True
         if not self.spill_refused:
             self._start_spilling(self.memory_bytes + self.reserved_bytes + nbytes - self.memory_limit)
         return False
+
+    def _evict(self, nbytes: int) -> None:
+        """Drop replicas until `nbytes` fit. Their owners count on those that they were told of, and are told now."""
+        told: dict[str, Evicted] = {}
+        for entry in [entry for entry in self._replicas if not entry.uses and entry.key not in self.pins]:
+            if self.fits(nbytes):
+                break
+            self._detach(entry)
+            if entry.announced:
+                evicted = told.setdefault(owner_of(entry.key), Evicted([], []))
+                evicted.keys.append(entry.key)
+                evicted.attempts.append(entry.attempt)
+        self.out += [Send(owner, evicted) for owner, evicted in told.items()]
 
     def _start_spilling(self, excess: int) -> None:
         for entry in self._files:

@@ -339,7 +339,7 @@ def test_a_worker_that_was_away_does_not_bring_an_unpublished_name_back(bench: B
 def test_a_request_waits_for_an_exported_key(bench: Bench) -> None:
     bench.worker(1, "alice:1")
     bench.client(2, ALICE)
-    bench.say(2, m.Export([f"{ALICE}/1"]))
+    bench.say(2, m.Export([f"{ALICE}/1"], [1]))
     asked = m.WhoHas([f"{ALICE}/1", "x"], wait_s=60)
     assert bench.say(3, asked, request=8) == [WakeAt(1000 + SETTINGS.borrow_wait_s)]
     assert bench.say(1, m.AddKeys(["x"], [1], [1])) == []
@@ -364,13 +364,56 @@ def test_a_key_that_its_living_owner_never_exported_is_waited_for_a_short_time_o
 def test_an_export_that_arrives_late_makes_the_request_wait_on(bench: Bench) -> None:
     bench.client(2, ALICE)
     bench.say(3, m.WhoHas([f"{ALICE}/1"], wait_s=60), request=8)
-    bench.say(2, m.Export([f"{ALICE}/1"]))
+    bench.say(2, m.Export([f"{ALICE}/1"], [1]))
     assert bench.tick_at(1000 + SETTINGS.borrow_wait_s) == [WakeAt(1060)]
+
+
+def test_borrowers_get_the_attempt_that_counts_and_no_other(bench: Bench) -> None:
+    key = f"{ALICE}/1"
+    bench.worker(1, "alice:1", {key: 5})  # an attempt that was given away, or that its owner has not heard of yet
+    bench.worker(4, "bob:1")
+    bench.client(2, ALICE)
+    asked = bench.say(3, m.WhoHas([key], wait_s=60), request=8)
+    assert not any(isinstance(what, Send) for what in asked)  # nobody said that it may be read
+    assert not any(isinstance(what, Send) for what in bench.say(2, m.Export([key], [0])))  # under way
+    assert not any(isinstance(what, Send) for what in bench.say(2, m.Export([key], [2])))  # not reported yet
+    answer = m.Reply({key: {"bob:1": [2, 5]}})
+    assert bench.say(4, m.AddKeys([key], [2], [5])) == [Send(3, answer, 8)]
+    assert bench.ask(3, m.WhoHas([key], wait_s=60)) == {key: {"bob:1": [2, 5]}}
+    assert bench.ask(3, m.WhoHas([key])) == {key: {"alice:1": [1, 5], "bob:1": [2, 5]}}  # by hand: what is where
+
+
+def test_an_attempt_that_is_there_already_is_given_as_soon_as_it_counts(bench: Bench) -> None:
+    key = f"{ALICE}/1"
+    bench.worker(1, "alice:1", {key: 5})
+    bench.client(2, ALICE)
+    bench.say(3, m.WhoHas([key], wait_s=60), request=8)
+    assert Send(3, m.Reply({key: {"alice:1": [1, 5]}}), 8) in bench.say(2, m.Export([key], [1]))
+
+
+def test_a_key_that_is_held_but_that_nobody_exported_or_named_is_no_ones_to_borrow(bench: Bench) -> None:
+    key = f"{ALICE}/1"
+    bench.worker(1, "alice:1", {key: 5})
+    bench.client(2, ALICE)
+    bench.say(3, m.WhoHas([key], wait_s=60), request=8)
+    assert Send(3, m.Reply({}), 8) in bench.tick_at(1000 + SETTINGS.borrow_wait_s)
+    bench.say(2, m.Publish("table", key, [key]), request=1)
+    assert bench.ask(3, m.WhoHas([key], wait_s=60)) == {key: {"alice:1": [1, 5]}}
+    bench.say(2, m.Unpublish("table"))
+    assert bench.state.named == {}
+
+
+def test_what_a_client_took_back_while_it_was_away_is_not_exported_when_it_returns(bench: Bench) -> None:
+    bench.client(2, ALICE)
+    bench.say(2, m.Export([f"{ALICE}/1"], [1]))
+    bench.event(Disconnected(2))
+    bench.client(5, ALICE)
+    assert bench.state.borrowing.exported == {}
 
 
 def test_a_withdrawn_key_answers_with_its_error_those_who_wait_and_those_who_come_later(bench: Bench) -> None:
     bench.client(2, ALICE)
-    bench.say(2, m.Export([f"{ALICE}/1"]))
+    bench.say(2, m.Export([f"{ALICE}/1"], [1]))
     bench.say(3, m.WhoHas([f"{ALICE}/1"], wait_s=60), request=8)
     answer = m.Reply({f"{ALICE}/1": b"error"})
     assert bench.say(2, m.Withdraw([f"{ALICE}/1"], [b"error"])) == [Send(3, answer, 8)]
@@ -379,7 +422,7 @@ def test_a_withdrawn_key_answers_with_its_error_those_who_wait_and_those_who_com
 
 def test_an_owner_that_leaves_ends_the_waiting_for_its_keys(bench: Bench) -> None:
     bench.client(2, ALICE)
-    bench.say(2, m.Export([f"{ALICE}/1"]))
+    bench.say(2, m.Export([f"{ALICE}/1"], [1]))
     bench.say(3, m.WhoHas([f"{ALICE}/1"], wait_s=60), request=8)
     assert bench.say(2, m.UnregisterClient()) == [Send(3, m.Reply({}), 8)]
 
@@ -416,7 +459,7 @@ def test_withdrawals_and_exports_are_remembered_within_bounds() -> None:
     bench = bounded(withdrawn_keys_max=2, exported_keys_max=3)
     bench.client(2, ALICE)
     keys = [f"{ALICE}/{n}" for n in range(5)]
-    bench.say(2, m.Export(keys))
+    bench.say(2, m.Export(keys, [0] * 5))
     assert list(bench.state.borrowing.exported[ALICE]) == keys[2:]
     bench.say(2, m.Withdraw(keys, [b""] * 5))
     assert list(bench.state.borrowing.withdrawn[ALICE]) == keys[3:]

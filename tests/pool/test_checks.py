@@ -25,6 +25,7 @@ GOOD = [
     m.Failed("me/1", 1, "full", b"", {"reason": "no room"}, []),
     m.Failed("me/1", 1, "timeout", b"", {"timeout_s": 1.0}, []),
     m.Recalled(["me/1"], [1]),
+    m.Evicted(["me/1"], [1]),
     m.NeedFunction(b"f"),
     m.Output("alice:1", 1, "stdout", "hello"),
 ]

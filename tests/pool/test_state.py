@@ -26,6 +26,7 @@ from distributed.pool.events import (
     Received,
     Resolved,
     Send,
+    Shown,
     Stored,
     Storing,
     Submitted,
@@ -46,6 +47,7 @@ from distributed.wire.messages import (
     Compute,
     DefineFunction,
     DeleteData,
+    Evicted,
     Export,
     Failed,
     Finished,
@@ -970,14 +972,47 @@ def test_the_watchdog_is_silent_while_everything_moves():
 def test_exported_and_withdrawn():
     bench = Bench(ALICE)
     task = bench.submit()
-    assert bench.on(Exported(task)) == [TellCenter(Export([task.key]))]
+    assert bench.on(Exported(task)) == [TellCenter(Export([task.key], [0]))]
     assert bench.on(Dropped([task])) == []
-    assert bench.finish(task) == [Resolved([task])]
-    assert bench.on(CenterSaid(Members([member(ALICE)]))) == [TellCenter(Export([task.key]))]
+    counts = TellCenter(Export([task.key], [1]))
+    assert bench.finish(task) == [counts, Resolved([task])]
+    assert bench.on(CenterSaid(Members([member(ALICE)]))) == [counts]
     assert bench.on(Unexported(task)) == [
         TellCenter(Withdraw([task.key], [b""])),
         Send(ALICE, DeleteData([task.key])),
     ]
+
+
+def test_what_an_exported_value_contains_may_be_asked_for_as_long_as_it_is_contained():
+    bench = Bench(ALICE)
+    inner = bench.stored(ALICE)
+    outer = bench.stored(ALICE, contains=(inner,))
+    bench.on(Dropped([inner]))
+    [shown] = [what.message for what in bench.on(Exported(outer)) if isinstance(what, TellCenter)]
+    assert (shown.keys, shown.attempts) == ([outer.key, inner.key], [1, 1])
+    bench.on(Dropped([outer]))
+    out = [what.message for what in bench.on(Unexported(outer)) if isinstance(what, TellCenter)]
+    assert out == [Withdraw([outer.key], [b""]), Withdraw([inner.key], [b""])]
+    assert not bench.state.lending.visible
+
+
+def test_what_a_name_stands_for_is_kept_by_no_handle_but_may_be_asked_for():
+    bench = Bench(ALICE)
+    task = bench.done()
+    assert bench.on(Shown(task)) == [TellCenter(Export([task.key], [1]))]
+    assert bench.on(Dropped([task])) == [
+        Send(ALICE, DeleteData([task.key])),
+        TellCenter(Withdraw([task.key], [b""])),
+    ]
+
+
+def test_the_center_learns_which_attempt_counts_when_an_exported_value_was_made_again():
+    bench = Bench(ALICE, BOB)
+    task = bench.done()
+    bench.on(Exported(task))
+    bench.lose(ALICE)
+    assert (task.status, task.attempt) == (SENT, 2)
+    assert TellCenter(Export([task.key], [2])) in bench.finish(task)
 
 
 def test_borrowers_learn_why_an_exported_task_failed():
@@ -987,7 +1022,7 @@ def test_borrowers_learn_why_an_exported_task_failed():
     withdrawal = next(what for what in bench.on(CancelAsked([task])) if isinstance(what, TellCenter))
     [error] = withdrawal.message.errors
     assert isinstance(unpack_exception(error), TaskCancelled)
-    assert bench.on(CenterSaid(Members([member(ALICE)]))) == [TellCenter(Export([task.key])), withdrawal]
+    assert bench.on(CenterSaid(Members([member(ALICE)]))) == [TellCenter(Export([task.key], [0])), withdrawal]
 
 
 def test_an_exported_value_is_made_again_when_its_worker_is_lost():
@@ -1001,6 +1036,33 @@ def test_an_exported_value_is_made_again_when_its_worker_is_lost():
     [withdrawal] = [what for what in bench.lose(BOB) if isinstance(what, TellCenter)]
     assert isinstance(unpack_exception(withdrawal.message.errors[0]), KeyLost)
     assert (kept.status, kept.outcome) == (DONE, b"v")
+
+
+def test_an_exported_value_is_made_again_when_its_worker_is_lost_and_the_last_copy_had_to_make_room():
+    bench = Bench(ALICE, BOB)
+    value, other = bench.done(value=None), bench.stored(BOB, nbytes=2 * LARGE)
+    bench.on(Exported(value))
+    consumer = bench.submit(value, other)
+    assert consumer.worker == BOB
+    bench.finish(consumer, held=(value,))
+    assert value.holders == {ALICE, BOB}
+    bench.on(Received(BOB, Evicted([value.key, other.key, "other/7"], [2, 2, 1])))  # of other attempts: of no concern
+    assert value.holders == {ALICE, BOB}
+    assert bench.on(Received(BOB, Evicted([value.key], [1]))) == []
+    assert value.holders == {ALICE}
+    [made_again] = sent(bench.lose(ALICE), Compute)
+    assert (made_again[0], made_again[1].keys, made_again[1].attempts) == (BOB, [value.key], [2])
+
+
+def test_the_last_copy_of_an_exported_value_is_made_again_when_it_has_to_make_room():
+    bench = Bench(ALICE, BOB)
+    value, other = bench.done(value=None), bench.stored(BOB, nbytes=2 * LARGE)
+    bench.on(Exported(value))
+    bench.finish(bench.submit(value, other), held=(value,))
+    bench.lose(ALICE)
+    assert value.holders == {BOB}
+    [made_again] = sent(bench.on(Received(BOB, Evicted([value.key], [1]))), Compute)
+    assert (made_again[0], made_again[1].keys, made_again[1].attempts) == (BOB, [value.key], [2])
 
 
 def test_a_borrowed_value_is_located_or_fails_with_its_owners_error():

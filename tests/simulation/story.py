@@ -21,7 +21,7 @@ CLIENTS = ("a11ce0000000", "b0b000000000")
 THOROUGH_TASKS_MAX = 300  # in longer stories the checks that look at every task come now and then
 PATIENCE_S = 3000.0
 BATCHES = 14
-STEPS_MAX = 50_000  # and some for each task and worker; ordinary stories take a tenth
+STEPS_MAX = 20_000  # and some for each task and worker; ordinary stories take a tenth
 SIZES = (10, 10, 10, 3_000, 20_000, 100_000, 1_000_000, 20_000_000)
 DURATIONS_S = (0.0001, 0.0001, 0.003, 0.05, 0.4)
 
@@ -34,7 +34,7 @@ class Story(Users, Faults, Truths):
     """
 
     def __init__(self, seed: int, n_workers: int = 3, n_tasks: int = 80, only: frozenset[int] | None = None) -> None:
-        self.world, self.seed, self.only = World(seed, STEPS_MAX + 500 * n_tasks + 1000 * n_workers), seed, only
+        self.world, self.seed, self.only = World(seed, STEPS_MAX + 100 * n_tasks + 1000 * n_workers), seed, only
         self.dice, self.n_workers, self.n_tasks = random.Random(f"{seed} story"), n_workers, n_tasks
         self.settings = Settings(window_bytes_max=500) if seed % 4 == 0 else Settings()
         self.is_tight = self.may_be_full = self.dice.random() < 0.3  # so little memory that values are spilled

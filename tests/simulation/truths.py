@@ -130,13 +130,18 @@ class Truths:
                 assert not (state.store.pins or state.store.names)
         for client in self.clients:
             state = client.state
-            tables = (state.lifetimes.shared, state.exported, state.failures.troubles, state.lifetimes.lineage.tasks)
+            lifetimes, lending = state.lifetimes, state.lending
+            tables = (
+                *(lifetimes.shared, lifetimes.lineage.tasks, lifetimes.storing),
+                *(lending.exported, lending.visible, state.failures.troubles, state.placement.near),
+            )
             assert not any(tables), f"{client.name} still has {tables}"
             assert not state.placement.stranded
             assert not state.unfinished
             for view in state.workers.values():
                 assert not (view.under_way or view.holds or view.load), view
         assert not self.center.state.directory.holders
+        assert not any(self.center.state.borrowing.exported.values())
 
     def say_goodbye(self) -> None:
         for client in self.clients:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distributed.pool import events
 from distributed.pool.tasks import Duration, Kind, Options, Task
 from distributed.wire import messages as m
 from tests.simulation.client import Client
@@ -222,6 +223,7 @@ class Users:
 
             def publish(value: Value | None, task: Task = task, name: str = name) -> None:
                 if value is not None and not task.borrowed:
+                    client.handle(events.Shown(task))
                     client.claim(task)  # until the name keeps it
                     client.ask(
                         m.Publish(name, task.key, keys_within(task)), lambda result, refusal: named(name, refusal)

@@ -3,7 +3,8 @@
 import pytest
 
 from distributed.key import owner_of
-from distributed.worker.events import Allocate, GrantRoom, RefuseRoom, Remove, Spill
+from distributed.wire.messages import Evicted
+from distributed.worker.events import Allocate, GrantRoom, RefuseRoom, Remove, Send, Spill
 from distributed.worker.rooms import Rooms
 from distributed.worker.store import Store, columns
 
@@ -142,7 +143,7 @@ def test_replicas_go_before_values_are_spilled_and_the_one_used_longest_ago_firs
     bench.store.use(values[0])
     bench.store.let_go(values[0])
     assert bench.store.make_room(300)
-    assert bench.said() == [Remove("/m/replica")]
+    assert bench.said() == [Remove("/m/replica"), Send(ALICE, Evicted([X], [1]))]
     assert not bench.store.make_room(600)
     assert bench.said() == [Spill(1, f"/m/{ALICE}/1@1")]
     bench.store.spilled(1, "/d/1")
