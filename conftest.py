@@ -1,4 +1,4 @@
-"""What every test gets: a secret of its own module, and a look afterwards at whether it left anything behind.
+"""What every test gets: a secret of its own module, and a look afterwards at what it left behind and its daemons did.
 
 A process that a test starts inherits the path of the module's secret file in its environment, and so do its children,
 also those that lost their parents: that is how leftovers are told from whatever else runs on this machine.
@@ -29,7 +29,31 @@ if TYPE_CHECKING:
 LEFTOVERS_WAIT_S = 5.0
 SECRET_VARIABLE = "DISTRIBUTED_SECRET_FILE"
 
+WATCH = Path(tempfile.mkdtemp(prefix="watch-"))  # before anything is collected: also collecting may start processes
+
 collect_ignore = ["setup.py", "distributed/__main__.py"]
+
+
+def pytest_configure() -> None:
+    """Every process that is started from now on imports the watch, and a daemon is watched from its first line on."""
+    shutil.copy(Path(__file__).parent / "tests" / "promises" / "watch.py", WATCH / "sitecustomize.py")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(WATCH), os.environ.get("PYTHONPATH")]))
+    sys.path.insert(0, str(WATCH))  # what a local cluster hands on to its daemons
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(WATCH, ignore_errors=True)
+
+
+def watched() -> list[str]:
+    """What daemons wrote down since the beginning: that they began, and what they must not do."""
+    record = WATCH / "record"
+    return record.read_text().splitlines() if record.exists() else []
+
+
+def forbidden(lines: Iterable[str]) -> list[str]:
+    """Those of these lines that tell of a pickle that was loaded or a user's module that was imported by a daemon."""
+    return [line for line in lines if not line.endswith(" begins")]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -74,7 +98,7 @@ def nothing_left_behind(secret_file: Path) -> Iterator[None]:
         yield
         return
     processes, threads, sockets = processes_with(secret_file), set(threading.enumerate()), open_sockets()
-    stores = store_directories()
+    stores, deeds = store_directories(), len(watched())
     yield
     deadline_s = time.monotonic() + LEFTOVERS_WAIT_S
     new_processes = {pid: name for pid, name in processes_with(secret_file).items() if pid not in processes}
@@ -84,6 +108,8 @@ def nothing_left_behind(secret_file: Path) -> Iterator[None]:
         gc.collect()
     left += [f"socket {name}" for name in sorted(open_sockets() - sockets)]
     left += [f"directory {path}" for path in abandoned(store_directories() - stores)]
+    if done := forbidden(watched()[deeds:]):
+        pytest.fail("a daemon did what it must not do:\n  " + "\n  ".join(done[:20]), pytrace=False)
     if left:
         pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
 

@@ -37,7 +37,7 @@ def _refuse_shared(status: os.stat_result, path: Path, what: str) -> None:
         raise SecretUnusable(f"{what} {path} is not a file")
     if status.st_mode & 0o077:
         raise SecretUnusable(f"others can read {what} {path}: chmod 600 {shlex.quote(str(path))}")
-    if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:
+    if status.st_uid not in (0, os.geteuid()):  # root, too: its owner knows what stands in it
         raise SecretUnusable(f"{what} {path} belongs to another user: make a copy that is yours")
 
 

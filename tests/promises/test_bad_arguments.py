@@ -28,7 +28,9 @@ from distributed.pool.remote import AsCompleted
 from distributed.pool.stream import Stream
 from distributed.rpc import Remote, operations
 from distributed.wire.messages import REGISTRY, Member
+from distributed.wire.security import Secret
 
+SECRET = Secret(bytes(32))
 NAN, INFINITY = float("nan"), float("inf")
 MIB = 1 << 20
 WORDS_MAX = 300  # characters of a message
@@ -492,7 +494,7 @@ def public_calls():
             if (not name.startswith("_") and name in dir(cls)) or (name in SPECIAL and name in vars(cls)):
                 found[f"{cls.__name__}.{name}"] = method
     for name in ("get_data", "update_data"):
-        found[f"rpc.{name}"] = getattr(rpc("127.0.0.1:1"), name)
+        found[f"rpc.{name}"] = getattr(rpc("127.0.0.1:1", secret=SECRET), name)
     return {
         name: {argument for argument in inspect.signature(call).parameters if argument != "self"}
         for name, call in found.items()
@@ -529,7 +531,7 @@ WRONG_FOR = {
 def test_an_operation_by_hand_with_wrong_fields_is_refused_before_it_is_sent(operation):
     """Nobody listens at this address: what gets so far as to connect would be ConnectionFailed."""
     fields = [field for field in dataclasses.fields(REGISTRY[operation]) if str(field.type) != "Any"]
-    call = getattr(rpc("127.0.0.1:1"), operation)
+    call = getattr(rpc("127.0.0.1:1", secret=SECRET), operation)
     with pytest.raises(TypeError, match=rf"{operation}\(\) takes .*"):
         call(nonsense=1)
     for wrong in [field for field in fields if field.name != "buffers"]:

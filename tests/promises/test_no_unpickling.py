@@ -2,7 +2,7 @@
 
 Every process of a real cluster is watched from its first line on by a `sitecustomize` that writes down each import,
 each class or function that a pickle asks for, and each call of `pickle` itself. The executors and the client show that
-the watch sees what there is to be seen.
+the watch sees what there is to be seen. All other tests are watched, too, by `watch.py`, which writes down less.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from pathlib import Path
 
 import pytest
 
+import conftest
+from conftest import forbidden
+from conftest import watched as watched_so_far
+from distributed import Pool
 from tests.promises.observe import PATIENCE_S, terminals
 
 WATCH = """
@@ -168,3 +172,36 @@ def test_center_and_agent_load_no_pickle_and_import_no_module_of_a_user(watched)
     assert {"bank.Account", "bank.open_account"} <= of_kind(others, "find"), "executors and client do load"
     assert "bank" in of_kind(others, "import")
     assert of_kind(others, "load")
+
+
+# ----------------------------------------------------------------------------------------------- in all other tests
+
+
+def test_daemons_of_all_tests_are_watched(tmp_path):
+    before = len(watched_so_far())
+    with Pool(1) as pool, terminals() as terminal:
+        center = terminal("center", "--port", "0")
+        worker = terminal("worker", center.said()["Center"], "--ncores", "1")
+        worker.said()
+        assert pool.submit(abs, -1).get(PATIENCE_S) == 1
+        pids = {str(daemon.process.pid) for daemon in (center, worker)}
+        assert [daemon.end(signal.SIGTERM)[0] for daemon in (worker, center)] == [0, 0]
+    begun = {line.split()[0] for line in watched_so_far()[before:] if line.endswith(" begins")}
+    assert pids < begun
+    assert len(begun) == 3, "and the one inside of the pool; neither executors nor what they are forked from"
+
+
+@pytest.mark.parametrize(("name", "is_noticed"), [("dworker", True), ("dcenter", True), ("program", False)])
+def test_a_daemon_that_did_load_a_pickle_or_import_a_module_would_be_noticed(tmp_path, name, is_noticed):
+    """What is noticed here is taken off the record again, or this test would fail as every other would."""
+    (tmp_path / "bank.py").write_text("account = 1")
+    (tmp_path / name).write_text(
+        "import pickle, decimal\nimport bank\npickle.loads(pickle.dumps(decimal.Decimal(1)))\n"
+    )
+    before = watched_so_far()
+    subprocess.run([sys.executable, tmp_path / name], check=True)
+    noticed = forbidden(watched_so_far()[len(before) :])
+    (conftest.WATCH / "record").write_text("".join(f"{line}\n" for line in before))
+    deeds = [line.partition(": ")[2] for line in noticed]
+    expected = ["imported bank", "called pickle.loads", "looked for decimal.Decimal for a pickle"]
+    assert deeds == (expected if is_noticed else [])

