@@ -147,7 +147,7 @@ def text(name: str, value: Any) -> str:
 
 def path(name: str, value: Any) -> str:
     """The path of a file or directory, as text."""
-    right = "the path of a directory, as a text or a Path"
+    right = "the path of a file or directory, as a text or a Path"
     if not isinstance(value, (str, os.PathLike)) or not isinstance(converted := os.fspath(value), str):
         raise TypeError(f"{name}={shown(value)} must be {right}")
     if not converted or "\0" in converted:

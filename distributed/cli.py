@@ -134,6 +134,7 @@ def _parser(name: str, text: str, examples: str) -> argparse.ArgumentParser:
 def _add_daemon_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tls-file",
+        type=_path,
         metavar="PATH",
         help="a private key and its certificate, in PEM, instead of tls.pem beside the secret "
         "(the same as DISTRIBUTED_TLS_FILE)",
@@ -179,10 +180,8 @@ def _add_worker_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=0, help="default: 0, which picks a free one")
     parser.add_argument("--name", type=_name, help="a name for people; default: the address")
-    parser.add_argument(
-        "--directory", type=_directory, help="where large values are kept (default: in memory, /dev/shm)"
-    )
-    parser.add_argument("--spill-directory", type=_directory, help="where values go when the memory limit is passed")
+    parser.add_argument("--directory", type=_path, help="where large values are kept (default: in memory, /dev/shm)")
+    parser.add_argument("--spill-directory", type=_path, help="where values go when the memory limit is passed")
     _add_daemon_options(parser)
 
 
@@ -243,8 +242,8 @@ def _name(text: str) -> str:
 
 
 @_argument
-def _directory(text: str) -> str:
-    return checks.path("the directory", text)
+def _path(text: str) -> str:
+    return checks.path("the path", text)
 
 
 # ------------------------------------------------------------------------------------------------------------- daemons

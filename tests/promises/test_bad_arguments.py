@@ -372,6 +372,7 @@ TAKES = {
         "task_memory_limit": Wrong(of_cluster("task_memory_limit"), SIZES, "memory_limit|is not a size"),
         "spill_directory": Wrong(of_cluster("spill_directory"), NO_PATHS),
         "insecure_plaintext": Wrong(of_cluster("insecure_plaintext"), WRONG_TRUTHS),
+        "tls": Wrong(of_cluster("tls"), WRONG_TRUTHS),
     },
     "Cluster.scale": {"n": Wrong(lambda pool, x: scaled(x), [*WRONG_COUNTS, *TOO_MANY])},
     "Center": {
@@ -379,6 +380,7 @@ TAKES = {
         "port": Wrong(of_center("port"), [*NO_PORTS, (TypeError, None)]),
         "status_port": Wrong(of_center("status_port"), NO_PORTS),
         "insecure_plaintext": Wrong(of_center("insecure_plaintext"), WRONG_TRUTHS),
+        "tls": Wrong(of_center("tls"), WRONG_TRUTHS),
     },
     "Worker": {
         "center": Wrong(of_worker("center"), NO_ADDRESSES, "host:port"),
@@ -559,7 +561,7 @@ NO_HOST = ["", "a b", "a:1", "x" * 300, "a\0b", "\udcff"]
 NO_SIZE = ["", "lots", "-1", "0", "nan", "1e9", "4 GB GB"]
 NO_PATH = ["", "a\0b"]
 COMMANDS = {
-    "dcenter": {"--host": NO_HOST, "--port": NO_PORT, "--status-port": NO_PORT},
+    "dcenter": {"--host": NO_HOST, "--port": NO_PORT, "--status-port": NO_PORT, "--tls-file": NO_PATH},
     "dworker": {
         "HOST:PORT": ["", "a:b", "a:99999", ":1", "[::1", "a b:1"],
         "--ncores": ["x", "0", "-1", "1.5", "", "1000000000"],
@@ -570,10 +572,11 @@ COMMANDS = {
         "--name": ["", "x" * 5000, "\udcff"],
         "--directory": NO_PATH,
         "--spill-directory": NO_PATH,
+        "--tls-file": NO_PATH,
     },
     "status": {"HOST:PORT": ["", "a:b", "a:99999", ":1", "[::1", "a b:1"]},
 }
-SWITCHES = {"--insecure-plaintext", "--verbose", "--json", "--help", "--version"}
+SWITCHES = {"--insecure-plaintext", "--tls", "--verbose", "--json", "--help", "--version"}
 
 
 def run_command(name, *arguments):

@@ -10,14 +10,8 @@ import sys
 
 RECORD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "record")
 OURS = {"distributed", "msgpack", "cloudpickle", "toolz", "tlz", "tornado", "cryptography", "_cffi_backend"}
-OURS |= {
-    "sitecustomize",
-    "usercustomize",
-    "_distutils_hack",
-    "__main__",
-    "org",
-    *sys.stdlib_module_names,
-}  # pickle tries org.python
+OURS |= {"sitecustomize", "usercustomize", "_distutils_hack", "__main__", *sys.stdlib_module_names}
+OURS |= {"org", "colorama", "pycurl"}  # what pickle and tornado try, whether it is there or not
 
 
 def write(line):
