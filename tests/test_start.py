@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from distributed.config import Settings
+from distributed.wire.credential import find_or_create_credential
 
 if TYPE_CHECKING:
     from distributed import Pool
@@ -75,3 +77,17 @@ def test_a_setting_that_does_not_exist_is_refused() -> None:
     assert Settings().window_bytes_max == Settings.__dataclass_fields__["window_bytes_max"].default
     with pytest.raises(TypeError, match="there is no setting 'windows'"):
         Settings(windows=1)
+
+
+def test_only_who_has_a_credential_loads_what_encrypts(tmp_path: Path) -> None:
+    program = (
+        "from distributed.connect import connect_blocking; from distributed.bulk import BulkClient;"
+        "from distributed.wire.security import find_or_create_secret;"
+        f"found = find_or_create_secret({str(tmp_path / 'secret')!r}); assert found.credential is None"
+    )
+    assert not among(loaded(program), {"ssl", "cryptography", "distributed.tls", "distributed.wire.credential"})
+    find_or_create_credential(tmp_path / "tls.pem")
+    program = program.replace("is None", "is not None")
+    modules = loaded(program)
+    assert "ssl" in modules
+    assert not among(modules, {"cryptography", "asyncio"})

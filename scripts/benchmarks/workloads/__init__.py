@@ -28,6 +28,7 @@ WORKLOADS = {
     "W3": "w03_round_trip",
     "W4": "w04_arrays",
     "W4n": "w04_between_machines",
+    "W4t": "w04_encrypted",
     "W5": "w05_fan_in",
     "W6": "w06_tree",
     "W7": "w07_blocks",

@@ -6,6 +6,7 @@ is read into memory that is there already, and summed. Needs root.
 
 import contextlib
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -44,15 +45,17 @@ def run(open_system, scale, seed):
     with Machines() as machines:
         if open_system is None:
             return measure(plain_socket(machines), nbytes, seed)
-        system = started(machines, open_system)
+        system = started(machines, open_system, DAEMONS[open_system.name])
         machines.callback(system.close)
-        near, far = numbers(system)
-        ways = {
-            "to worker": lambda *which: to_worker(system, far, *which),
-            "to client": lambda *which: to_client(system, far, *which),
-            "worker to worker": lambda *which: between(system, near, far, *which),
-        }
-        return measure(ways, nbytes, seed)
+        return measure(ways_of(system, *numbers(system)), nbytes, seed)
+
+
+def ways_of(system, near, far):
+    return {
+        "to worker": lambda *which: to_worker(system, far, *which),
+        "to client": lambda *which: to_client(system, far, *which),
+        "worker to worker": lambda *which: between(system, near, far, *which),
+    }
 
 
 def measure(ways, nbytes, seed):
@@ -64,9 +67,9 @@ def measure(ways, nbytes, seed):
     return figures
 
 
-def started(machines, open_system):
+def started(machines, open_system, daemons):
     """A client of a system with a worker on each machine."""
-    center, worker = DAEMONS[open_system.name]
+    center, worker = daemons
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     machines.here(*at(HERE, center), **quiet)
     wait_until(lambda: answers(HERE), "the center answers")
@@ -143,10 +146,13 @@ def between(system, near, far, nbytes, seed):
 
 
 def plain_socket(machines):
-    """The ways of a plain socket: what goes to a worker or from one to another is the same, there and back."""
     listener = machines.enter_context(socket.create_server((HERE, PORT)))
     machines.there(PYTHON, "-m", "benchmarks.workloads.w04_between_machines")
-    sock = machines.enter_context(listener.accept()[0])
+    return socket_ways(machines.enter_context(listener.accept()[0]))
+
+
+def socket_ways(sock):
+    """The ways of a bare socket: what goes to a worker or from one to another is the same, there and back."""
 
     def give(nbytes, seed):
         array = blocks.make(seed, nbytes)
@@ -175,17 +181,18 @@ def plain_socket(machines):
 
 def read(sock, array):
     view = memoryview(array).cast("B")
+    flags = () if isinstance(sock, ssl.SSLSocket) else (socket.MSG_WAITALL,)
     while view:
-        count = sock.recv_into(view, min(len(view), RECEIVE_BYTES), socket.MSG_WAITALL)
+        count = sock.recv_into(view, min(len(view), RECEIVE_BYTES), *flags)
         if not count:
             raise SystemExit
         view = view[count:]
     return array
 
 
-def other_end():
+def other_end(wrap=lambda sock: sock):
     """The other machine's part: sum what comes, or send."""
-    sock = socket.create_connection((HERE, PORT))
+    sock = wrap(socket.create_connection((HERE, PORT)))
     kept = {}
     while True:
         is_given, nbytes, seed = map(int, read(sock, np.empty(3, np.uint64)))
