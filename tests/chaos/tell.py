@@ -2,6 +2,8 @@
 
 Graphs of tasks follow one another for as long as was asked: the first one undisturbed, for comparison, and then every
 second something breaks. The last one is finished after everything is mended. Nothing may be lost, and nothing be left.
+With `--pairs` undisturbed graphs alternate with equal ones during which one worker a second dies: what is the
+throughput that is kept?
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ class Chaos:
         self.quiet_per_s = 0.0
         self.busy_tasks, self.busy_s, self.close_s = 0, 0.0, 0.0
         self.mttr_s: list[float] = []
+        self.pairs: list[tuple[float, float]] = []  # tasks a second, undisturbed and while workers died
         self.skipped: list[str] = []
         self._trouble = ""  # of daemons or faults, as the thread of faults saw it
         self._enough = threading.Event()
@@ -68,8 +71,11 @@ class Chaos:
         try:
             with Pool(self.daemons.center_address) as pool:
                 self._await_workers(pool)
-                self._play_undisturbed(pool)
-                self._play_disturbed(pool)
+                if self.options.pairs:
+                    self._play_pairs(pool)
+                else:
+                    self._play_undisturbed(pool)
+                    self._play_disturbed(pool)
                 self._check_members()
                 self._check_empty()
                 began_s = time.monotonic()
@@ -93,11 +99,33 @@ class Chaos:
 
     def _play_undisturbed(self, pool: Pool) -> None:
         for n_tasks in (200, min(self.options.tasks, QUIET_TASKS_MAX)):  # the first warms up
-            began_s = time.monotonic()
-            graph = self._new_graph(pool, n_tasks)
-            self._await(graph)
-            self.quiet_per_s = n_tasks / (max(graph.arrived_s.values()) - began_s)
-            self._finish(graph)
+            self.quiet_per_s = self._measure(pool, n_tasks)
+
+    def _measure(self, pool: Pool, n_tasks: int) -> float:
+        """Play one graph; how many tasks a second came back."""
+        began_s = time.monotonic()
+        graph = self._new_graph(pool, n_tasks)
+        self._await(graph)
+        took_s = max(graph.arrived_s.values()) - began_s
+        self._finish(graph)
+        return n_tasks / took_s
+
+    def _play_pairs(self, pool: Pool) -> None:
+        """Equal numbers of tasks, without and with deaths in turn, so that whatever else runs here hits both."""
+        self._measure(pool, 200)
+        for _ in range(self.options.pairs):
+            quiet_per_s = self._measure(pool, self.options.tasks)
+            self._enough.clear()
+            disturbing = threading.Thread(target=self._disturb, args=(float("inf"),), name="faults")
+            disturbing.start()
+            try:
+                self.pairs.append((quiet_per_s, self._measure(pool, self.options.tasks)))
+            finally:
+                self._enough.set()
+                disturbing.join()
+            if self._trouble:
+                raise Wrong(self._trouble)
+            self._await_workers(pool)
 
     def _play_disturbed(self, pool: Pool) -> None:
         """Faults have a thread of their own: also a client that waits for a value of a stopped worker gets it later."""
@@ -229,6 +257,11 @@ class Chaos:
                 f"MTTR         median {statistics.median(ordered) * 1e3:.0f} ms, p99 {p99_s * 1e3:.0f} ms, "
                 f"of {len(ordered)} deaths of workers with tasks that moved"
             )
+        if self.pairs:
+            told = ", ".join(f"{busy:,.0f} of {quiet:,.0f}" for quiet, busy in self.pairs)
+            kept = statistics.median(busy / quiet for quiet, busy in self.pairs)
+            lines.append(f"throughput   {kept:.0%} kept while a worker a second died: {told} tasks/s")
+            return "\n".join([*lines, f"close        {self.close_s:.1f} s"])
         busy_per_s = self.busy_tasks / self.busy_s if self.busy_s else 0.0
         kept = f", {busy_per_s / self.quiet_per_s:.0%}" if self.quiet_per_s else ""
         lines.append(f"throughput   {busy_per_s:,.0f} tasks/s under faults, {self.quiet_per_s:,.0f} undisturbed{kept}")
@@ -282,8 +315,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=_number(int, 0), default=0, help="of graphs and faults (default %(default)s)")
     parser.add_argument("--faults", type=_kinds, default=list(KINDS), metavar="KIND,...", help="default: all of them")
+    parser.add_argument(
+        "--pairs", type=_number(int, 1), help="instead: so many graphs undisturbed, and as many while workers die"
+    )
     parser.add_argument("--story", action="store_true", help="tell each fault as it happens")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.pairs:
+        options.faults = ["kill-worker"]
+    return options
 
 
 def main() -> int:
@@ -308,6 +347,7 @@ def main() -> int:
             subprocess.run(["umount", "--lazy", chaos.home / "stores"], check=True)
     if wrong:
         kinds = "" if options.faults == list(KINDS) else f" --faults {','.join(options.faults)}"
+        kinds = f" --pairs {options.pairs}" if options.pairs else kinds
         print(
             f"WRONG: {wrong}\nagain with: scripts/chaos --seconds {options.seconds:g} --tasks {options.tasks} ", end=""
         )
