@@ -98,8 +98,8 @@ class Settings:
     attempts_max: int = 3
     receive_buffers_bytes_max: int = 512 * MIB  # that wait, reclaimable, for the next values that come over sockets
     lineage_bytes_max: int = 64 * MIB
-    scattered_value_bytes_max: int = 1 * MIB  # scattered values up to this size stay at their client, too, as long as
-    scattered_bytes_max: int = 64 * MIB  # all of them take no more; the oldest ones go first
+    scattered_value_bytes_max: int = 1 * MIB  # a scattered value up to this size stays at its client, too
+    scattered_bytes_max: int = 64 * MIB  # of all that stay there; beyond it the oldest ones go
     move_wait_min_s: float = 0.05  # leave the holder of the inputs only if it saves more waiting than this
     local_bytes_per_s: float = 10e9  # between workers of one machine
     network_bytes_per_s: float = 1e9  # until measured

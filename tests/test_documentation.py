@@ -67,6 +67,35 @@ def test_the_protocol_page_lists_every_message() -> None:
     assert [operation for operation in messages.REGISTRY if f"(``{operation}``)" not in page] == []
 
 
+GUARANTEES = ROOT / "docs" / "guarantees.rst"
+TEST_NAMED = re.compile(r"``([\w/]+\.py)::(\w+)``")
+
+
+def test_every_sentence_of_the_guarantees_names_tests_and_they_exist() -> None:
+    page = GUARANTEES.read_text()
+    promises = re.split(r"^(\d+)\. .+\n-+\n", page, flags=re.MULTILINE)
+    assert promises[1::2] == [str(number) for number in range(1, 11)]
+    sentences = [sentence for promise in promises[2::2] for sentence in promise.split("\n* ")[1:]]
+    assert [sentence for sentence in sentences if not TEST_NAMED.search(sentence)] == []
+    missing = [f"{path}::{name}" for path, name in TEST_NAMED.findall(page) if name not in functions_of(path)]
+    assert missing == []
+
+
+def functions_of(path: str) -> set[str]:
+    """The names of the functions in a file below tests/."""
+    file = ROOT / "tests" / path
+    tree = ast.parse(file.read_text()) if file.exists() else ast.Module([], [])
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_every_setting_that_the_guarantees_name_exists() -> None:
+    from distributed.config import SETTINGS
+
+    named = set(re.findall(r"``([a-z]+_[a-z_]*(?:_s|_max))``", GUARANTEES.read_text())) - {"this_form_s"}
+    assert len(named) > 5
+    assert sorted(name for name in named if not hasattr(SETTINGS, name)) == []
+
+
 def test_the_changelog_speaks_of_this_version() -> None:
     from distributed.version import __version__
 
