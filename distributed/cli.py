@@ -58,7 +58,9 @@ examples:
 """
 WORKER_EXAMPLES = """\
 examples:
-  dworker 127.0.0.1:8787                  all cores, 60 % of the memory for values
+  dworker 127.0.0.1:8787                  all cores, 60 % of the memory for values, the rest in /var/tmp
+  dworker 127.0.0.1:8787 --task-memory-limit 2GiB
+                                          a task that takes more is killed, and tried again twice
   dworker 127.0.0.1:8787 --ncores 4 --memory-limit 4GiB
   dworker 127.0.0.1:8787 --memory-limit 0.25 --spill-directory /scratch
                                           a quarter of the memory; what does not fit goes to /scratch
@@ -181,7 +183,13 @@ def _add_worker_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, default=0, help="default: 0, which picks a free one")
     parser.add_argument("--name", type=_name, help="a name for people; default: the address")
     parser.add_argument("--directory", type=_path, help="where large values are kept (default: in memory, /dev/shm)")
-    parser.add_argument("--spill-directory", type=_path, help="where values go when the memory limit is passed")
+    parser.add_argument(
+        "--spill-directory",
+        type=_path,
+        metavar="DIRECTORY",
+        help="where values go that memory has no room for (default: "
+        "/var/tmp or the like, if that is on a disk with room; none: nowhere)",
+    )
     _add_daemon_options(parser)
 
 
@@ -362,12 +370,13 @@ def _center_lines(center: Any) -> list[str]:
 def _worker_lines(worker: Any, center: str) -> list[str]:
     from distributed.wire.security import secret_path
 
-    member = worker.member
+    member, spill = worker.member, worker.spills_to
+    beyond = f"what does not fit goes to {spill}" if spill else "nothing beyond that: there is no --spill-directory"
     return [
         f"Worker at {worker.address}",
         f"  center   {center}",
         f"  cores    {member.ncores}",
-        f"  memory   {format_bytes(member.memory_limit)} for values, in {member.directory}",
+        f"  memory   {format_bytes(member.memory_limit)} for values, in {member.directory}; {beyond}",
         f"  secret   {secret_path()}",
         *([f"  TLS      {worker.tls_file}"] if worker.tls_file else []),
     ]

@@ -76,6 +76,11 @@ class Settings:
     respawn_pause_s: float = 0.1  # after an executor that ended before it ran anything; doubled each time in a row,
     respawn_pause_max_s: float = 10.0  # up to this
     spill_retry_s: float = 1.0  # after spilling failed
+    spill_free_fraction: float = 0.05  # of the disk that is left to others
+    spill_disk_bytes_min: int = 1024 * MIB  # with less free room no disk is chosen for spilling unless it was named
+    return_fraction: float = 0.7  # what is on disk and in use comes back while memory is no fuller than this
+    return_pause_s: float = 0.1  # but not what is given up so soon after it was used
+    room_patience_s: float = 60.0  # a task, or a writer, that finds no room for a value waits so long
     file_threads_max: int = 4  # of those that allocate and spill; fetches have their own
     spare_bytes_max: int = 1024 * MIB  # of files that were removed and are kept to be filled again
     spare_age_s: float = 15.0  # those that nobody needed for so long, or up to twice as long, are given back

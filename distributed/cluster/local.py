@@ -180,7 +180,7 @@ class Cluster:
     memory_limit
         Bytes of values that each worker keeps in memory, or a text such as ``'4GiB'`` or ``'0.2'`` (of the machine).
     spill_directory
-        Where workers put values beyond that.
+        Where workers put values beyond that (default: a temporary directory on disk; ``'none'``: nowhere).
     task_memory_limit
         Bytes, or a text, that an executor may have of its own; one with more is killed. ``'none'``: no limit.
     insecure_plaintext

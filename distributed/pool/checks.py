@@ -32,6 +32,10 @@ DETAILS: Final[dict[str, Any]] = {
     "stderr_tail": str,
     "stack": str,
     "reason": str,
+    "cause": str,
+    "task_memory_limit": int,
+    "waited_s": (int, float),
+    "never": bool,
 }
 
 

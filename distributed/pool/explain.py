@@ -79,6 +79,9 @@ def explain(state: PoolState, task: Task, now: float) -> str:
         if task.borrowed:
             return f"{task.key} belongs to another client; the center has not told yet where it is"
         unready = [needed.key for needed in task.inputs if not needed.has_value]
+        trouble = state.failures.troubles.get(task.key)
+        if not unready and trouble is not None and trouble.full:
+            return f"{name} waits for room, and is tried again in a moment: {trouble.why_full}"
         if not unready and task.key in state.failures.troubles:
             missed = state.failures.troubles[task.key].missed
             return f"{name} could not fetch its inputs {missed} times; it is tried again in a moment"

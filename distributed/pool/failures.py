@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from distributed.config import Settings
 from distributed.errors import KeyLost, StoreFull, TaskCrashed, TaskTimeout
 from distributed.pool import explain
 from distributed.pool.lifetimes import Lifetimes
@@ -32,11 +33,11 @@ class Verdict:
 class Failures:
     """What went wrong so far, by key of unfinished tasks."""
 
-    def __init__(self, lifetimes: Lifetimes, workers: Mapping[str, WorkerView]) -> None:
-        self.lifetimes, self.workers = lifetimes, workers
+    def __init__(self, lifetimes: Lifetimes, workers: Mapping[str, WorkerView], settings: Settings) -> None:
+        self.lifetimes, self.workers, self.settings = lifetimes, workers, settings
         self.troubles: dict[str, Trouble] = {}
 
-    def judge(self, task: Task, address: str, message: Failed) -> Verdict:
+    def judge(self, task: Task, address: str, message: Failed, now: float) -> Verdict:
         """A worker reported that an attempt failed."""
         assert task.kind is not None
         kind, detail, options = message.kind, message.detail, task.kind.options
@@ -52,19 +53,40 @@ class Failures:
             return self._missing(task, address, detail)
         if kind == "requeue":
             return Verdict()
-        full = detail.get("reason", "no room for a value") if kind == "full" else None
-        return self.crashed(task, explain.obituary(address, detail), full)
+        if kind == "full":
+            return self._full(task, address, detail, now)
+        return self.crashed(task, explain.obituary(address, detail))
 
-    def crashed(self, task: Task, line: str, full: str | None = None) -> Verdict:
-        """An attempt is used up: try again, or tell what happened in each. `full`: there was no room, and why."""
+    def crashed(self, task: Task, line: str) -> Verdict:
+        """An attempt is used up: try again, or tell what happened in each."""
         assert task.kind is not None
         attempts = self._trouble(task).attempts
         attempts.append(f"attempt {len(attempts) + 1}: {line}")
         if len(attempts) < task.kind.options.attempts:
             return Verdict()
-        if full is not None:
-            return Verdict(StoreFull(f"{task.kind.name}: {full}"))
         return Verdict(TaskCrashed(f"{task.kind.name} ({task.key}) crashed its executor", task.key, attempts))
+
+    def _full(self, task: Task, address: str, detail: dict[str, Any], now: float) -> Verdict:
+        """There was no room for an input, or for the result. No attempt is used up: others may make room meanwhile.
+
+        It is tried again after pauses that grow, elsewhere if there is somebody else, until the patience is over. A
+        task that ran and may not run twice fails at once, as does one with no room even in an empty store.
+        """
+        assert task.kind is not None
+        trouble = self._trouble(task)
+        if not trouble.full:
+            trouble.full_since_s = now - detail.get("waited_s", 0.0)
+        trouble.full += 1
+        trouble.why_full = f"{detail.get('reason') or 'no room for a value'} (on {address})"
+        has_run = "keys" not in detail
+        if detail.get("never"):
+            trouble.too_small.add(address)
+        late = now - trouble.full_since_s >= self.settings.room_patience_s
+        hopeless = trouble.too_small and (task.kind.options.workers or self.workers.keys() <= trouble.too_small)
+        if late or hopeless or (has_run and task.kind.options.attempts == 1):
+            waited = f" after {now - trouble.full_since_s:.0f} s" if late else ""
+            return Verdict(StoreFull(f"{task.kind.name}: {trouble.why_full}{waited}"))
+        return Verdict(pause_s=trouble.pause_s, near=self.workers.keys() - {address})
 
     def _missing(self, task: Task, address: str, detail: dict[str, Any]) -> Verdict:
         """No holder gave an input. Those that said that they do not have it are wrong holders: it is computed again.

@@ -81,7 +81,7 @@ class PoolState:
         self.workers = self.placement.workers
         self.membership = Membership(self.workers, settings.reconnect_interval_s)
         self.lifetimes = Lifetimes(self.membership, settings.lineage_bytes_max, settings.scattered_bytes_max)
-        self.failures = Failures(self.lifetimes, self.workers)
+        self.failures = Failures(self.lifetimes, self.workers, settings)
         self.naming = Naming(self.lifetimes.lineage)
         self.lending = self.lifetimes.lending
         self.exported = self.lending.exported
@@ -469,7 +469,7 @@ class PoolState:
             view.remove(task)
             if task.inputs:
                 self._count_inputs(task, view, held)
-            self._carry_out(self.failures.judge(task, event.address, message), task, now)
+            self._carry_out(self.failures.judge(task, event.address, message, now), task, now)
         self._disown(view, held)
 
     def _carry_out(self, verdict: Verdict, task: Task, now: float) -> None:

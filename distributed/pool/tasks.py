@@ -87,15 +87,19 @@ class Trouble:
     attempts: list[str] = dataclasses.field(default_factory=list)  # a line for each attempt that was used up
     raised: int = 0
     missed: int = 0  # how often its inputs could not be fetched
+    full: int = 0  # how often there was no room for an input or the result
+    full_since_s: float = 0.0
+    why_full: str = ""  # the sizes, the last time
+    too_small: set[str] = dataclasses.field(default_factory=set)  # workers that would have no room if they were empty
 
     @property
     def pause_s(self) -> float:
-        """How long to wait before they are fetched again.
+        """How long to wait before it is tried again.
 
         >>> [Trouble(missed=missed).pause_s for missed in (1, 2, 3, 9999)]
         [0.1, 0.2, 0.4, 2.0]
         """
-        pause_s: float = PAUSE_S_MIN * 2 ** min(self.missed - 1, 10)
+        pause_s: float = PAUSE_S_MIN * 2 ** min(self.missed + self.full - 1, 10)
         return min(pause_s, PAUSE_S_MAX)
 
 

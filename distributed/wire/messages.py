@@ -368,9 +368,10 @@ class Failed(Message):
 
     `kind` is ``raised`` (`error` is the packed exception), ``crashed`` (the executor died), ``timeout``, ``missing``
     (`detail['keys']`: inputs that no holder gave; `detail['refused']`: for each of them the holders that said that
-    they do not have it, while the others could not be reached), ``full`` (no room for an input or the result), or
-    ``requeue`` (it never started: no attempt was used up). `detail` tells what is known: exit, peak memory, stderr,
-    stack, worker.
+    they do not have it, while the others could not be reached), ``full`` (no room for inputs, `detail['keys']`, or for
+    the result; `detail['reason']` tells the sizes, `detail['waited_s']` how long it waited, `detail['never']` whether
+    there would be none in an empty store), or ``requeue`` (it never started: no attempt was used up). `detail` tells
+    what is known: exit, peak memory and limit, stderr, stack, worker.
     """
 
     key: str
@@ -487,12 +488,16 @@ class Run(Message):
     inputs: dict[int, list]
 
 
+NO_ROOM = b"no room"  # in place of an exception: there was no room for the result
+
+
 @record
 class Outcomes(Message):
     """Executor to worker: what became of tasks, in any order; all columns are parallel to `serials`.
 
     `values` holds packed results; where the result was too large, `paths` maps the position to the file that was
-    reserved and written. `errors` maps a position to the packed exception (its value is empty then).
+    reserved and written. `errors` maps a position to the packed exception (its value is empty then), or to `NO_ROOM`
+    where there was no room for the result.
     """
 
     serials: list[int]

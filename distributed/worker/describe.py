@@ -35,6 +35,9 @@ def status(state: WorkerState) -> dict[str, Any]:
         "stored_bytes": state.store.memory_bytes,
         "spilled_bytes": state.store.disk_bytes,
         "reserved_bytes": state.store.reserved_bytes,
+        "spill_directory": state.store.moves.spill_directory,
+        "spilled_bytes_ever": state.store.moves.spilled_bytes,
+        "returned_bytes_ever": state.store.moves.returned_bytes,
         "memory_limit": state.store.memory_limit,
         "fetched_bytes": state.fetches.fetched_bytes,
         "tasks": len(state.tasks),
@@ -53,7 +56,7 @@ def check(state: WorkerState) -> None:
     assert not state.out
     state.store.check()
     state.fetches.check()
-    state.rooms.check(state.fetches.reserved_bytes())
+    state.rooms.check(state.fetches.reserved_bytes() + state.store.moves.loading_bytes())
     state.dispatch.check()
     state.functions.check()
     given = [part for executor in state.dispatch.executors.values() for part in executor.given]

@@ -42,7 +42,7 @@ class Errands:
 
     def _allocate(self, what: events.Allocate) -> events.Allocated | events.AllocationFailed:
         try:
-            return events.Allocated(what.ticket, self._files.reserve(what.nbytes))
+            return events.Allocated(what.ticket, self._files.reserve(what.nbytes, what.on_disk))
         except (DistributedError, OSError) as error:
             return events.AllocationFailed(what.ticket, str(error))
 
@@ -54,6 +54,15 @@ class Errands:
             return events.Spilled(what.ticket, self._files.spill(what.path))
         except (DistributedError, OSError) as error:
             return events.SpillFailed(what.ticket, str(error))
+
+    def load(self, what: events.Load) -> None:
+        self._deliver(self._threads.submit(self._load, what), functools.partial(events.LoadFailed, what.ticket))
+
+    def _load(self, what: events.Load) -> events.Loaded | events.LoadFailed:
+        try:
+            return events.Loaded(what.ticket, self._files.load(what.path))
+        except (DistributedError, OSError) as error:
+            return events.LoadFailed(what.ticket, str(error))
 
     def remove(self, what: events.Remove) -> None:
         try:

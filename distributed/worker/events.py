@@ -1,7 +1,8 @@
 """What happens to a worker, and what its mind asks of its shell: the words of `WorkerState.handle`.
 
 Events are named in past tense, instructions in the imperative. A wire message is an event too: it comes wrapped with
-who sent it. Every instruction that starts something (`Fetch`, `Spill`, `Allocate`, `Spawn`, `AskRunning`) ends in
+who sent it. Every instruction that starts something (`Fetch`, `Spill`, `Load`, `Allocate`, `Spawn`,
+`AskRunning`) ends in
 exactly one event; the others are simply done. This module knows no socket and no file.
 """
 
@@ -143,10 +144,11 @@ class Fetched:
 
 @record
 class FetchFailed:
-    """A peer did not answer, or there was no room for its answer."""
+    """A peer did not answer; or (`is_full`) the file system had no room for its answer, whatever the accounts say."""
 
     fetch: int
     reason: str
+    is_full: bool = False
 
 
 @record
@@ -160,6 +162,22 @@ class Spilled:
 @record
 class SpillFailed:
     """`Spill` did not work; the file is where it was."""
+
+    ticket: int
+    reason: str
+
+
+@record
+class Loaded:
+    """`Load` worked: this is the copy in memory."""
+
+    ticket: int
+    path: str
+
+
+@record
+class LoadFailed:
+    """`Load` did not work; the file on disk is where it was."""
 
     ticket: int
     reason: str
@@ -227,21 +245,23 @@ class AskRunning:
 
 @record
 class Fetch:
-    """Ask a peer for values."""
+    """Ask a peer for values; large ones go to files in memory, or in the spill directory."""
 
     fetch: int
     peer: str
     keys: list[str]
     attempts: list[int]
     nbytes: list[int]
+    on_disk: bool = False
 
 
 @record
 class Allocate:
-    """Make a file of this size on tmpfs, its pages allocated."""
+    """Make a file of this size, its pages allocated: in memory, or in the spill directory."""
 
     ticket: int
     nbytes: int
+    on_disk: bool = False
 
 
 @record
@@ -263,6 +283,14 @@ class RefuseRoom:
 @record
 class Spill:
     """Copy a file to disk; the original is removed with `Remove` once nobody needs it."""
+
+    ticket: int
+    path: str
+
+
+@record
+class Load:
+    """Copy a file from disk to memory; the original is removed with `Remove` once nobody needs it."""
 
     ticket: int
     path: str

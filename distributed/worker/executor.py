@@ -16,14 +16,12 @@ from time import monotonic
 from typing import Any
 
 from distributed.config import SETTINGS
-from distributed.errors import StoreFull
-from distributed.pieces import write_file
 from distributed.wire.exceptions import note
 from distributed.wire.messages import NeedRoom, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
 from distributed.worker.link import Link
-from distributed.worker.outcomes import Report, failure
+from distributed.worker.outcomes import Report, failure, write_into_room
 from distributed.worker.progress import STACK_SIGNAL, Cell, write_into
 
 ATOMS = frozenset({int, float, bool, type(None)})  # packed, they are their plain pickle
@@ -89,11 +87,7 @@ class Executor:
     def _store(self, packed: Packed) -> str:
         """Write a large result into a file that the agent makes room for, and return where."""
         self.link.send(NeedRoom(packed.nbytes))
-        room = self.link.wait_for(Room)
-        if not room.path:
-            raise StoreFull(room.reason)
-        write_file(room.path, packed.pieces())
-        return room.path
+        return write_into_room(self.link.wait_for(Room), packed)
 
 
 def run_executor(task_descriptor: int, cell_descriptor: int, asynchronous: bool) -> int:

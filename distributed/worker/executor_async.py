@@ -16,14 +16,12 @@ from time import monotonic
 from typing import Any
 
 from distributed.config import SETTINGS
-from distributed.errors import StoreFull
-from distributed.pieces import write_file
 from distributed.wire.exceptions import note
 from distributed.wire.messages import CancelRunning, Message, NeedRoom, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
 from distributed.worker.link import Link
-from distributed.worker.outcomes import Report, failure
+from distributed.worker.outcomes import Report, failure, write_into_room
 from distributed.worker.progress import Cell
 
 
@@ -132,11 +130,9 @@ class AsyncExecutor:
         room: asyncio.Future[Room] = self.loop.create_future()
         self.rooms.append(room)  # answers come in the order of the questions
         self.link.send(NeedRoom(packed.nbytes))
-        answer = await asyncio.shield(room)  # not lost when this task is cancelled: the order would be
-        if not answer.path:
-            raise StoreFull(answer.reason)
-        write_file(answer.path, packed.pieces())
-        return answer.path
+        return write_into_room(
+            await asyncio.shield(room), packed
+        )  # not lost when this is cancelled: the order would be
 
     def _flush(self) -> None:
         self._is_flush_due = False

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from distributed.bulk import BulkClient
 from distributed.bulk import Fetched as Value
 from distributed.config import SETTINGS
-from distributed.errors import DistributedError, WrongPeer
+from distributed.errors import DistributedError, StoreFull, WrongPeer
 from distributed.wire.messages import Member
 from distributed.wire.security import Secret
 from distributed.worker.events import Fetch, Fetched, FetchFailed
@@ -22,6 +22,10 @@ from distributed.worker.files import NONCE, Files
 
 NEWS_WAIT_S = 1.0  # another worker answers than the center told us of: so long it may take to tell
 NEWS_LOOK_S = 0.02
+
+
+class NoRoomHere(StoreFull):
+    """There is no room for a value that a peer gave: nothing is wrong with the peer."""
 
 
 class Fetcher:
@@ -98,7 +102,7 @@ class Fetcher:
                     self._files.tidy()
             if isinstance(error, WrongPeer) or not isinstance(error, (DistributedError, OSError, ValueError)):
                 raise
-            return FetchFailed(what.fetch, str(error))
+            return FetchFailed(what.fetch, str(error), isinstance(error, NoRoomHere))
         else:
             self._give_back(client)
         finally:
@@ -113,7 +117,7 @@ class Fetcher:
 
     def _fetch(self, client: BulkClient, what: Fetch, member: Member | None, received: list[str]) -> list[Value]:
         def receive_into(nbytes: int) -> str:
-            path = self._files.reserve(nbytes)
+            path = self._reserve(nbytes, what.on_disk)
             received.append(path)
             return path
 
@@ -122,7 +126,7 @@ class Fetcher:
         for position, value in enumerate(values):
             if not value.path or value.path in received:
                 continue
-            own = self._files.link(value.path)
+            own = self._files.link(value.path, what.on_disk)
             if own is not None:
                 received.append(own)
                 value.path = own
@@ -130,6 +134,18 @@ class Fetcher:
                 again = client.fetch([value.key], [value.attempt], linkable=False, receive_into=receive_into)
                 values[position] = again[0]
         return values
+
+    def _reserve(self, nbytes: int, on_disk: bool) -> str:
+        """Where a value is received: on disk also if the memory that the accounts promise is somebody else's."""
+        try:
+            return self._files.reserve(nbytes, on_disk)
+        except StoreFull as error:
+            if on_disk or not self._files.spill_directory:
+                raise NoRoomHere(str(error)) from error
+        try:
+            return self._files.reserve(nbytes, on_disk=True)
+        except StoreFull as error:
+            raise NoRoomHere(str(error)) from error
 
     def _take_client(self, peer: str, member: Member | None) -> BulkClient:
         with self._lock:

@@ -7,7 +7,8 @@
                    └──── next holder ◀──── not there, no answer ──┘  (none left: missing)
 
 A value that several tasks want is fetched once. Several values travel in one request, up to `fetch_bytes_max`; at most
-`fetches_per_peer_max` requests are under way at a peer. A large value takes its room in the store before it travels.
+`fetches_per_peer_max` requests are under way at a peer. A large value takes its room in the store before it travels, or
+goes to the spill directory, if it is larger than the whole memory or nothing will make room for it.
 """
 
 from __future__ import annotations
@@ -95,17 +96,21 @@ class Fetches:
         """Send the requests that can go now; returns wants that there will be no room for.
 
         What does not fit now waits while something will go: a fetch is under way, something is being spilled, or
-        `more_will_go` because tasks that hold inputs will end. When nothing will, the first one is given up, which may
-        make room for the others.
+        `more_will_go` because tasks that hold inputs will end. When nothing will, the first one goes to disk, or else
+        is given up, which may make room for the others.
         """
         hopeless: list[Want] = []
         for peer in list(self.pending):
             while peer in self.pending and self.requests.get(peer, 0) < self.settings.fetches_per_peer_max:
                 if not self._request(peer, hopeless):
                     break
-        if self.pending and not (hopeless or more_will_go or self.under_way or self.store.spilling_bytes):
+        if self.pending and not (hopeless or more_will_go or self.under_way or self.store.moves.spilling_bytes):
             waiting = next(iter(self.pending.values()))
-            hopeless.append(self._take_out(next(iter(waiting))))
+            want = self._take_out(next(iter(waiting)))
+            if self.store.moves.can_spill:
+                self._send(want.peer, [want], on_disk=True)
+            else:
+                hopeless.append(want)
         return hopeless
 
     def _request(self, peer: str, hopeless: list[Want]) -> bool:
@@ -116,11 +121,16 @@ class Fetches:
                 break
             large = want.nbytes if want.nbytes > self.settings.inline_bytes_max else 0
             if large > self.store.memory_limit:
+                if wants:
+                    break
+                if self.store.moves.can_spill:
+                    self._send(peer, [self._take_out(want)], on_disk=True)
+                    return True
                 hopeless.append(self._take_out(want))
                 continue
             if large and not self.store.make_room(large):
                 break
-            want.reserved, want.under_way = large, True
+            want.reserved = large
             self.store.reserved_bytes += large
             nbytes += want.nbytes
             wants.append(self._take_out(want))
@@ -136,13 +146,14 @@ class Fetches:
             del self.pending[want.peer]
         return want
 
-    def _send(self, peer: str, wants: list[Want]) -> None:
+    def _send(self, peer: str, wants: list[Want], on_disk: bool = False) -> None:
+        for want in wants:
+            want.under_way = True
         self._fetches += 1
         self.under_way[self._fetches] = wants
         self.requests[peer] = self.requests.get(peer, 0) + 1
-        self.out.append(
-            Fetch(self._fetches, peer, [w.key for w in wants], [w.attempt for w in wants], [w.nbytes for w in wants])
-        )
+        columns = [want.key for want in wants], [want.attempt for want in wants], [want.nbytes for want in wants]
+        self.out.append(Fetch(self._fetches, peer, *columns, on_disk))
 
     def fetched(
         self, fetch: int, nbytes: list[int], values: list[bytes | None], paths: list[str]
@@ -168,6 +179,15 @@ class Fetches:
     def failed(self, fetch: int) -> list[Want]:
         """A peer did not answer: ask others. Returns the wants for which nobody is left."""
         return [want for asked in self._ended(fetch) for want in self._failed(asked)]
+
+    def found_full(self, fetch: int) -> list[Want]:
+        """There was no room for an answer, on any file system: nothing is wrong with the peer. Returns the wants."""
+        wants = self._ended(fetch)
+        for want in wants:
+            want.under_way = False
+            if not want.tasks:
+                self.drop(want)
+        return [want for want in wants if want.tasks]
 
     def _ended(self, fetch: int) -> list[Want]:
         wants = self.under_way.pop(fetch)

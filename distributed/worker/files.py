@@ -20,6 +20,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+from collections.abc import Callable
 
 from distributed import machine
 from distributed.config import MIB, SETTINGS
@@ -45,7 +46,7 @@ class Files:
 
     `base` is where the directory is made (default: shared memory, or the temporary directory where that is too small),
     `spill` where values go that memory has no room for (None: nowhere). `warning` is empty, or tells what is slower
-    than it could be.
+    than it could be. A part of the disk (`Settings.spill_free_fraction`) is left to others.
     """
 
     def __init__(self, base: str | None = None, spill: str | None = None) -> None:
@@ -83,8 +84,10 @@ class Files:
         space = os.statvfs(self.directory)
         return space.f_frsize * space.f_bavail + _allocated_bytes(self.directory)
 
-    def reserve(self, nbytes: int) -> str:
+    def reserve(self, nbytes: int, on_disk: bool = False) -> str:
         """The path of a new file that `nbytes` can be written into; `StoreFull` if there is no room for them."""
+        if on_disk:
+            return self._reserve_on_disk(nbytes)
         if nbytes >= SPARE_BYTES_MIN:
             path = self._new_name(self.directory)
             if self._spares.take(nbytes, path):
@@ -96,12 +99,27 @@ class Files:
                 raise
         return self._reserve(self.directory, nbytes)
 
-    def link(self, path: str) -> str | None:
+    def _reserve_on_disk(self, nbytes: int) -> str:
+        if not self.spill_directory:
+            raise StoreFull("there is no room in memory, and no spill directory (start the worker with one)")
+        space = os.statvfs(self.spill_directory)
+        free, spared = (
+            space.f_frsize * space.f_bavail,
+            int(space.f_frsize * space.f_blocks * SETTINGS.spill_free_fraction),
+        )
+        if nbytes + spared > free:
+            raise StoreFull(
+                f"no room for {nbytes:,} bytes in {self.spill_directory}: {free:,} are free on that disk, of which "
+                f"{spared:,} are left to others"
+            )
+        return self._reserve(self.spill_directory, nbytes)
+
+    def link(self, path: str, on_disk: bool = False) -> str | None:
         """Hold a peer's value under a name of our own, without a copy; None if that cannot be (then fetch it)."""
         directory, name = os.path.split(path)
         if not (_VALUE_NAME.fullmatch(name) and _is_store(directory)):
             return None  # whatever the peer says, only values are linked
-        own = self._new_name(self.directory)
+        own = self._new_name(self.spill_directory if on_disk else self.directory)
         try:
             os.link(path, own, follow_symlinks=False)
         except OSError:
@@ -114,9 +132,11 @@ class Files:
 
     def spill(self, path: str) -> str:
         """Copy a value to disk and return where. `remove` the old path once nobody is being told of it any more."""
-        if not self.spill_directory:
-            raise StoreFull("there is no room in memory, and no spill directory (start the worker with one)")
-        return self._copy(path, self.spill_directory)
+        return self._copy(path, self._reserve_on_disk)
+
+    def load(self, path: str) -> str:
+        """Copy a value from disk into memory and return where; `remove` the old path as above."""
+        return self._copy(path, self.reserve)
 
     def remove(self, path: str) -> bool:
         """Give a value up. Who has it mapped or linked keeps it; one that is gone already is no error.
@@ -178,16 +198,16 @@ class Files:
             os.close(descriptor)
         return path
 
-    def _copy(self, path: str, directory: str) -> str:
+    def _copy(self, path: str, reserve: Callable[[int], str]) -> str:
         source = open_to_read(path)
         try:
             nbytes = os.fstat(source).st_size
-            new = self._reserve(directory, nbytes)
+            new = reserve(nbytes)
             try:
                 _copy_bytes(source, new, nbytes)
             except OSError as error:
                 os.unlink(new)
-                raise _full(error, nbytes, directory) from error
+                raise _full(error, nbytes, os.path.dirname(new)) from error
         finally:
             os.close(source)
         return new
@@ -304,5 +324,5 @@ def _copy_bytes(source: int, path: str, nbytes: int) -> None:
 
 def _full(error: OSError, nbytes: int, directory: str) -> StoreFull | OSError:
     if error.errno in _NO_ROOM:
-        return StoreFull(f"no room for {nbytes} bytes in {directory}")
+        return StoreFull(f"no room for {nbytes:,} bytes in {directory}: {os.strerror(error.errno)}")
     return error

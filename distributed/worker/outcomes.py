@@ -17,12 +17,22 @@ from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.errors import CannotPickle
-from distributed.wire.messages import Message, Outcomes
-from distributed.wire.values import pack_exception
+from distributed.pieces import write_file
+from distributed.wire.messages import NO_ROOM, Message, Outcomes, Room
+from distributed.wire.values import Packed, pack_exception
 
 Special = tuple[str, int, list[Any], bytes]  # path, bytes, contained handles, packed exception
 Finished = tuple[int, bytes, int, Special | None]  # serial, packed value, duration in microseconds, what is special
 STAY_AWAKE_TICKS = 50
+
+
+class NoRoom(Exception):
+    """There was no room for a result: the task comes again later. `path`: a file that turned out to be of no use."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
 
 _forks = 0  # how often this process came into being by a fork, since the module was imported
 
@@ -128,8 +138,21 @@ def columns(items: list[Finished]) -> Outcomes:
     return outcomes
 
 
+def write_into_room(room: Room, packed: Packed) -> str:
+    """Write a large result where the agent made room for it, if it did; `NoRoom` if there is none after all."""
+    if not room.path:
+        raise NoRoom("")
+    try:
+        write_file(room.path, packed.pieces())
+    except OSError as error:  # some file systems promise room that they do not have
+        raise NoRoom(room.path) from error
+    return room.path
+
+
 def failure(serial: int, error: BaseException, duration_us: int, own_frames: int) -> Finished:
     """The outcome of a task that raised, its traceback beginning behind our own frames."""
+    if isinstance(error, NoRoom):
+        return serial, b"", duration_us, (error.path, 0, [], NO_ROOM)
     trace = error.__traceback__
     if isinstance(error, CannotPickle):
         trace = None  # only frames of ours; its cause has the user's

@@ -28,7 +28,7 @@ from distributed.version import installed
 from distributed.wire import codec
 from distributed.wire import messages as m
 from distributed.wire.security import find_secret
-from distributed.worker import events
+from distributed.worker import events, spilling
 from distributed.worker.doorway import Doorway
 from distributed.worker.errands import Errands, in_thread
 from distributed.worker.fetch import Fetcher
@@ -63,7 +63,8 @@ class Worker:
     name
         For people; default: the address.
     directory, spill_directory
-        Where large values are kept (default: in memory), and where they go when there is no room (default: nowhere).
+        Where large values are kept (default: in memory), and where they go when there is no room (default: a temporary
+        directory on disk, if there is one with room; ``'none'``: nowhere).
     insecure_plaintext
         Listen on other addresses than loopback, although nothing is encrypted.
 
@@ -126,6 +127,7 @@ class Worker:
             events.GrantRoom: lambda what: self._doorway.answer(what.writer, what.path),
             events.RefuseRoom: lambda what: self._doorway.refuse_room(what.writer, what.reason),
             events.Spill: lambda what: self._errands.spill(what),
+            events.Load: lambda what: self._errands.load(what),
             events.Remove: lambda what: self._errands.remove(what),
             events.WakeAt: self._wake_at,
             events.Log: lambda what: log.warning("%s", what.text),
@@ -145,11 +147,11 @@ class Worker:
 
     async def _start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._files = Files(self.directory, self.spill_directory)
+        self._files = Files(self.directory, spilling.place(self.spill_directory))
         self._closers.append(self._close_files)
         starting = self._start_supervisor()
         await self._listen()
-        self.state = WorkerState(self.member, SETTINGS)
+        self.state = WorkerState(self.member, SETTINGS, self._files.spill_directory)
         self._doorway = Doorway(self.state.store, self._on)
         self._bulk = BulkServer(self._doorway)
         self._closers.append(self._close_bulk)
@@ -386,6 +388,11 @@ class Worker:
         else:
             raise ProtocolError(f"a worker does not do {message.operation}")
 
+    @property
+    def spills_to(self) -> str:
+        """Where values go that memory has no room for; '': nowhere."""
+        return self._files.spill_directory
+
     def status(self) -> dict[str, Any]:
         """What the `status` command shows."""
         own = {"role": "worker", "center": self.center, "pid": os.getpid(), "task_memory_limit": self.task_memory_limit}
@@ -488,6 +495,8 @@ class Worker:
                 self._on(events.AllocationFailed(ticket, reason))
             case events.Spill(ticket):
                 self._on(events.SpillFailed(ticket, reason))
+            case events.Load(ticket):
+                self._on(events.LoadFailed(ticket, reason))
 
     def _give(self, what: events.Give) -> None:
         child = self._supervisor.children.get(what.executor)

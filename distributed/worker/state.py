@@ -14,6 +14,7 @@ newer attempt of a key replaces the older one.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -24,7 +25,7 @@ from distributed.key import owner_of
 from distributed.wire import messages
 from distributed.wire.messages import Failed, Finished, Member, NeedFunction
 from distributed.worker import describe, events
-from distributed.worker.dispatch import Alarms, Dispatch
+from distributed.worker.dispatch import Alarms, Dispatch, Executor
 from distributed.worker.events import Send, WakeAt
 from distributed.worker.fetches import Fetches, Want
 from distributed.worker.reports import Reports
@@ -38,13 +39,13 @@ WRAPPED = {events.FromClient, events.FromCenter, events.FromExecutor}
 class WorkerState:
     """What a worker knows and decides. Attributes may be read by all and are written by `handle` alone."""
 
-    def __init__(self, member: Member, settings: Settings) -> None:
+    def __init__(self, member: Member, settings: Settings, spill_directory: str = "") -> None:
         self.member, self.settings = member, settings
         self.out: list[Any] = []
         self.alarms = Alarms()
         self.functions = Functions(settings)
-        self.store = Store(member.memory_limit, self.out)
-        self.rooms = Rooms(self.store, self.out)
+        self.store = Store(member.memory_limit, self.out, spill_directory)
+        self.rooms = Rooms(self.store, self.out, settings)
         self.fetches = Fetches(settings, self.store, member.address, self.out)
         self.dispatch = Dispatch(member.ncores, settings, self.alarms, self.store, self._fail)
         self.reports = Reports(member, settings, self.store, self.alarms, lambda: describe.load(self))
@@ -53,6 +54,7 @@ class WorkerState:
         self.finished = 0
         self._order: Order | None = None  # the last one
         self._now = 0.0
+        self._rings: set[str] = set()  # alarms of which one at a time is enough
         self._wake_at_s = math.inf
         self._handlers: dict[type, Callable[[Any], None]] = {
             events.ClientDisconnected: self._on_client_disconnected,
@@ -60,16 +62,18 @@ class WorkerState:
             events.CenterLost: lambda event: self.reports.lost(),
             events.ExecutorStarted: lambda event: self.dispatch.on_started(event, self._now),
             events.ExecutorEnded: self._on_executor_ended,
-            events.Running: lambda event: self.dispatch.on_running(event, self._now),
-            events.RoomWanted: lambda event: self.rooms.ask(("writer", event.writer), event.nbytes),
+            events.Running: self._on_running,
+            events.RoomWanted: lambda event: self.rooms.ask(("writer", event.writer), event.nbytes, self._now),
             events.RoomAbandoned: lambda event: self.rooms.abandon(event.path),
             events.Allocated: lambda event: self.rooms.allocated(event.ticket, event.path),
-            events.AllocationFailed: lambda event: self.rooms.allocation_failed(event.ticket, event.reason),
+            events.AllocationFailed: self._on_allocation_failed,
             events.Put: self._on_put,
             events.Fetched: self._on_fetched,
-            events.FetchFailed: lambda event: self._missing(self.fetches.failed(event.fetch)),
-            events.Spilled: lambda event: self.store.spilled(event.ticket, event.path),
+            events.FetchFailed: self._on_fetch_failed,
+            events.Spilled: lambda event: self.store.moves.spilled(event.ticket, event.path),
             events.SpillFailed: self._on_spill_failed,
+            events.Loaded: lambda event: self.store.moves.loaded(event.ticket, event.path),
+            events.LoadFailed: lambda event: self.store.moves.load_failed(event.ticket),
             events.Tick: self._on_tick,
             messages.Compute: self._compute,
             messages.DefineFunction: self._define_function,
@@ -103,9 +107,12 @@ class WorkerState:
         if store.memory_bytes + store.reserved_bytes > store.memory_limit:
             store.make_room(0)
         if self.rooms.wanted:
-            self.rooms.pump()
-        while self.fetches.pending and (hopeless := self.fetches.pump(dispatch.is_busy)):
+            self.rooms.pump(now, self._must_yield())
+            self._ring_once("room", self.settings.spill_retry_s)
+        while self.fetches.pending and (hopeless := self.fetches.pump(self._will_go())):
             self._hopeless(hopeless)
+        if store.moves.used:
+            self._ring_once("return", self.settings.return_pause_s)
         if dispatch.queue.live or dispatch.coroutines.live:
             dispatch.fill(now)
         if not self.reports.is_due and (store.added or store.removed):
@@ -114,6 +121,31 @@ class WorkerState:
             self._wake_at_s = self.alarms.next_s
             self.out.append(WakeAt(self._wake_at_s))
         return self._take_out()
+
+    def _ring_once(self, kind: str, after_s: float) -> None:
+        if kind not in self._rings:
+            self._rings.add(kind)
+            self.alarms.set(self._now + after_s, kind)
+
+    def _will_go(self) -> bool:
+        """Whether tasks run, or are about to, and will let their inputs go: those that wait for room do not count."""
+        dispatch = self.dispatch
+        if dispatch.queue.live or dispatch.coroutines.live:
+            return True
+        return any(executor.given and not self._is_blocked(executor) for executor in dispatch.executors.values())
+
+    def _must_yield(self) -> bool:
+        """Whether everything here waits for room, and something could go on if one that waits did not."""
+        dispatch = self.dispatch
+        busy = [executor for executor in dispatch.executors.values() if executor.given]
+        if not all(map(self._is_blocked, busy)):
+            return False
+        return len(busy) > 1 or bool(dispatch.queue.live or dispatch.coroutines.live or self.fetches.pending)
+
+    def _is_blocked(self, executor: Executor) -> bool:
+        """Whether all that an executor was given waits for room; a plain one does one thing at a time."""
+        waiting = self.rooms.blocked.get(("executor", executor.number))
+        return bool(waiting) and (not executor.asynchronous or len(waiting or ()) >= executor.count)
 
     def _take_out(self) -> list[Any]:
         out = self.out[:]
@@ -304,7 +336,7 @@ class WorkerState:
 
     def _need_room(self, event: events.FromExecutor) -> None:
         if event.executor in self.dispatch.executors:  # else: last words of one that was buried already
-            self.rooms.ask(("executor", event.executor), event.message.nbytes)  # type: ignore[attr-defined]
+            self.rooms.ask(("executor", event.executor), event.message.nbytes, self._now)  # type: ignore[attr-defined]
 
     def _outcomes(self, event: events.FromExecutor) -> None:
         """A batch is done. What ended side by side, as it was given, is dealt with as columns."""
@@ -367,6 +399,8 @@ class WorkerState:
             self._fail(part, "", {})
         elif path and not known:
             self._fail(part, "full", {"reason": "the result is in a file that was never reserved for it"})
+        elif error == messages.NO_ROOM:
+            self._fail(part, "full", dataclasses.asdict(self.rooms.why_refused(("executor", part.executor))))
         elif error is not None:
             self._fail(part, "raised", {}, error)
         else:
@@ -417,6 +451,11 @@ class WorkerState:
         part.entries = ()
         return held
 
+    def _on_running(self, event: events.Running) -> None:
+        if ("executor", event.executor) in self.rooms.blocked:  # to wait for room is not to run: no time is up yet
+            event.started_s = self._now
+        self.dispatch.on_running(event, self._now)
+
     def _on_executor_ended(self, event: events.ExecutorEnded) -> None:
         self.rooms.requester_gone(("executor", event.executor))
         self.dispatch.on_ended(event, self._now)
@@ -463,8 +502,9 @@ class WorkerState:
     def _hopeless(self, wants: list[Want]) -> None:
         """There is no room for these values."""
         for want in wants:
-            reason = full(self.store, want.nbytes)
-            self._fail_wanting([want], "full", lambda gone, reason=reason: {"keys": gone, "reason": reason})  # type: ignore[misc]
+            never = want.nbytes > self.store.memory_limit and not self.store.moves.spill_directory
+            detail = {"reason": full(self.store, want.nbytes), "never": never, "waited_s": 0.0}
+            self._fail_wanting([want], "full", lambda gone, detail=detail: {"keys": gone} | detail)  # type: ignore[misc]
 
     def _fail_wanting(self, wants: Iterable[Want], kind: str, detail: Callable[[list[str]], dict[str, Any]]) -> None:
         gone: dict[Part, list[str]] = {}
@@ -478,8 +518,19 @@ class WorkerState:
             self._fail(part, kind, detail(keys))
 
     def _on_spill_failed(self, event: events.SpillFailed) -> None:
-        self.store.spill_failed(event.ticket, event.reason)
-        self.alarms.set(self._now + self.settings.spill_retry_s, "spill")
+        self.store.moves.spill_failed(event.ticket, event.reason)
+        self._ring_once("spill", self.settings.spill_retry_s)
+
+    def _on_allocation_failed(self, event: events.AllocationFailed) -> None:
+        self.rooms.allocation_failed(event.ticket, event.reason, self._now)
+        if self.store.moves.refused:
+            self._ring_once("spill", self.settings.spill_retry_s)
+
+    def _on_fetch_failed(self, event: events.FetchFailed) -> None:
+        if event.is_full:
+            self._hopeless(self.fetches.found_full(event.fetch))
+        else:
+            self._missing(self.fetches.failed(event.fetch))
 
     # ---------------------------------------------------------------------------------------- center and clients
 
@@ -525,8 +576,12 @@ class WorkerState:
                 self.dispatch.on_yield(*about)
             elif kind == "respawn":
                 self.dispatch.on_respawn(about)
-            elif kind == "spill":
-                self.store.spill_refused = ""
+            elif kind in self._rings:
+                self._rings.discard(kind)
+                if kind == "spill":
+                    self.store.moves.refused = ""
+                elif kind == "return":
+                    self.store.moves.bring_back()
 
     def _end_absence(self, client: str) -> None:
         left = self.absent.get(client)

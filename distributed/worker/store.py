@@ -5,11 +5,12 @@ A value is named (key, attempt); a key has at most one entry in the table, and t
     added ──▶ in the table ──delete, newer attempt, owner left──▶ detached ──last user gone──▶ its file is removed
                  │    ▲
                  │    └─ a pin (published name) keeps it here, whatever its owner does
-                 └─ memory limit passed ─▶ spilling ─▶ on disk (readable in place, never comes back)
+                 └─ memory limit passed ─▶ on disk (readable in place) ─ used again, and there is room ─▶ in memory
 
 Users of an entry are counted twice: `uses` by tasks that need it (their file must not vanish), `given` by tasks that an
 executor has already (their file must not even move). Replicas of what other workers hold are a cache: under pressure
-the ones used longest ago go first, then the values used longest ago are copied to disk.
+the ones used longest ago go first, then the values used longest ago are copied to disk (see
+:mod:`distributed.worker.moves`).
 
 A small value of a first attempt, such as most tasks leave, needs no entry: the table holds the value itself, so that
 hundreds of them come and go at a time. It becomes an entry when somebody asks for one; a task that reads it does not.
@@ -28,7 +29,8 @@ from typing import Any
 from distributed.config import SETTINGS
 from distributed.key import owner_of
 from distributed.wire.messages import Evicted
-from distributed.worker.events import Remove, Send, Spill
+from distributed.worker.events import Remove, Send
+from distributed.worker.moves import Moves
 
 
 class Entry:
@@ -42,8 +44,8 @@ class Entry:
     uses = 0
     given = 0
     resident = True  # counts as memory, as opposed to: on disk
-    spilling = False
-    old_path = ""  # still read by a given task although the value was spilled
+    moving = ""  # 'to disk' or 'to memory', while it is copied there
+    old_path = ""  # still read by a given task although the value has moved
 
     def __init__(self, key: str, attempt: int, nbytes: int, data: bytes | None) -> None:
         self.key, self.attempt, self.nbytes, self.data = key, attempt, nbytes, data
@@ -55,7 +57,7 @@ class Entry:
 class Store:
     """The table of values, its accounts, and the decisions about eviction. Instructions are appended to `out`."""
 
-    def __init__(self, memory_limit: int, out: list[Any]) -> None:
+    def __init__(self, memory_limit: int, out: list[Any], spill_directory: str = "") -> None:
         self.memory_limit = memory_limit
         self.out = out
         self.entries: dict[str, Entry | bytes] = {}  # bytes: a small value of attempt 1
@@ -65,17 +67,14 @@ class Store:
         self.pins: dict[str, int] = {}  # key -> how many names keep it
         self.memory_bytes = 0
         self.disk_bytes = 0
-        self.spilling_bytes = 0
         self.reserved_bytes = 0
-        self.spill_refused = ""  # why spilling did not work last time
+        self.moves = Moves(self, spill_directory)
         self.unborn: OrderedDict[str, None] = OrderedDict()  # deleted, but never here (yet)
         self.added: dict[str, Entry | bytes] = {}
         self.removed: dict[str, None] = {}
-        self._files: dict[Entry, None] = {}  # values in memory files, the one used longest ago first
-        self._replicas: dict[Entry, None] = {}
-        self._spills: dict[int, Entry] = {}
-        self._detached: dict[Entry, None] = {}  # out of the table, still used or being spilled
-        self._spill_tickets = 0
+        self._files = self.moves.files  # values in memory files, the one used longest ago first
+        self._replicas: dict[Entry, None] = {}  # those in memory, likewise
+        self._detached: dict[Entry, None] = {}  # out of the table, still used
 
     # -------------------------------------------------------------------------------------------------- the table
 
@@ -134,24 +133,30 @@ class Store:
         old = self.get(key, 0)
         entry = Entry(key, attempt, nbytes, data)
         if path:
-            entry.path = path
+            entry.path, entry.resident = path, not self.moves.is_on_disk(path)
         if old is not None:
             if old.attempt == attempt and not replace:
                 if path:
                     self.out.append(Remove(path))
                 return old
             if old.attempt > attempt:
-                self.memory_bytes += nbytes
+                self._account(entry)
                 entry.in_table = False
                 self._detached[entry] = None
                 return entry
             self._detach(old)
-        self.memory_bytes += nbytes
+        self._account(entry)
         self.entries[key] = self.added[key] = entry
         self.owners[owner_of(key)] = None
-        if path:
+        if path and entry.resident:
             self._files[entry] = None
         return entry
+
+    def _account(self, entry: Entry) -> None:
+        if entry.resident:
+            self.memory_bytes += entry.nbytes
+        else:
+            self.disk_bytes += entry.nbytes
 
     def add_unused(
         self, key: str, attempt: int, nbytes: int, data: bytes | None, path: str = "", replace: bool = False
@@ -168,8 +173,15 @@ class Store:
         if entry is not known and entry.in_table:
             entry.replica, entry.announced = True, False
             self._files.pop(entry, None)
-            self._replicas[entry] = None
+            if entry.resident:
+                self._replicas[entry] = None
         return entry
+
+    def file_in_memory(self, entry: Entry) -> None:
+        """A value came back from disk: it may go again."""
+        if entry.in_table:
+            order = self._replicas if entry.replica else self._files
+            order[entry] = None
 
     def delete(self, keys: list[str]) -> None:
         """Drop these keys; pinned ones go when their last name does."""
@@ -275,6 +287,8 @@ class Store:
     def let_go(self, entry: Entry) -> None:
         """A task needs this entry no longer."""
         entry.uses -= 1
+        if not entry.resident:
+            self.moves.used[entry] = None
         if not entry.uses:
             self._unused(entry)
 
@@ -316,8 +330,7 @@ class Store:
             self.memory_bytes -= entry.nbytes
         else:
             self.disk_bytes -= entry.nbytes
-        if entry.spilling:
-            self._stop_spilling(entry)
+        self.moves.forget(entry)
         if entry.path:
             self.out.append(Remove(entry.path))
 
@@ -334,8 +347,7 @@ class Store:
         self._evict(nbytes)
         if self.fits(nbytes):
             return True
-        if not self.spill_refused:
-            self._start_spilling(self.memory_bytes + self.reserved_bytes + nbytes - self.memory_limit)
+        self.moves.spill(self.memory_bytes + self.reserved_bytes + nbytes - self.memory_limit)
         return False
 
     def _evict(self, nbytes: int) -> None:
@@ -351,44 +363,6 @@ class Store:
                 evicted.attempts.append(entry.attempt)
         self.out += [Send(owner, evicted) for owner, evicted in told.items()]
 
-    def _start_spilling(self, excess: int) -> None:
-        for entry in self._files:
-            if self.spilling_bytes >= excess:
-                return
-            if not entry.spilling and not entry.given:
-                self._spill_tickets += 1
-                self._spills[self._spill_tickets] = entry
-                entry.spilling = True
-                self.spilling_bytes += entry.nbytes
-                self.out.append(Spill(self._spill_tickets, entry.path))
-
-    def _stop_spilling(self, entry: Entry) -> None:
-        entry.spilling = False
-        self.spilling_bytes -= entry.nbytes
-
-    def spilled(self, ticket: int, path: str) -> None:
-        """The copy on disk is the value now; the file in memory stays as long as a given task reads it."""
-        entry = self._spills.pop(ticket)
-        if not entry.spilling:  # it was dropped meanwhile
-            self.out.append(Remove(path))
-            return
-        self._stop_spilling(entry)
-        self.memory_bytes -= entry.nbytes
-        self.disk_bytes += entry.nbytes
-        self._files.pop(entry, None)
-        entry.resident, old, entry.path = False, entry.path, path
-        if entry.given:
-            entry.old_path = old
-        else:
-            self.out.append(Remove(old))
-
-    def spill_failed(self, ticket: int, reason: str) -> None:
-        """Disk full, or there is none: nothing more is spilled until somebody resets `spill_refused`."""
-        entry = self._spills.pop(ticket)
-        if entry.spilling:
-            self._stop_spilling(entry)
-            self.spill_refused = reason
-
     # -------------------------------------------------------------------------------------------------- invariants
 
     def all_entries(self) -> Iterator[Entry]:
@@ -403,12 +377,12 @@ class Store:
         here = sum(map(len, small)) + sum(e.nbytes for e in everything if e.resident)
         assert self.memory_bytes == here, "memory account"
         assert self.disk_bytes == sum(e.nbytes for e in everything if not e.resident), "disk account"
-        assert self.spilling_bytes == sum(e.nbytes for e in everything if e.spilling), "spilling account"
+        self.moves.check(everything)
         assert self.reserved_bytes >= 0
         assert set(map(owner_of, self.entries)) <= self.owners.keys()
         assert all(e.in_table and e.key == key for key, e in self.entries.items() if isinstance(e, Entry))
         assert all(not e.in_table and e.uses for e in self._detached), "a detached entry that nobody uses"
-        assert all(e.in_table for e in (*self._files, *self._replicas))
+        assert all(e.in_table and e.resident for e in self._replicas)
         assert all(0 <= e.given <= e.uses for e in everything)
         assert all(self.entries[key] is entry for key, entry in self.added.items())
         counted: dict[str, int] = {}

@@ -21,6 +21,7 @@ from tests.simulation.executors import File, VirtualExecutor
 from tests.simulation.world import End, World
 
 CENTER = "center:1"
+DISK_BYTES_PER_S = 1e8
 
 
 class Actor:
@@ -159,7 +160,8 @@ class WorkerActor(Actor):
     def __init__(self, world: World, settings: Settings, member: m.Member) -> None:
         super().__init__(world, member.address)
         self.member, self.settings = member, settings
-        self.state = WorkerState(member, settings)
+        self.spill_directory = f"{member.incarnation}/disk" if world.has_disks else ""
+        self.state = WorkerState(member, settings, self.spill_directory)
         self.files: dict[str, File] = {}
         self.executors: dict[int, VirtualExecutor] = {}
         self.clients: dict[str, End] = {}
@@ -291,8 +293,8 @@ class WorkerActor(Actor):
     def is_full(self) -> bool:
         return self.full_until_s > self.world.now
 
-    def make_file(self, nbytes: int, content: bytes = b"") -> str:
-        path = f"{self.member.incarnation}/{next(self._numbers)}"
+    def make_file(self, nbytes: int, content: bytes = b"", on_disk: bool = False) -> str:
+        path = f"{self.spill_directory if on_disk else self.member.incarnation}/{next(self._numbers)}"
         self.files[path] = File(nbytes, content)
         return path
 
@@ -302,7 +304,7 @@ class WorkerActor(Actor):
                 self.world.fault("allocation failed")
                 self.handle(events.AllocationFailed(what.ticket, "No space left on device"))
             else:
-                self.handle(events.Allocated(what.ticket, self.make_file(what.nbytes)))
+                self.handle(events.Allocated(what.ticket, self.make_file(what.nbytes, on_disk=what.on_disk)))
 
         self.world.after(self.world.delay_s(), allocate)
 
@@ -314,9 +316,21 @@ class WorkerActor(Actor):
                 self.world.fault("spilling failed")
                 self.handle(events.SpillFailed(what.ticket, "disk full"))
             else:
-                self.handle(events.Spilled(what.ticket, self.make_file(source.nbytes, source.content)))
+                self.handle(events.Spilled(what.ticket, self.make_file(source.nbytes, source.content, on_disk=True)))
 
-        self.world.after(self.world.delay_s(), spill)
+        self.world.after(self.world.delay_s() + source.nbytes / DISK_BYTES_PER_S, spill)
+
+    def do_Load(self, what: events.Load) -> None:  # noqa: N802
+        source = self.files[what.path]
+
+        def load() -> None:
+            if self.is_full or (self.world.is_faulty and self.world.dice.random() < 0.05):
+                self.world.fault("loading failed")
+                self.handle(events.LoadFailed(what.ticket, "others filled it"))
+            else:
+                self.handle(events.Loaded(what.ticket, self.make_file(source.nbytes, source.content)))
+
+        self.world.after(self.world.delay_s() + source.nbytes / DISK_BYTES_PER_S, load)
 
     def do_Remove(self, what: events.Remove) -> None:  # noqa: N802
         del self.files[what.path]
@@ -329,14 +343,14 @@ class WorkerActor(Actor):
                 self.is_full and any(nbytes > self.settings.inline_bytes_max for nbytes, _ in values)
             ):
                 reason = "the connection broke" if values is None else "No space left on device"
-                self.handle(events.FetchFailed(what.fetch, reason))
+                self.handle(events.FetchFailed(what.fetch, reason, is_full=values is not None))
                 return
             sizes, contents, paths = [], [], []
             for nbytes, content in values if self.is_alive else ():
                 large = nbytes > self.settings.inline_bytes_max
                 sizes.append(nbytes)
                 contents.append(None if large or nbytes < 0 else content)
-                paths.append(self.make_file(nbytes, content) if large else "")
+                paths.append(self.make_file(nbytes, content, what.on_disk) if large else "")
             self.handle(events.Fetched(what.fetch, sizes, contents, paths))
 
         self.world.ask(what.peer, lambda peer: peer.give(what.keys, what.attempts), arrived, self.name)

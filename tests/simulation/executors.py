@@ -224,7 +224,7 @@ class VirtualExecutor:
             self.worker.files[room.path].content = outcome.value
             outcome.path, outcome.value = room.path, b""
         else:
-            outcome = Outcome(outcome.serial, b"", 0, outcome.duration_us, error=f"full {job.key}".encode())
+            outcome = Outcome(outcome.serial, b"", 0, outcome.duration_us, error=m.NO_ROOM)
         self._finish(job, outcome)
 
     def _finish(self, job: Job, outcome: Outcome) -> None:

@@ -38,6 +38,7 @@ class Story(Users, Faults, Truths):
         self.dice, self.n_workers, self.n_tasks = random.Random(f"{seed} story"), n_workers, n_tasks
         self.settings = Settings(window_bytes_max=500) if seed % 4 == 0 else Settings()
         self.is_tight = self.may_be_full = self.dice.random() < 0.3  # so little memory that values are spilled
+        self.world.has_disks = not (self.is_tight and seed % 2)
         self.sizes, self.durations_s = SIZES, DURATIONS_S
         self.horizon_s = self.world.now + self.dice.uniform(1.0, 6.0)
         self.plans: dict[str, Plan] = {}

@@ -32,14 +32,12 @@ class Truths:
         """Whether an error tells a true cause."""
         error, causes = task.outcome, ancestors(plan)
         assert task.status == FAILED
-        if isinstance(error, bytes) and not error.startswith((b"raised ", b"full ", b"lost ")):
+        if isinstance(error, bytes) and not error.startswith((b"raised ", b"lost ")):
             error = unpack_exception(error)  # another client's
         if isinstance(error, bytes):
             what, _, key = error.decode().partition(" ")
             if what == "raised":
                 assert any(cause.key == key and cause.trouble == "raise" for cause in causes), error
-            elif what == "full":
-                assert self.may_be_full, error
             else:
                 borrowed = {other.key for client in (*self.clients, *self.gone) for other in client.borrowed}
                 assert any(cause.key == key and key in borrowed for cause in causes), error
@@ -58,6 +56,8 @@ class Truths:
             assert any(self.is_fragile(cause, plan) for cause in causes), error
         else:
             assert isinstance(error, StoreFull) and self.may_be_full, error
+            may_not_wait = any(cause.options.attempts == 1 for cause in causes)  # it ran, and must not run again
+            assert may_not_wait or not self.world.has_disks, f"{error}: but there was room on disk"
 
     def is_fragile(self, cause: Plan, plan: Plan) -> bool:
         """Whether a value may be lost for good: with a worker, or by its owner's will."""

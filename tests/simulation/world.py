@@ -33,6 +33,7 @@ class World:
         self.now = 1000.0
         self.bandwidth = 1e9  # bytes a second, of each transfer of values
         self.is_faulty = True  # whether requests may fail for no reason
+        self.has_disks = True  # to spill to
         self.doors: dict[str, Callable[[End], None]] = {}  # address -> who accepts connections there
         self.bulk: dict[str, Any] = {}  # address -> the actor that answers requests there
         self.slow_links = 0.0  # the part of all links that are slow

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from distributed.config import SETTINGS
-from distributed.errors import CannotPickle, StoreFull
+from distributed.errors import CannotPickle
 from distributed.pieces import write_file
 from distributed.wire import codec
 from distributed.wire.frames import encode
 from distributed.wire.functions import pack_function
-from distributed.wire.messages import CancelRunning, NeedRoom, Outcomes, Room, Run
+from distributed.wire.messages import NO_ROOM, CancelRunning, NeedRoom, Outcomes, Room, Run
 from distributed.wire.values import pack, pack_call, reduce_handle, unpack, unpack_exception
 from distributed.worker import outcomes
 from distributed.worker.calls import Functions, Handle, map_file
@@ -265,10 +265,23 @@ def test_without_room_the_task_fails_and_the_next_one_runs(agent):
     agent.link.wait_for(NeedRoom)
     agent.run(int, (), serial=2)
     agent.send(Room("", "the store is full"))
-    found = agent.outcomes(2)
-    assert isinstance(found[1], StoreFull)
-    assert "the store is full" in str(found[1])
-    assert found[2] == 0
+    errors, values = {}, {}
+    while len(errors) + len(values) < 2:
+        message = agent.link.wait_for(Outcomes)
+        for position, serial in enumerate(message.serials):
+            if position in message.errors:
+                errors[serial] = message.errors[position]
+            else:
+                values[serial] = unpack(message.values[position])
+    assert (errors, values) == ({1: NO_ROOM}, {2: 0})
+
+
+def test_a_file_that_cannot_be_written_after_all_is_given_back(agent, tmp_path):
+    agent.run(bytes, (SETTINGS.inline_bytes_max + 1,))
+    agent.link.wait_for(NeedRoom)
+    agent.send(Room("/dev/full", ""))
+    message = agent.link.wait_for(Outcomes)
+    assert (message.errors, message.paths) == ({0: NO_ROOM}, {0: "/dev/full"})
 
 
 def test_a_value_of_many_pieces_is_written_whole(tmp_path):

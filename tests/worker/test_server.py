@@ -345,10 +345,11 @@ def test_values_that_do_not_fit_are_spilled_and_still_readable(tmp_path):
 
 def test_what_can_never_fit_is_refused_with_the_sizes():
     async def scenario():
-        async with cluster(memory_limit=5 * MIB) as (_, client):
+        async with cluster(memory_limit=5 * MIB, spill_directory="none") as (_, client):
             (key,) = client.compute(large, "x", 6 * MIB)
             failed = await client.failure(key)
-            assert isinstance(unpack_exception(failed.error), StoreFull)
+            assert (failed.kind, failed.detail["never"]) == ("full", True)
+            assert "5,242,880" in failed.detail["reason"]
             with pytest.raises(StoreFull, match="5,242,880"):
                 value = {f"{ALICE}/y": pack(bytes(6 * MIB))}
                 await in_bulk(client.worker, lambda bulk: bulk.put(ALICE, value))

@@ -6,6 +6,7 @@ import pytest
 
 from distributed.errors import ProtocolError
 from distributed.wire.messages import (
+    NO_ROOM,
     AddKeys,
     Attach,
     Cancel,
@@ -439,18 +440,28 @@ def test_a_file_that_was_never_reserved_is_not_stored(bench):
     assert bench.state.store.entries == {}
 
 
-def test_room_is_made_by_spilling_and_refused_when_that_fails():
-    bench = Bench(memory_limit=150_000)
+def test_room_is_made_by_spilling_and_waited_for_when_that_fails():
+    bench = Bench(memory_limit=150_000, spill_directory="/d")
     bench.client(compute("ab", code=b"code"))
     bench.on(FromExecutor(1, NeedRoom(100_000)))
     bench.on(Allocated(1, "/m/v1"))
     bench.done([1], [b""], nbytes=[100_000], paths={0: "/m/v1"})
     assert bench.on(FromExecutor(1, NeedRoom(100_001))) == [Spill(1, "/m/v1")]
-    (give,) = bench.on(SpillFailed(1, "disk full"))
+    assert bench.on(SpillFailed(1, "disk full")) == []
+    assert bench.wait(1.5) == [Spill(2, "/m/v1")]
+    out = bench.on(SpillFailed(2, "disk full"))
+    while not any(isinstance(what, Give) for what in out):
+        out = [
+            done for what in out if isinstance(what, Spill) for done in bench.on(SpillFailed(what.ticket, "disk full"))
+        ]
+        out += bench.wait(0.5)
+    (give,) = [what for what in out if isinstance(what, Give)]
     assert give.message.path == ""
     assert "disk full" in give.message.reason
-    bench.wait(1.5)
-    assert bench.on(FromExecutor(1, NeedRoom(100_001))) == [Spill(2, "/m/v1")]
+    (failed,) = bench.done([2], [b""], nbytes=[0], errors={0: NO_ROOM})
+    assert (failed.message.kind, failed.message.detail["never"]) == ("full", False)
+    assert failed.message.detail["waited_s"] >= 60
+    assert "disk full" in failed.message.detail["reason"]
 
 
 def test_room_is_given_in_the_order_of_the_questions(bench):

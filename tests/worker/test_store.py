@@ -4,8 +4,7 @@ import pytest
 
 from distributed.key import owner_of
 from distributed.wire.messages import Evicted
-from distributed.worker.events import Allocate, GrantRoom, RefuseRoom, Remove, Send, Spill
-from distributed.worker.rooms import Rooms
+from distributed.worker.events import Load, Remove, Send, Spill
 from distributed.worker.store import Store, columns
 
 ALICE, BOB = "a11ce0000000", "b0b000000000"
@@ -17,12 +16,10 @@ class Bench:
 
     def __init__(self, memory_limit=1000):
         self.out = []
-        self.store = Store(memory_limit, self.out)
-        self.rooms = Rooms(self.store, self.out)
+        self.store = Store(memory_limit, self.out, "/d")
 
     def said(self):
         self.store.check()
-        self.rooms.check(0)
         out = self.out[:]
         self.out.clear()
         return out
@@ -146,7 +143,7 @@ def test_replicas_go_before_values_are_spilled_and_the_one_used_longest_ago_firs
     assert bench.said() == [Remove("/m/replica"), Send(ALICE, Evicted([X], [1]))]
     assert not bench.store.make_room(600)
     assert bench.said() == [Spill(1, f"/m/{ALICE}/1@1")]
-    bench.store.spilled(1, "/d/1")
+    bench.store.moves.spilled(1, "/d/1")
     assert bench.said() == [Remove(f"/m/{ALICE}/1@1")]
     assert (bench.store.memory_bytes, bench.store.disk_bytes) == (300, 300)
     assert bench.store.get(f"{ALICE}/1", 1).path == "/d/1"
@@ -166,7 +163,7 @@ def test_a_file_that_was_given_while_it_was_spilled_stays_until_it_is_put_down(b
     bench.store.use(entry)
     entry.given = 1
     bench.said()
-    bench.store.spilled(1, "/d/x")
+    bench.store.moves.spilled(1, "/d/x")
     assert bench.said() == []
     bench.store.put_down(entry)
     assert bench.said() == [Remove(f"/m/{X}@1")]
@@ -179,9 +176,9 @@ def test_a_value_deleted_while_it_is_spilled_leaves_nothing(bench):
     bench.store.make_room(500)
     bench.store.delete([X])
     bench.said()
-    bench.store.spilled(1, "/d/x")
+    bench.store.moves.spilled(1, "/d/x")
     assert bench.said() == [Remove("/d/x")]
-    assert (bench.store.memory_bytes, bench.store.disk_bytes, bench.store.spilling_bytes) == (0, 0, 0)
+    assert (bench.store.memory_bytes, bench.store.disk_bytes, bench.store.moves.spilling_bytes) == (0, 0, 0)
 
 
 def test_a_replica_that_nobody_was_told_of_goes_with_its_last_user(bench):
@@ -245,56 +242,113 @@ def test_what_is_not_a_small_value_is_stored_as_what_it_is(bench):
     bench.said()
 
 
-# ------------------------------------------------------------------------------------------------------------- rooms
+# ------------------------------------------------------------------------------------------------- back from disk
 
 
-def test_room_is_accounted_for_then_allocated_then_granted_then_filled(bench):
-    bench.rooms.ask(("writer", 7), 600)
-    assert bench.said() == [Allocate(1, 600)]
-    bench.rooms.allocated(1, "/m/v1")
-    assert bench.said() == [GrantRoom(7, "/m/v1")]
-    assert bench.store.reserved_bytes == 600
-    assert bench.rooms.filled("/m/v1")
-    assert bench.store.reserved_bytes == 0
-    assert not bench.rooms.filled("/m/v1")
+def on_disk(bench, key=X, nbytes=400):
+    """A value that was spilled, and has memory to come back to."""
+    entry = bench.file(key, nbytes)
+    bench.store.make_room(bench.store.memory_limit)
+    (spill,) = bench.said()
+    bench.store.moves.spilled(spill.ticket, f"/d/{key}")
+    assert bench.said() == [Remove(f"/m/{key}@1")]
+    return entry
 
 
-def test_room_waits_for_spilling_and_is_refused_with_the_sizes_when_that_does_not_help(bench):
-    bench.file(X, 700)
-    bench.rooms.ask(("writer", 7), 600)
-    assert bench.said() == [Spill(1, f"/m/{X}@1")]
-    bench.store.spill_failed(1, "no spill directory")
-    bench.rooms.pump()
-    (refusal,) = bench.said()
-    assert isinstance(refusal, RefuseRoom)
-    for word in ("600", "700", "1,000", "no spill directory"):
-        assert word in refusal.reason
+def use_once(bench, entry):
+    bench.store.use(entry)
+    bench.store.let_go(entry)
 
 
-def test_waiting_requests_are_answered_in_order_once_spilling_is_done(bench):
-    bench.file(X, 700)
-    bench.rooms.ask(("writer", 7), 600)
-    bench.rooms.ask(("writer", 8), 100)
+def test_what_is_used_again_comes_back_when_there_is_room(bench):
+    entry = on_disk(bench)
+    bench.store.moves.bring_back()
+    assert bench.said() == [], "it was not used"
+    use_once(bench, entry)
+    bench.store.moves.bring_back()
+    assert bench.said() == [Load(2, f"/d/{X}")]
+    assert (bench.store.reserved_bytes, bench.store.disk_bytes) == (400, 400)
+    bench.store.moves.loaded(2, "/m/back")
+    assert bench.said() == [Remove(f"/d/{X}")]
+    accounts = bench.store.memory_bytes, bench.store.disk_bytes, bench.store.reserved_bytes
+    assert (accounts, entry.path) == ((400, 0, 0), "/m/back")
+    bench.store.make_room(bench.store.memory_limit)
+    assert bench.said() == [Spill(3, "/m/back")], "and may go again"
+
+
+def test_nothing_comes_back_while_memory_is_nearly_full(bench):
+    entry = on_disk(bench)
+    bench.file(Y, 301)
+    use_once(bench, entry)
+    bench.store.moves.bring_back()
+    assert bench.said() == []
+    bench.store.delete([Y])
+    bench.store.moves.bring_back()
+    assert bench.said() == [Remove(f"/m/{Y}@1")], "one use asks once"
+
+
+def test_what_was_given_up_soon_after_its_use_does_not_come_back(bench):
+    entry = on_disk(bench)
+    use_once(bench, entry)
+    bench.store.delete([X])
+    bench.store.moves.bring_back()
+    assert bench.said() == [Remove(f"/d/{X}")]
+
+
+def test_a_value_deleted_while_it_comes_back_leaves_nothing(bench):
+    use_once(bench, on_disk(bench))
+    bench.store.moves.bring_back()
+    bench.store.delete([X])
+    assert bench.said() == [Load(2, f"/d/{X}"), Remove(f"/d/{X}")]
+    bench.store.moves.loaded(2, "/m/back")
+    assert bench.said() == [Remove("/m/back")]
+    assert (bench.store.memory_bytes, bench.store.disk_bytes, bench.store.reserved_bytes) == (0, 0, 0)
+
+
+def test_the_file_on_disk_stays_while_a_task_reads_it(bench):
+    entry = on_disk(bench)
+    use_once(bench, entry)
+    bench.store.moves.bring_back()
+    bench.store.use(entry)
+    entry.given = 1
     bench.said()
-    bench.store.spilled(1, "/d/x")
-    bench.rooms.pump()
-    assert bench.said() == [Remove(f"/m/{X}@1"), Allocate(1, 600), Allocate(2, 100)]
+    bench.store.moves.loaded(2, "/m/back")
+    assert bench.said() == []
+    bench.store.put_down(entry)
+    assert bench.said() == [Remove(f"/d/{X}")]
+    bench.store.let_go(entry)
+    assert entry.path == "/m/back"
 
 
-def test_more_than_there_is_at_all_is_refused_at_once(bench):
-    bench.file(X, 700)
-    bench.rooms.ask(("writer", 7), 1001)
-    (refusal,) = bench.said()
-    assert isinstance(refusal, RefuseRoom)
-
-
-def test_who_goes_away_leaves_no_reservation(bench):
-    bench.rooms.ask(("executor", 1), 100)
-    bench.rooms.ask(("executor", 1), 100)
-    bench.rooms.allocated(1, "/m/v1")
+def test_what_is_used_while_it_comes_back_comes_once(bench):
+    entry = on_disk(bench)
+    use_once(bench, entry)
+    bench.store.moves.bring_back()
+    use_once(bench, entry)
     bench.said()
-    bench.rooms.requester_gone(("executor", 1))
-    assert bench.said() == [Remove("/m/v1")]
-    bench.rooms.allocated(2, "/m/v2")
-    assert bench.said() == [Remove("/m/v2")]
-    assert bench.store.reserved_bytes == 0
+    bench.store.moves.loaded(2, "/m/back")
+    assert bench.said() == [Remove(f"/d/{X}")]
+    bench.store.moves.bring_back()
+    assert bench.said() == []
+
+
+def test_what_cannot_be_brought_back_stays_on_disk(bench):
+    entry = on_disk(bench)
+    use_once(bench, entry)
+    bench.store.moves.bring_back()
+    bench.said()
+    bench.store.moves.load_failed(2)
+    assert bench.said() == []
+    assert (entry.path, bench.store.reserved_bytes, bench.store.disk_bytes) == (f"/d/{X}", 0, 400)
+    use_once(bench, entry)
+    bench.store.moves.bring_back()
+    assert bench.said() == [Load(3, f"/d/{X}")]
+
+
+def test_what_is_made_on_disk_counts_there(bench):
+    entry = bench.store.add(X, 1, 5000, None, "/d/x")
+    assert (bench.store.memory_bytes, bench.store.disk_bytes, entry.resident) == (0, 5000, False)
+    bench.said()
+    bench.store.delete([X])
+    assert bench.said() == [Remove("/d/x")]
+    assert bench.store.disk_bytes == 0
