@@ -26,6 +26,7 @@ from distributed import machine
 from distributed.config import MIB, SETTINGS
 from distributed.errors import StoreFull
 from distributed.pieces import open_to_read
+from distributed.worker import spilling
 from distributed.worker.spares import SPARE_BYTES_MIN, Spares
 
 log = logging.getLogger(__name__)
@@ -232,7 +233,7 @@ def sweep(base: str) -> list[str]:
 
 def sweep_all(spill: str | None) -> None:
     """The same wherever workers keep values."""
-    for base in {SHARED_MEMORY, tempfile.gettempdir(), spill or SHARED_MEMORY}:
+    for base in {SHARED_MEMORY, tempfile.gettempdir(), spilling.place(spill) or SHARED_MEMORY}:
         sweep(base)
 
 
