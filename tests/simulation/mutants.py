@@ -380,13 +380,25 @@ MUTANTS = (
     Mutant(
         "a file that could not be made keeps its reservation",
         "distributed/worker/rooms.py",
-        "asked = self.allocating.pop(ticket)\n        self.store.reserved_bytes -= asked.nbytes",
-        "asked = self.allocating.pop(ticket)",
+        "self.store.moves.refused = reason\n        else:\n            self.store.reserved_bytes -= asked.nbytes",
+        "self.store.moves.refused = reason",
+    ),
+    Mutant(
+        "a value that is used while it comes back comes twice",
+        "distributed/worker/moves.py",
+        "self.used.pop(entry, None)\n        self.returned_bytes",
+        "self.returned_bytes",
+    ),
+    Mutant(
+        "when everybody waits for room nobody steps back",
+        "distributed/worker/rooms.py",
+        "if must_yield and not",
+        "if False and not",
     ),
     Mutant(
         "a value that was dropped while it was spilled is there again",
-        "distributed/worker/store.py",
-        "if not entry.spilling:  # it was dropped meanwhile",
+        "distributed/worker/moves.py",
+        "if not entry.moving:  # it was dropped meanwhile",
         "if False:",
     ),
     Mutant(
