@@ -51,6 +51,7 @@ class Settings:
     inline_bytes_max: int = 64 * KIB  # above: a file
     reply_inline_bytes_max: int = 4 * KIB  # results up to this size ride back in the completion message
     out_of_band_bytes_min: int = 4 * KIB
+    upload_bytes_max: int = 32 * MIB  # of code, in one upload; every executor keeps what it uses
     spread_bytes_min: int = 64 * KIB  # an argument or function larger than this becomes a stored value
     hidden_bytes_max: int = 1 * MIB  # so much of one call's arguments may travel along because nothing shows their size
     payload_bytes_max: int = 128 * MIB  # of one call's arguments beside handles, which cannot become stored values

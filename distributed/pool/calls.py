@@ -18,9 +18,10 @@ from distributed.errors import CannotPickle
 from distributed.pool.core import Core
 from distributed.pool.events import Submitted
 from distributed.pool.interrupts import deferred_signals
+from distributed.pool.needs import Needs
 from distributed.pool.remote import RemoteData, TaskFailed
 from distributed.pool.tasks import FAILED, RELEASED, Duration, Kind, Options, Task
-from distributed.wire.functions import FunctionCache, PackedFunction, call_carried, pack_function, prepared
+from distributed.wire.functions import FunctionCache, PackedFunction, call_carried, needing, pack_function
 from distributed.wire.values import pack, pack_call, pack_marks, pack_plain_calls
 
 BATCH_TASKS = 500  # the first tasks of a large map are on their way while the others are being packed
@@ -39,11 +40,10 @@ class Draft(NamedTuple):
 class Calls:
     """Makes tasks of calls."""
 
-    def __init__(self, core: Core, setup: bytes = b"") -> None:
-        self._core = core
-        self._setup = setup  # what executors have to run before their first task of this pool, if anything
+    def __init__(self, core: Core, needs: Needs) -> None:
+        self._core, self.needs = core, needs
         self._functions = FunctionCache()
-        self._kinds: OrderedDict[tuple[bytes, str, Options], Kind] = OrderedDict()
+        self._kinds: OrderedDict[tuple[bytes, str, Options, bytes], Kind] = OrderedDict()
         self._durations: OrderedDict[bytes, Duration] = OrderedDict()
         self._named: dict[str, Task] = {}
         self._named_prune_at = KINDS_MAX
@@ -151,22 +151,21 @@ class Calls:
             self._named_prune_at = 2 * len(self._named) + KINDS_MAX
 
     def _kind(self, packed: PackedFunction, options: Options) -> Kind:
-        name = packed.id, packed.name, options
+        needs = self.needs
+        name = packed.id, packed.name, options, needs.name
         kind = self._kinds.get(name)
         if kind is None:
             duration = self._durations.setdefault(packed.id, Duration())
             is_carried = bool(packed.handles) or len(packed.code) > SETTINGS.spread_bytes_min
-            identity, code = packed.id, CALL_CARRIED if is_carried else packed.code
-            if self._setup:
-                identity, code = prepared(identity, code, self._setup)
             kind = Kind(
-                function=identity,
-                code=code,
+                function=needing(packed.id, [needs.name]) if needs.name else packed.id,
+                code=CALL_CARRIED if is_carried else packed.code,
                 name=packed.name.encode(errors="replace").decode(),
                 asynchronous=packed.asynchronous,
                 options=options,
                 duration=duration,
                 carried=is_carried,
+                needs=needs.codes,
             )
             self._kinds[name] = kind
             if len(self._kinds) > KINDS_MAX:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import time
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
@@ -15,10 +16,11 @@ from distributed.errors import PoolClosed
 from distributed.pool.calls import Calls
 from distributed.pool.core import CORES, Core
 from distributed.pool.events import Shown
+from distributed.pool.needs import Needs
 from distributed.pool.remote import RemoteData
 from distributed.pool.sources import is_asynchronous
 from distributed.pool.tasks import Options, Task
-from distributed.wire.functions import pack_setup
+from distributed.uploads import gather
 from distributed.wire.messages import HasWhat, LookUp, Ncores, Output, Publish, Unpublish, WhoHas
 from distributed.wire.security import find_secret
 from distributed.wire.values import pack
@@ -64,7 +66,7 @@ class Pool:
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer={arguments.shown(initializer)} is not callable")
         initargs = tuple(arguments.iterable("initargs", initargs))
-        setup = b"" if initializer is None else pack_setup(initializer, initargs)
+        needs = Needs(initializer, initargs)
         if address is None or (isinstance(address, int) and not isinstance(address, bool)):
             most = SETTINGS.executors_max
             count = machine.cores() if address is None else arguments.count("address", address, 1, most)
@@ -88,7 +90,7 @@ class Pool:
         self._core.wait_for_members()
         self._at_exit: Callable[[], object] = self.terminate
         self._options = Options()
-        self._calls = Calls(self._core, setup)
+        self._calls = Calls(self._core, needs)
         self._core.driver.on_output = show
         _OPEN[id(self._core)] = self
         atexit.unregister(_end_open_pools)  # and again: it has to run before what ends the daemons started by now
@@ -316,6 +318,24 @@ class Pool:
         view.__dict__.update(self.__dict__)
         view._options = Options(**{**_fields(self._options), **changes})
         return view
+
+    def upload(self, path: str | os.PathLike[str]) -> None:
+        """Send code along: tasks that are submitted from now on import from it, wherever they run.
+
+        A ``.py`` file becomes a module, a directory a package by its own name, and what a zip holds is importable.
+        Uploaded again, only what has changed travels; tasks that were submitted before keep what they were submitted
+        with. What has the path of an earlier upload replaces it.
+
+        >>> pool = getfixture('pool')
+        >>> import pathlib, tempfile
+        >>> module = pathlib.Path(tempfile.mkdtemp(), 'uploaded_module.py')
+        >>> _ = module.write_text('def double(x): return 2 * x')
+        >>> pool.upload(module)
+        >>> pool.submit('uploaded_module.double', 4).get()
+        8
+        """
+        self._core.require_open()
+        self._calls.needs.upload(gather(arguments.path("path", path)))
 
     # ------------------------------------------------------------------------------------------------------------ data
 

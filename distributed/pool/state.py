@@ -523,8 +523,9 @@ class PoolState:
     def _on_need_function(self, event: Received, now: float) -> None:
         wanted = event.message.function  # type: ignore[attr-defined]
         for task in self.workers[event.address].under_way.values():
-            if task.kind is not None and task.kind.function == wanted:
-                self._out.append(Send(event.address, DefineFunction(wanted, task.kind.code)))
+            code = task.kind.code_of(wanted) if task.kind is not None else None
+            if code is not None:
+                self._out.append(Send(event.address, DefineFunction(wanted, code)))
                 return
 
     def _on_output(self, event: Received, now: float) -> None:

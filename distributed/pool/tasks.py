@@ -15,7 +15,7 @@ import dataclasses
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from distributed.config import SETTINGS
 
@@ -59,6 +59,13 @@ class Duration:
         self.mean_s = observed_s if self.mean_s is None else self.mean_s + weight * (observed_s - self.mean_s)
 
 
+class Code(NamedTuple):
+    """Something that executors call, by the hash of its pickle."""
+
+    identity: bytes
+    code: bytes
+
+
 @dataclasses.dataclass(eq=False, slots=True)
 class Kind:
     """What the tasks of one call have in common: the function and the options."""
@@ -70,7 +77,14 @@ class Kind:
     options: Options
     duration: Duration
     carried: bool = False  # the function travels with the arguments, as the first of them
+    needs: tuple[Code, ...] = ()  # what executors have to call before
     hurried: dict[float, Kind] = dataclasses.field(default_factory=dict)  # the same with another priority
+
+    def code_of(self, identity: bytes) -> bytes | None:
+        """The code of this hash, if it is the function's or that of something it needs."""
+        if identity == self.function:
+            return self.code
+        return next((need.code for need in self.needs if need.identity == identity), None)
 
     def with_priority(self, priority: float) -> Kind:
         """The kind of a task that something more urgent waits for."""

@@ -88,6 +88,10 @@ class WorkerView:
         self.bytes_under_way += nbytes
         code = b"" if kind.function in self.known else kind.code
         self.known.add(kind.function)
+        needs = {}
+        if kind.needs:
+            needs = {need.identity: b"" if need.identity in self.known else need.code for need in kind.needs}
+            self.known.update(needs)
         return Compute(
             function=kind.function,
             code=code,
@@ -100,6 +104,7 @@ class WorkerView:
             timeout_s=kind.options.timeout_s,
             once=kind.options.attempts == 1,
             asynchronous=kind.asynchronous,
+            needs=needs,
         )
 
     def weight(self, task: Task) -> int:

@@ -15,6 +15,7 @@ import os
 import pickle
 import sys
 import types
+from collections.abc import Iterable
 from typing import Any, Final
 
 from cloudpickle import cloudpickle as cloud
@@ -56,47 +57,41 @@ def pack_function(function: Any) -> PackedFunction:
     return PackedFunction(identity, code, name, handles, is_asynchronous(function))
 
 
-def prepared(identity: bytes, code: bytes, setup: bytes) -> tuple[bytes, bytes]:
-    """Name and pickle of the same function for executors that first must run `setup`, a packed initializer."""
-    named = hashlib.blake2b(identity + setup, digest_size=16).digest()
-    return named, pickle.dumps(_Prepared(setup, code), protocol=5)
+def pack_need(need: Any, what: str) -> tuple[bytes, bytes]:
+    """The hash and pickle of something that executors have to call before functions that need it."""
+    try:
+        code, _, handles = dump(need, out_of_band=False)
+    except Exception as error:
+        raise explain(what, [(name, value) for name, value in vars(need).items()], error) from error
+    if handles:
+        raise TypeError(f"{what} cannot hold handles: publish the data, or pass it to the tasks")
+    return hashlib.blake2b(code, digest_size=16).digest(), code
 
 
-class _Prepared:
-    """What travels instead of a function that needs preparation: once unpickled, it is the function."""
-
-    def __init__(self, setup: bytes, code: bytes) -> None:
-        self._setup, self._code = setup, code
-
-    def __reduce__(self) -> Any:
-        return _prepare_and_load, (self._setup, self._code)
+def needing(identity: bytes, needs: Iterable[bytes]) -> bytes:
+    """The name of a function of this name that needs these: another one than without them."""
+    return hashlib.blake2b(b"".join((identity, *needs)), digest_size=16).digest()
 
 
-_setups_done: set[bytes] = set()
+class Initializer:
+    """What executors have to call once; if it raises, before the next task again."""
 
+    def __init__(self, initializer: Any, initargs: tuple[Any, ...]) -> None:
+        self.initializer, self.initargs = initializer, initargs
+        self.mark = os.urandom(16)  # two pools may have the same one, and each has it called
 
-def _prepare_and_load(setup: bytes, code: bytes) -> Any:
-    """In an executor: run the initializer, once in this process if it works, then make the function."""
-    if setup not in _setups_done:
+    def __call__(self) -> None:
+        if self.mark in _initialized:
+            return
         try:
-            initializer, args = pickle.loads(setup)
-            initializer(*args)
+            self.initializer(*self.initargs)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise InitializerFailed(f"the pool's initializer failed in executor {os.getpid()}: {reason}") from error
-        _setups_done.add(setup)
-    return pickle.loads(code)
+        _initialized.add(self.mark)
 
 
-def pack_setup(initializer: Any, initargs: tuple[Any, ...]) -> bytes:
-    """An initializer and its arguments as bytes, with a mark of their own: two pools may name the same one."""
-    try:
-        code, _, handles = dump((initializer, initargs), out_of_band=False)
-    except Exception as error:
-        raise explain("the initializer", [("initializer", initializer), ("initargs", initargs)], error) from error
-    if handles:
-        raise TypeError("initargs= cannot hold handles: publish the data, or pass it to the tasks")
-    return code + os.urandom(8)  # unpickling stops before it
+_initialized: set[bytes] = set()
 
 
 def call_carried(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

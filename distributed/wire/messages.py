@@ -296,7 +296,9 @@ class Compute(Message):
 
     The function is named by the hash of its pickle; `code` comes along the first time on a connection. `inputs` maps a
     position to the inputs of that task, each ``[key, attempt, nbytes, holders, inline]``, where `inline` is the packed
-    value itself when the owner has it. `args` are packed arguments. Lower `priority` runs sooner.
+    value itself when the owner has it. `args` are packed arguments. Lower `priority` runs sooner. `needs` names what
+    an executor has to call first (an initializer, uploaded code), in this order, as functions are named: a hash, and
+    the code the first time on a connection.
     """
 
     function: bytes
@@ -310,6 +312,7 @@ class Compute(Message):
     timeout_s: float = 0.0  # 0: none
     once: bool = False  # at most once: given to an executor alone
     asynchronous: bool = False  # a coroutine function: awaited beside others, in the asynchronous executor
+    needs: dict[bytes, bytes] = dataclasses.field(default_factory=dict)  # what executors must have run before
 
 
 @record
@@ -477,6 +480,7 @@ class Run(Message):
 
     `serial` numbers the first task; the cell in shared memory names the running one. `inputs` maps a position to the
     task's inputs, each ``[key, packed bytes]`` or ``[key, path of a file]``. An empty `code`: you have the function.
+    `needs` are hashes and code of what to call before, in this order.
     """
 
     function: bytes
@@ -486,6 +490,7 @@ class Run(Message):
     keys: list[str]
     args: list[bytes]
     inputs: dict[int, list]
+    needs: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
 
 
 NO_ROOM = b"no room"  # in place of an exception: there was no room for the result

@@ -49,6 +49,17 @@ class Functions:
         self._put(name, function, len(code))
         return function
 
+    def prepared(self, name: bytes, code: bytes, needs: dict[bytes, bytes]) -> Any:
+        """The function of this hash, when what it needs has been called; what that raises, the function raises."""
+        reason: BaseException | None = None
+        for need, need_code in needs.items():
+            try:
+                self.get(need, need_code)()
+            except BaseException as error:  # noqa: BLE001  foreign code
+                reason = reason or error
+        function = self.get(name, code)
+        return function if reason is None else Unloadable(b"", reason)
+
     def _put(self, name: bytes, function: Any, nbytes: int) -> None:
         if name not in self._entries:
             self.nbytes += nbytes

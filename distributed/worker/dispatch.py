@@ -336,7 +336,8 @@ class Dispatch:
         executor.count += len(keys)
         executor.client = parts[0].order.client
         code = executor.learn(function, self.settings)
-        self.out.append(Give(number, Run(function.identity, code, function.name, first, keys, args, inputs)))
+        needs = {need.identity: executor.learn(need, self.settings) for need in function.needs}
+        self.out.append(Give(number, Run(function.identity, code, function.name, first, keys, args, inputs, needs)))
         return len(keys)
 
     # -------------------------------------------------------------------------------- cancel and time out

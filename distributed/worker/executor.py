@@ -45,7 +45,9 @@ class Executor:
 
     def run(self, batch: Run) -> None:
         """The hot loop, about two microseconds a task: one reading of the clock ends a task and begins the next."""
-        function = self.functions.get(batch.function, batch.code)
+        if batch.code or batch.needs:  # what is imported or run now is the first task's affair
+            self.cell.write(batch.serial, monotonic())
+        function = self.functions.prepared(batch.function, batch.code, batch.needs)
         if len(batch.args) > 1:
             self.report.watch()
         inputs, memory, name, append = batch.inputs, self.cell.memory, batch.name, self.report.finished.append

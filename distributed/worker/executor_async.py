@@ -86,7 +86,10 @@ class AsyncExecutor:
             self.rooms.popleft().set_result(message)
 
     def _run(self, batch: Run) -> None:
-        function = self.functions.get(batch.function, batch.code)
+        if batch.code or batch.needs:
+            self.cell.write(batch.serial, monotonic())
+        function = self.functions.prepared(batch.function, batch.code, batch.needs)
+        self.cell.clear()
         for position, payload in enumerate(batch.args):
             serial = batch.serial + position
             steps = self._run_one(serial, function, payload, batch.inputs.get(position, []), batch.name)

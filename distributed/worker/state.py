@@ -163,6 +163,8 @@ class WorkerState:
         message: messages.Compute = event.message  # type: ignore[assignment]
         check_compute(message)
         function = self.functions.get(message.function, message.once, message.name)
+        if message.needs:
+            function.needs = tuple([self.functions.get(identity, once=False) for identity in message.needs])
         order = self._order
         if order is None or not order.is_like(event.client, function, message):
             order = Order(event.client, function, message.priority, message.timeout_s, message.asynchronous)
@@ -176,7 +178,10 @@ class WorkerState:
         parts = order.divide(keys, attempts, args, inputs)
         if message.code:
             self._define(message.function, message.code)
-        if function.code is not None:
+        for identity, code in message.needs.items():
+            if code:
+                self._define(identity, code)
+        if function.code is not None and (not function.needs or not function.lacking()):
             self._admit(parts)
         else:
             function.waiting.update(dict.fromkeys(parts))
@@ -253,18 +258,23 @@ class WorkerState:
         self._missing(missing)
 
     def _ask_for_code(self, function: Function, client: str) -> None:
-        if client not in function.asked:
-            function.asked[client] = None
-            self.out.append(Send(client, NeedFunction(function.identity)))
+        for lacking in function.lacking():
+            lacking.needed_by[function] = None
+            if client not in lacking.asked:
+                lacking.asked[client] = None
+                self.out.append(Send(client, NeedFunction(lacking.identity)))
 
     def _define_function(self, event: events.FromClient) -> None:
         self._define(event.message.function, event.message.code)  # type: ignore[attr-defined]
 
     def _define(self, identity: bytes, code: bytes) -> None:
-        for function in self.functions.both(identity):
-            self.functions.define(function, code)
-            waiting, function.waiting, function.asked = function.waiting, {}, {}
-            self._admit(waiting)
+        for defined in self.functions.both(identity):
+            self.functions.define(defined, code)
+            needed_by, defined.needed_by, defined.asked = defined.needed_by, {}, {}
+            for function in needed_by:
+                if not function.lacking():
+                    waiting, function.waiting = function.waiting, {}
+                    self._admit(waiting)
 
     def _cancel(self, event: events.FromClient) -> None:
         message: messages.Cancel = event.message  # type: ignore[assignment]

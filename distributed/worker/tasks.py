@@ -35,6 +35,17 @@ class Function:
         self.seen = 0
         self.waiting: dict[Part, None] = {}  # tasks that came before the code
         self.asked: dict[str, None] = {}  # clients that were asked for the code
+        self.needs: tuple[Function, ...] = ()  # what executors have to call before
+        self.needed_by: dict[Function, None] = {}  # functions with tasks that wait for this one's code
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether tasks wait for its code."""
+        return bool(self.waiting) or any(function.waiting for function in self.needed_by)
+
+    def lacking(self) -> list[Function]:
+        """This function and what it needs, as far as their code is not here."""
+        return [function for function in (self, *self.needs) if function.code is None]
 
     def learn(self, count: int, total_s: float) -> None:
         """`count` tasks took `total_s` together.
@@ -78,7 +89,7 @@ class Functions:
         for key, old in list(self._known.items()):
             if len(self._known) <= self.count_max and self.nbytes <= self.bytes_max:
                 break
-            if old is not function and not old.waiting:
+            if old is not function and not old.is_awaited:
                 del self._known[key]
                 self.nbytes -= len(old.code or b"")
 
@@ -243,6 +254,8 @@ def check_compute(message: Compute) -> None:
     count = len(message.keys)
     if len(message.attempts) != count or len(message.args) != count:
         raise ProtocolError("compute: columns of different lengths")
+    if not all(type(name) is bytes and type(code) is bytes for name, code in message.needs.items()):
+        raise ProtocolError("compute.needs: not hashes and code")
     for position, inputs in message.inputs.items():
         if not isinstance(position, int) or not 0 <= position < count or not isinstance(inputs, list):
             raise ProtocolError("compute.inputs: no such task")

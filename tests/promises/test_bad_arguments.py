@@ -293,6 +293,13 @@ TAKES = {
         "key": Wrong(lambda pool, x: pool.options(key=x), OPTIONAL),
     },
     "Pool.defer": {"function": Wrong(lambda pool, x: pool.defer(x), NO_FUNCTIONS)},
+    "Pool.upload": {
+        "path": [
+            Wrong(lambda pool, x: pool.upload(x), [row for row in NO_PATHS if row[1] != []] + [(TypeError, [])]),
+            Wrong(lambda pool, x: pool.upload(x), [(FileNotFoundError, "no_such.py")], "nothing to upload"),
+            Wrong(lambda pool, x: pool.upload(x), [(ValueError, "LICENSE")], "neither"),
+        ]
+    },
     "Pool.scatter": {
         "data": Wrong(lambda pool, x: pool.scatter(x), UNPICKLABLE),
         "replicas": Wrong(lambda pool, x: pool.scatter([1], x), [*FROM_ONE, *TOO_MANY]),

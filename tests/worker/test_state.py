@@ -87,6 +87,30 @@ def test_code_that_is_not_known_is_asked_for_once_and_tasks_wait_for_it(bench):
     assert bench.done([1]) == [finished("a"), run("c", 2, client=BOB)]
 
 
+def test_what_a_function_needs_is_asked_for_and_goes_along_once(bench):
+    needed = {G: b""}
+    assert bench.client(compute("a", code=b"code", needs=needed)) == [Send(ALICE, NeedFunction(G))]
+    assert bench.client(compute("b", needs=needed)) == []
+    assert bench.client(DefineFunction(G, b"first")) == [run("a", 1, code=b"code", needs={G: b"first"})]
+    assert bench.done([1]) == [finished("a"), run("b", 2, needs={G: b""})]
+
+
+def test_a_function_waits_until_it_and_all_that_it_needs_is_here(bench):
+    third = b"3" * 16
+    asked = bench.client(compute("ab", needs={G: b"first", third: b""}))
+    assert asked == [Send(ALICE, NeedFunction(F)), Send(ALICE, NeedFunction(third))]
+    assert bench.client(DefineFunction(F, b"code")) == []
+    assert bench.client(Cancel([key("b")], [1])) == []
+    given = bench.client(DefineFunction(third, b"third"))
+    assert given == [run("a", 1, code=b"code", needs={G: b"first", third: b"third"})]
+
+
+@pytest.mark.parametrize("needs", [{G: "code"}, {"name": b"code"}, {G: 1}])
+def test_needs_that_are_no_hashes_and_code_are_refused(bench, needs):
+    with pytest.raises(ProtocolError, match="needs"):
+        bench.client(compute("a", code=b"code", needs=needs))
+
+
 def test_code_is_cached_within_bounds():
     bench = Bench(settings=dataclasses.replace(SETTINGS, functions_cached_max=2))
     for function in (b"1", b"2", b"3"):

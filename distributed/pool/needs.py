@@ -1,0 +1,50 @@
+"""What executors have to call before they run tasks of this pool: uploaded code, then an initializer.
+
+Tasks need what there is when they are submitted. Uploads travel as bundles of the files that are new, and a tree that
+says which file stands where; a bundle of which nothing is left in the tree is needed no longer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distributed.pool.tasks import Code
+from distributed.uploads import Bundle, Files, Tree, name_of
+from distributed.wire.functions import Initializer, needing, pack_need
+
+BUNDLES_MAX = 16  # more become one
+
+
+class Needs:
+    """The needs of tasks that are submitted from now on: `codes`, and `name`, which is empty if there are none."""
+
+    def __init__(self, initializer: Any = None, initargs: tuple[Any, ...] = ()) -> None:
+        self._first = [] if initializer is None else [_coded(Initializer(initializer, initargs), "the initializer")]
+        self._files: Files = {}
+        self._bundles: dict[Code, frozenset[bytes]] = {}  # and the names of what is in them
+        self._set(self._first)
+
+    def upload(self, files: Files) -> None:
+        """Tasks import from these files from now on, and from those uploaded before, where they have other paths."""
+        self._files = {**self._files, **files}
+        contents = {name_of(data): data for data in self._files.values()}
+        known = frozenset().union(*self._bundles.values())
+        if new := contents.keys() - known:
+            self._add(Bundle([contents[name] for name in sorted(new)]), new)
+        self._bundles = {code: names for code, names in self._bundles.items() if not names.isdisjoint(contents)}
+        if len(self._bundles) > BUNDLES_MAX:
+            self._bundles = {}
+            self._add(Bundle(list(contents.values())), contents.keys())
+        tree = Tree({path: name_of(data) for path, data in self._files.items()})
+        self._set([*self._bundles, _coded(tree, "the upload"), *self._first])
+
+    def _add(self, bundle: Bundle, names: Any) -> None:
+        self._bundles[_coded(bundle, "the upload")] = frozenset(names)
+
+    def _set(self, codes: list[Code]) -> None:
+        self.name = needing(b"", [code.identity for code in codes]) if codes else b""
+        self.codes = tuple(codes)
+
+
+def _coded(need: Any, what: str) -> Code:
+    return Code(*pack_need(need, what))
