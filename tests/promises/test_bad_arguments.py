@@ -295,7 +295,7 @@ TAKES = {
     "Pool.defer": {"function": Wrong(lambda pool, x: pool.defer(x), NO_FUNCTIONS)},
     "Pool.upload": {
         "path": [
-            Wrong(lambda pool, x: pool.upload(x), [row for row in NO_PATHS if row[1] != []] + [(TypeError, [])]),
+            Wrong(lambda pool, x: pool.upload(x), NO_PATHS),
             Wrong(lambda pool, x: pool.upload(x), [(FileNotFoundError, "no_such.py")], "nothing to upload"),
             Wrong(lambda pool, x: pool.upload(x), [(ValueError, "LICENSE")], "neither"),
         ]

@@ -96,10 +96,10 @@ def key(name, client=ALICE):
     return f"{client}/{name}"
 
 
-def run(names, serial, executor=1, function=F, code=b"", inputs=None, client=ALICE):
+def run(names, serial, executor=1, function=F, code=b"", inputs=None, client=ALICE, needs=None):
     args = [f"args of {name}".encode() for name in names]
     keys = [key(name, client) for name in names]
-    return Give(executor, Run(function, code, "f", serial, keys, args, inputs or {}))
+    return Give(executor, Run(function, code, "f", serial, keys, args, inputs or {}, needs or {}))
 
 
 def finished(names, client=ALICE, attempt=1, value=b"v", durations_us=None, held=()):
