@@ -105,14 +105,14 @@ def test_the_changelog_speaks_of_this_version() -> None:
 # ----------------------------------------------------------------------------------------------------------- scripts
 
 
-@pytest.mark.parametrize("script", ["test", "quickstart"])
+@pytest.mark.parametrize("script", ["test", "quickstart", "fuzz", "audit"])
 def test_a_script_explains_itself(script: str) -> None:
     done = run(f"scripts/{script}", "--help")
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: scripts/{script}")
 
 
-@pytest.mark.parametrize("script", ["test", "quickstart", "bench"])
+@pytest.mark.parametrize("script", ["test", "quickstart", "bench", "fuzz"])
 def test_a_script_without_its_python_says_so_in_one_sentence(script: str) -> None:
     done = run(f"scripts/{script}", "--python", "3.99")
     assert done.returncode == 1
