@@ -6,6 +6,7 @@ version: the connection is closed, one line stands in the log, no memory is kept
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import signal
@@ -22,7 +23,7 @@ from distributed.address import parse
 from distributed.connect import connect_blocking
 from distributed.errors import AuthenticationFailed
 from distributed.wire.codec import encode_header
-from distributed.wire.messages import Ping
+from distributed.wire.messages import GetData, LookUp, Ping, WhoHas
 from distributed.wire.security import MAGIC, PROTOCOL_VERSION, Secret, find_secret
 from tests.promises.observe import MIB, PATIENCE_S, memory_bytes, open_files, terminals, until
 
@@ -199,6 +200,60 @@ def test_bad_input_keeps_no_memory_and_hinders_nobody(daemons, name):
     assert len(daemons.lines(name)) == lines_before + TRIES, "one line each"
     assert len(served) > 100
     assert set(served) == {1}
+
+
+HARMLESS = [Ping(), WhoHas(["x", "y"] * 20), LookUp("x"), GetData(["x"], [0], True)]
+BROKEN_TRIES = 120
+
+
+def broken(data, chance):
+    """The same bytes after an accident or three."""
+    changed = bytearray(data)
+    for _ in range(chance.randint(1, 3)):
+        at = chance.randrange(len(changed))
+        how = chance.choice(["flip", "set", "insert", "delete", "number"])
+        if how == "flip":
+            changed[at] ^= 1 << chance.randrange(8)
+        elif how == "set":
+            changed[at] = chance.randrange(256)
+        elif how == "insert":
+            changed[at:at] = chance.randbytes(chance.randint(1, 40))
+        elif how == "delete" and len(changed) > 20:
+            del changed[at : at + chance.randint(1, 10)]
+        else:
+            changed[at : at + 4] = struct.pack("<I", chance.choice([0, 1, 1 << 16, (1 << 31) - 1, (1 << 32) - 1]))
+    return bytes(changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hello", "control", "bulk"])
+@pytest.mark.parametrize("name", ["center", "worker"])
+def test_broken_bytes_on_real_sockets_end_nothing_and_keep_no_memory(daemons, name, kind):
+    """Of strangers, and of members after the handshake; each time others, told by their seed."""
+    address, pid, seed = daemons.addresses[name], daemons.pids[name], random.randrange(1 << 32)
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+
+    def say_something():
+        if kind == "hello":
+            says(broken(MAGIC + struct.pack("<HBB", PROTOCOL_VERSION, 1, 3) + bytes(100), chance))(address, 0)
+            return
+        frames = b"".join(frame(encode_header(chance.choice(HARMLESS), number)) for number in range(1, 4))
+        with connect_blocking(address, kind=kind, role="pool", secret=find_secret(), timeout_s=PATIENCE_S) as sock:
+            with contextlib.suppress(OSError):  # it was closed before all was sent
+                sock.sendall(broken(frames, chance))
+                sock.shutdown(socket.SHUT_WR)
+            is_closed_by_peer(sock)
+
+    for _ in range(20):
+        say_something()
+    before, files_before = memory_bytes(pid), open_files(pid)
+    for _ in range(BROKEN_TRIES):
+        say_something()
+    assert until(lambda: open_files(pid) <= files_before)
+    assert memory_bytes(pid) - before < GROWTH_BYTES_MAX
+    with Pool(daemons.addresses["center"]) as pool:
+        assert pool.submit(abs, -1).get(PATIENCE_S) == 1
 
 
 def test_a_bulk_connection_of_a_member_that_talks_nonsense(daemons):
