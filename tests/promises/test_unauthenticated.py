@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 import resource
 import signal
@@ -21,6 +22,7 @@ import pytest
 from conftest import nothing_left_behind
 from distributed import Pool, rpc
 from distributed.address import parse
+from distributed.config import SETTINGS
 from distributed.connect import connect_blocking
 from distributed.errors import WrongPeer
 from distributed.wire import frames
@@ -588,10 +590,62 @@ def test_a_thousand_idle_connections_lock_nobody_out(daemons, door, has_few_desc
                 assert there.ping() == "pong"
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    print(f"connections held: {HELD_MANY} idle ones at the {door}{', which has few descriptors' * has_few_descriptors}")
     assert until(lambda: open_files(pid) < DESCRIPTORS_FEW), "what they held was given back"
     lines = daemons.lines(name)[lines_before:]
     assert len(lines) <= 3 * HELD_MANY, lines[:10]
     assert not any("Traceback" in line for line in lines), lines[:20]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["center", "worker"])
+def test_a_thousand_who_say_a_byte_now_and_then_lock_nobody_out(daemons, name):
+    """Each byte is news, so nobody is idle: what limits them is the time that a handshake may take in all."""
+    hello, over = hello_of("control"), threading.Event()
+    with contextlib.ExitStack() as stack, many_descriptors(HELD_MANY + 500):
+        socks = [stack.enter_context(through_tcp(name)(daemons)) for _ in range(HELD_MANY)]
+
+        def drip():
+            for byte in hello[:-1]:
+                for sock in socks:
+                    with contextlib.suppress(OSError):  # it was given up
+                        sock.send(bytes([byte]))
+                if over.wait(1.0):
+                    return
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        try:
+            with Pool(daemons.addresses["center"]) as pool:
+                assert pool.submit(abs, -1).get(PATIENCE_S) == 1
+            with rpc(daemons.addresses[name]) as there:
+                assert there.ping() == "pong"
+        finally:
+            over.set()
+            dripping.join()
+    print(f"connections held: {HELD_MANY} that say a byte a second, at the {name}")
+    assert until(lambda: open_files(daemons.processes[name].pid) < DESCRIPTORS_FEW), "what they held was given back"
+
+
+@pytest.mark.slow
+def test_members_that_hold_bulk_connections_and_say_nothing_lock_nobody_out(daemons):
+    """Each is a thread of the worker; beyond their limit the one that is idle for longest is closed."""
+    count = 3 * SETTINGS.bulk_connections_max
+    address, pid = daemons.addresses["worker"], daemons.processes["worker"].pid
+    with contextlib.ExitStack() as stack, many_descriptors(count + 500):
+        for _ in range(count):
+            stack.enter_context(
+                connect_blocking(address, kind="bulk", role="pool", secret=find_secret(), timeout_s=PATIENCE_S)
+            )
+        threads = len(os.listdir(f"/proc/{pid}/task"))
+        with Pool(daemons.addresses["center"]) as pool:
+            assert len(pool.submit(bytes, 1 << 20).get(PATIENCE_S)) == 1 << 20
+        with rpc(address) as there:
+            there.update_data(data={"x": 1})
+            assert there.get_data(keys=["x"]) == {"x": 1}
+            there.delete_data(keys=["x"])
+    print(f"connections held: {count} authenticated and idle for values, {threads} threads")
+    assert threads < SETTINGS.bulk_connections_max + 60
 
 
 @pytest.mark.parametrize("name", ["center", "worker"])
