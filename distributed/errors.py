@@ -4,12 +4,12 @@
 
     DistributedError
     ├── ConnectionFailed        nobody answers there, or the connection broke: check the address, try again
-    │   ├── AuthenticationFailed    the peer does not share our secret: copy the secret file
+    │   ├── AuthenticationFailed    the peer does not share our secret, or TLS credential: copy the files
     │   ├── VersionMismatch         the peer speaks another protocol: install the same version on both sides
     │   └── WrongPeer               another daemon answers there than the one that was meant: check the address
     ├── ProtocolError           the peer sent what no peer of this version sends: report it
     ├── BadAddress              not a ``host:port``: fix the address
-    ├── SecretUnusable          the secret file cannot be read, or others can read it: fix its permissions
+    ├── SecretUnusable          the secret or TLS file cannot be used, or others can read it: do as the message says
     ├── CannotPickle            an argument, result or exception cannot travel: the message names the object
     ├── PoolClosed              the pool was closed (or belongs to the parent of this forked process)
     ├── TaskError               the task has no result, and its own code did not say why
@@ -59,7 +59,7 @@ class ConnectionFailed(DistributedError):
 
 
 class AuthenticationFailed(ConnectionFailed):
-    """The two sides do not hold the same secret. Copy the center's secret file, or set DISTRIBUTED_SECRET_FILE."""
+    """The two sides hold different secrets, or credentials of TLS. Copy the center's files to this machine."""
 
 
 class VersionMismatch(ConnectionFailed):

@@ -86,22 +86,33 @@ class TlsSocket(ssl.SSLSocket):
             count = min(len(view), len(self._ahead))
             view[:count], self._ahead = self._ahead[:count], self._ahead[count:]
             return count
+        if self.gettimeout() != 0.0:
+            return self._fill(view) if flags & socket.MSG_WAITALL else self._read_into(view)
         filled, size = self._read_into(view), len(view)
-        if self.gettimeout() == 0.0:
-            while filled and size - filled >= RECORD_BYTES:
-                try:
-                    more = self._read_into(view[filled:])
-                except BlockingIOError:
-                    break
-                if not more:
-                    break
-                filled += more
-        elif flags & socket.MSG_WAITALL:
-            while 0 < filled < size:
+        while filled and size - filled >= RECORD_BYTES:
+            try:
                 more = self._read_into(view[filled:])
-                if not more:
-                    break
-                filled += more
+            except BlockingIOError:
+                break
+            if not more:
+                break
+            filled += more
+        return filled
+
+    def _fill(self, view: memoryview) -> int:
+        """Until it is full, or at the end; every call here is one for each record of a large value."""
+        filled, size = 0, len(view)
+        with self._guard:
+            read = self._tls().read
+            try:
+                while filled < size:
+                    count = read(size - filled, view[filled:])
+                    if not count:
+                        break
+                    filled += count
+            except ssl.SSLError as error:
+                if not is_end(error):
+                    raise translated(error) from error
         return filled
 
     def _look(self, nbytes: int, flags: int) -> bytes:
@@ -148,9 +159,14 @@ class TlsSocket(ssl.SSLSocket):
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         view = memoryview(data).cast("B")
-        sent = 0
-        while sent < len(view):
-            sent += self.send(view[sent:])
+        sent, size = 0, len(view)
+        with self._guard:
+            write = self._tls().write
+            try:
+                while sent < size:
+                    sent += write(view[sent:])
+            except ssl.SSLError as error:
+                raise translated(error) from error
 
     def sendmsg(self, buffers: Sequence[Any], *_: Any) -> int:  # type: ignore[override]
         """One record out of the first of them; on a blocking socket, all of them in few records."""
