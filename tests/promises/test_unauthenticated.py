@@ -61,6 +61,7 @@ FIELDS = {  # by the annotation of a field: what would do most harm if anybody l
     "dict[int, list]": {},
     "dict[int, str]": {},
     "dict[int, bytes]": {},
+    "dict[bytes, bytes]": {},
     "dict[str, str]": {"table": "precious"},
     "dict[str, list[str]]": {"table": ["precious"]},
     "Member": STRANGER,

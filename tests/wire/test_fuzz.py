@@ -235,6 +235,7 @@ OF_TYPE = {
     "dict[int, list]": st.dictionaries(st.integers(0, 9), st.lists(ANYTHING, max_size=2), max_size=2),
     "dict[int, str]": st.dictionaries(st.integers(0, 9), KEY_TEXTS, max_size=2),
     "dict[int, bytes]": st.dictionaries(st.integers(0, 9), st.binary(max_size=8), max_size=2),
+    "dict[bytes, bytes]": st.dictionaries(st.binary(max_size=8), st.binary(max_size=8), max_size=2),
     "dict[str, str]": st.dictionaries(KEY_TEXTS, KEY_TEXTS, max_size=2),
     "dict[str, list[str]]": st.dictionaries(KEY_TEXTS, st.lists(KEY_TEXTS, max_size=2), max_size=2),
     "Member": MEMBERS,
