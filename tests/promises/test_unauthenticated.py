@@ -95,7 +95,7 @@ class Daemons:
         self.worker = terminal("worker", self.addresses["center"], "--ncores", "1", log=self.logs["worker"])
         said = self.worker.said()
         self.addresses["worker"] = said["Worker"]
-        self.unix = said["memory"].rpartition(" in ")[2] + "/socket"
+        self.unix = said["memory"].partition(" in ")[2].partition(";")[0] + "/socket"
         self.processes = {"center": self.center.process, "worker": self.worker.process}
         with rpc(self.addresses["worker"]) as worker, rpc(self.addresses["center"]) as center:
             worker.update_data(data={"precious": "jewels"})
