@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from distributed import address as addresses
 from distributed import arguments, machine
+from distributed.cluster.launcher import without_rank
 from distributed.config import SETTINGS
 from distributed.errors import StartFailed
 
@@ -45,7 +46,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_search_path())},
+                env={**without_rank(os.environ), "PYTHONPATH": os.pathsep.join(_search_path())},
             )
         _DAEMONS.add(self)
 

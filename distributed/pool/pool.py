@@ -10,6 +10,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from distributed import arguments, machine
+from distributed.cluster import surroundings
 from distributed.cluster.local import Cluster, embedded
 from distributed.config import SETTINGS
 from distributed.errors import PoolClosed
@@ -41,7 +42,8 @@ class Pool:
     ----------
     address : str, int, Cluster or None
         ``'host:port'`` of a center joins its cluster. A number starts a local cluster with that many executors, which
-        ends with the pool; nothing starts one executor per core. A `Cluster` is joined.
+        ends with the pool; nothing starts one executor per core. A `Cluster` is joined. Under
+        ``python -m distributed.mpi`` nothing joins the cluster of the MPI job.
     initializer, initargs
         ``initializer(*initargs)`` runs once in each executor, before its first task of this pool. If it raises, the
         task is not run and has the error `InitializerFailed`, whose cause is what was raised.
@@ -67,6 +69,8 @@ class Pool:
             raise TypeError(f"initializer={arguments.shown(initializer)} is not callable")
         initargs = tuple(arguments.iterable("initargs", initargs))
         needs = Needs(initializer, initargs)
+        if address is None and surroundings.center:
+            address = surroundings.center
         if address is None or (isinstance(address, int) and not isinstance(address, bool)):
             most = SETTINGS.executors_max
             count = machine.cores() if address is None else arguments.count("address", address, 1, most)

@@ -22,7 +22,7 @@ import pytest
 
 import distributed
 from conftest import nothing_left_behind
-from distributed import Center, Cluster, Executor, Pool, RemoteData, Worker, as_completed, cli, progress, rpc, wait
+from distributed import Center, Cluster, Executor, Pool, RemoteData, Worker, as_completed, cli, mpi, progress, rpc, wait
 from distributed.errors import BadAddress, CannotPickle, NameUnknown
 from distributed.pool.remote import AsCompleted
 from distributed.pool.stream import Stream
@@ -381,6 +381,18 @@ TAKES = {
         "insecure_plaintext": Wrong(of_cluster("insecure_plaintext"), WRONG_TRUTHS),
         "tls": Wrong(of_cluster("tls"), WRONG_TRUTHS),
     },
+    "mpi.start": {
+        "ranks": Wrong(
+            lambda pool, x: mpi.start(x),
+            [(TypeError, value) for value in (5, "1,2", ["1"], [1.5], [True], [Hostile()])]
+            + [(ValueError, value) for value in ([], [0, 1], [1, 1], [-1])],
+        ),
+        "ncores": Wrong(lambda pool, x: mpi.start(ncores=x), [*FROM_ONE, *TOO_MANY]),
+        "memory_limit": Wrong(lambda pool, x: mpi.start(memory_limit=x), SIZES, "memory_limit|is not a size"),
+        "spill_directory": Wrong(lambda pool, x: mpi.start(spill_directory=x), NO_PATHS),
+        "host": Wrong(lambda pool, x: mpi.start(host=x), [*OPTIONAL, (ValueError, "a b"), (ValueError, "a:1")]),
+        "insecure_plaintext": Wrong(lambda pool, x: mpi.start(insecure_plaintext=x), WRONG_TRUTHS),
+    },
     "Cluster.scale": {"n": Wrong(lambda pool, x: scaled(x), [*WRONG_COUNTS, *TOO_MANY])},
     "Center": {
         "host": Wrong(of_center("host"), WRONG_TEXTS),
@@ -442,7 +454,7 @@ TAKES_NOTHING = {
     "RemoteData.explain", "RemoteData.ready", "RemoteData.reduce_outside", "RemoteData.reference", "RemoteData.release",
     "RemoteData.successful", "Stream.aclose", "Stream.close", "AsCompleted.close", "Cluster.close", "Center.close",
     "Center.finished", "Center.start", "Center.status", "Worker.close", "Worker.finished", "Worker.start",
-    "Worker.status", "Remote.close",
+    "Worker.status", "Remote.close", "mpi.communicator", "mpi.is_client",
 }  # fmt: skip
 MADE_BY_US = {"RemoteData", "Stream", "AsCompleted", "Remote"}  # nobody else calls these constructors
 NO_CALLS = {"Failure", "errors", "__version__"}  # what users get, and do not make
@@ -502,6 +514,8 @@ def public_calls():
         for name, method in inspect.getmembers(cls, callable):
             if (not name.startswith("_") and name in dir(cls)) or (name in SPECIAL and name in vars(cls)):
                 found[f"{cls.__name__}.{name}"] = method
+    for name in ("start", "is_client", "communicator"):
+        found[f"mpi.{name}"] = getattr(mpi, name)
     for name in ("get_data", "update_data"):
         found[f"rpc.{name}"] = getattr(rpc("127.0.0.1:1", secret=SECRET), name)
     return {
@@ -581,14 +595,21 @@ COMMANDS = {
         "--spill-directory": NO_PATH,
         "--tls-file": NO_PATH,
     },
+    "python -m distributed.mpi": {
+        "--ranks": ["", "x", "0", "1,1", "1-", "2-1", "1-2-3", "1-99999999999"],
+        "--ncores": ["x", "0", "-1", "1.5", "", "1000000000"],
+        "--memory-limit": NO_SIZE,
+        "--spill-directory": NO_PATH,
+        "--host": NO_HOST,
+    },
     "status": {"HOST:PORT": ["", "a:b", "a:99999", ":1", "[::1", "a b:1"]},
 }
-SWITCHES = {"--insecure-plaintext", "--tls", "--verbose", "--json", "--help", "--version"}
+SWITCHES = {"--insecure-plaintext", "--tls", "--verbose", "--json", "--help", "--version", "-m", "SCRIPT", "ARGUMENT"}
 
 
 def run_command(name, *arguments):
-    door = {"dcenter": cli.dcenter, "dworker": cli.dworker, "status": lambda argv: cli.main(["status", *argv])}[name]
-    return door(list(arguments))
+    doors = {"dcenter": cli.dcenter, "dworker": cli.dworker, "status": lambda argv: cli.main(["status", *argv])}
+    return {**doors, "python -m distributed.mpi": mpi.main}[name](list(arguments))
 
 
 @pytest.mark.parametrize(
@@ -616,7 +637,7 @@ def test_the_table_of_commands_knows_every_option(monkeypatch):
         raise SystemExit
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", note)
-    for name in ("dcenter", "dworker"):
+    for name in ("dcenter", "dworker", "python -m distributed.mpi"):
         with pytest.raises(SystemExit):
             run_command(name)
     monkeypatch.undo()
