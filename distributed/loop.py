@@ -52,7 +52,9 @@ class ShortLoop(asyncio.SelectorEventLoop):
             if not handle._cancelled:
                 try:
                     handle._callback(*handle._args)  # in no context of its own: no reader here has any
-                except Exception as error:  # noqa: BLE001 - as asyncio does
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # noqa: BLE001 - as asyncio does
                     what = f"Exception in callback {handle._callback!r}"
                     self.call_exception_handler({"message": what, "exception": error, "handle": handle})
 

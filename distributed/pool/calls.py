@@ -6,15 +6,15 @@ Runs in the user's thread, so that what cannot be pickled is an error on the lin
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from distributed import arguments
 from distributed.config import SETTINGS
 from distributed.errors import CannotPickle
+from distributed.pool.collection import collection_paused
 from distributed.pool.core import Core
 from distributed.pool.events import Submitted
 from distributed.pool.interrupts import deferred_signals
@@ -218,18 +218,6 @@ class Calls:
         handle = self._core.put([packed])[0]
         stored[id(value)] = value, handle  # the value too: or its id could be another one's
         return handle
-
-
-@contextlib.contextmanager
-def collection_paused() -> Iterator[None]:
-    """No garbage collection while many objects are made that are all going to live: it took half of a map's time."""
-    was_enabled = gc.isenabled()
-    try:
-        gc.disable()
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _is_large(value: Any) -> bool:

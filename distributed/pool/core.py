@@ -115,14 +115,14 @@ class Core:
         """The values of tasks, those at one worker in one request; the first failure in order is raised."""
         deadline = None if timeout is None else time.monotonic() + timeout
         self._wait_for_outcomes(tasks, deadline)
-        outcomes = [task.outcome for task in tasks]  # read once: another thread may release them
+        outcomes = list(map(_value_here, tasks))  # read once: another thread may release them
         if None not in outcomes:
             return self._open(tasks, outcomes)
         packed: dict[Task, Any] = {}
         patience = Patience()
         while True:
             self._wait_for_outcomes(tasks, deadline)
-            packed.update([(task, outcome) for task in tasks if (outcome := task.outcome) is not None])
+            packed.update([(task, outcome) for task in tasks if (outcome := _value_here(task)) is not None])
             elsewhere = {task for task in tasks if task not in packed}
             if not elsewhere:
                 break
@@ -327,6 +327,12 @@ def _scattered() -> Kind:
     """A task that returns what it is given: the value, unpacked."""
     packed = pack_function(unpack)
     return Kind(packed.id, packed.code, "scatter", False, Options(), Duration())
+
+
+def _value_here(task: Task) -> Any:
+    """The packed value of a task that had one, if it is here. In this order: what fails has that status first."""
+    outcome = task.outcome
+    return outcome if task.status != FAILED else None
 
 
 def restore_handle(center: str, reference: list[Any]) -> RemoteData:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Any
 
 from distributed.pool.events import Send
@@ -29,7 +30,8 @@ class Lifetimes:
         self.scattered = Lineage(scattered_bytes_max)  # values on workers whose recipe is the value itself
         self.storing: set[str] = set()  # keys of values that the user is just putting on workers
         self.lending = Lending()
-        self._deletions: defaultdict[str, list[str]] = defaultdict(list)
+        self._deletions: defaultdict[str, list[str]] = defaultdict(list)  # whatever is there: nobody needs the key
+        self._leftovers: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)  # that attempt, and no newer one
 
     def let_go(self, tasks: Iterable[Task]) -> None:
         """One user less of each.
@@ -79,7 +81,7 @@ class Lifetimes:
     def _delete(self, task: Task) -> None:
         for address in sorted(task.holders or ([task.worker] if task.worker else ())):
             if not task.borrowed:
-                self.delete_at(address, task.key)
+                self._deletions[address].append(task.key)
             if task.holders:
                 self._forget_held(task, address)
 
@@ -94,7 +96,7 @@ class Lifetimes:
         """A worker does not give a value that it should have: it is no holder, and shall not be one by surprise."""
         self.forget_holder(task, address)
         if not task.borrowed:
-            self.delete_at(address, task.key)
+            self.delete_at(address, task.key, task.attempt)
 
     def forget_holder(self, task: Task, address: str) -> None:
         """A worker does not have a value (any more)."""
@@ -107,9 +109,9 @@ class Lifetimes:
         if view is not None and view.holds.get(task.key) is task:
             del view.holds[task.key]
 
-    def delete_at(self, address: str, key: str) -> None:
-        """Whatever a worker holds under this key shall go."""
-        self._deletions[address].append(key)
+    def delete_at(self, address: str, key: str, attempt: int) -> None:
+        """A worker may hold this attempt, which does not count. A newer one that is there may well."""
+        self._leftovers[address].append((key, attempt))
 
     def reconcile(self, view: WorkerView, believed: dict[str, Task], held: list[list[Any]]) -> None:
         """A worker came back: what it lists and nobody accounts for goes, what it does not list it does not hold."""
@@ -121,7 +123,7 @@ class Lifetimes:
                 task.holders.discard(address)
         for key, attempt in there.items():
             if not self._accounts_for(view, key, attempt):
-                self.delete_at(address, key)
+                self.delete_at(address, key, attempt)
 
     def _accounts_for(self, view: WorkerView, key: str, attempt: int) -> bool:
         if key in self.storing:
@@ -141,12 +143,21 @@ class Lifetimes:
     @property
     def has_deletions(self) -> bool:
         """Whether workers are to be told of something that shall go."""
-        return bool(self._deletions)
+        return bool(self._deletions or self._leftovers)
 
     def take_deletions(self) -> list[Send]:
-        """What to tell workers, one message each."""
-        out = [Send(address, DeleteData(keys)) for address, keys in self._deletions.items() if address in self.workers]
+        """What to tell workers, one message each.
+
+        A key that nobody needs goes as a whole: a newer attempt can only come of a message that is sent after this one.
+        """
+        out = []
+        for address in {**self._deletions, **self._leftovers}:
+            if address in self.workers:
+                keys, leftovers = self._deletions.get(address, []), self._leftovers.get(address, ())
+                attempts = [*repeat(0, len(keys)), *(attempt for _, attempt in leftovers)] if leftovers else []
+                out.append(Send(address, DeleteData([*keys, *(key for key, _ in leftovers)], attempts)))
         self._deletions.clear()
+        self._leftovers.clear()
         return out
 
     def check(self) -> None:

@@ -299,7 +299,7 @@ class PoolState:
                 self._out.append(withdrawal(task))
             elif task.status == DONE and self._is_gone(task):
                 if task.worker in self.workers:  # if it is there after all it goes, before it comes again
-                    self._out.append(Send(task.worker, DeleteData([task.key])))
+                    self._out.append(Send(task.worker, DeleteData([task.key], [task.attempt])))
                 self._restore(task, now)
 
     def _on_unexported(self, event: Unexported, now: float) -> None:
@@ -417,9 +417,9 @@ class PoolState:
         ]
         if len(accepted) < len(message.keys):  # the others were given away: their data must go
             wanted = {position for _, _, _, position in accepted}
-            for position, key in enumerate(message.keys):
+            for position, (key, attempt) in enumerate(zip(message.keys, message.attempts, strict=False)):
                 if position not in wanted:
-                    self.lifetimes.delete_at(address, key)
+                    self.lifetimes.delete_at(address, key, attempt)
         return accepted
 
     def _take_value(self, task: Task, view: WorkerView, references: Iterable[Any], held: dict[str, int]) -> None:
@@ -454,10 +454,10 @@ class PoolState:
 
     def _disown(self, view: WorkerView, held: dict[str, int]) -> None:
         """Have replicas deleted that no task accounts for: they were fetched for one that is not wanted any more."""
-        for key in held:
+        for key, attempt in held.items():
             known = view.holds.get(key)
             if (known is None or known.borrowed) and key not in view.under_way:
-                self.lifetimes.delete_at(view.member.address, key)
+                self.lifetimes.delete_at(view.member.address, key, attempt)
 
     def _on_failed(self, event: Received, now: float) -> None:
         message: Any = event.message

@@ -14,6 +14,7 @@ import inspect
 import os
 import pickle
 import sys
+import threading
 import types
 from collections.abc import Iterable
 from typing import Any, Final
@@ -151,6 +152,7 @@ class FunctionCache:
         self._functions_max, self._bytes_max = functions_max, bytes_max
         self._entries: dict[tuple[int, str], tuple[list[object], PackedFunction]] = {}
         self._nbytes = 0
+        self._lock = threading.Lock()  # for changes; who looks something up does without
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -175,16 +177,17 @@ class FunctionCache:
         return packed
 
     def _keep(self, name: tuple[int, str], parts: list[object], packed: PackedFunction) -> None:
-        old = self._entries.pop(name, None)
-        if old is not None:
-            self._nbytes -= len(old[1].code)
-        if len(packed.code) > self._bytes_max:
-            return
-        self._entries[name] = parts, packed
-        self._nbytes += len(packed.code)
-        while len(self._entries) > self._functions_max or self._nbytes > self._bytes_max:
-            oldest = next(iter(self._entries))
-            self._nbytes -= len(self._entries.pop(oldest)[1].code)
+        with self._lock:
+            old = self._entries.pop(name, None)
+            if old is not None:
+                self._nbytes -= len(old[1].code)
+            if len(packed.code) > self._bytes_max:
+                return
+            self._entries[name] = parts, packed
+            self._nbytes += len(packed.code)
+            while len(self._entries) > self._functions_max or self._nbytes > self._bytes_max:
+                oldest = next(iter(self._entries))
+                self._nbytes -= len(self._entries.pop(oldest)[1].code)
 
 
 def _is_bare(function: types.FunctionType) -> bool:

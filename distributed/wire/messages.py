@@ -340,9 +340,13 @@ class Recall(Message):
 
 @record
 class DeleteData(Message):
-    """Pool (or anyone, by hand) to worker: drop these values. Replicas included; unknown keys are not an error."""
+    """Pool (or anyone, by hand) to worker: drop these values. Replicas included; unknown keys are not an error.
+
+    `attempts` says of each key which attempt shall go, 0: whichever is here. Empty: whichever, of all of them.
+    """
 
     keys: list[str]
+    attempts: list[int] = dataclasses.field(default_factory=list)
 
 
 # ---------------------------------------------------------------------------------------------------- worker to pool

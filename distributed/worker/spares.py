@@ -66,17 +66,17 @@ class Spares:
                 held = self._kept.pop(spare) if spare else 0
             if not spare:
                 return False
-            if not _is_ours_alone(spare):
-                with self._lock:
-                    self._excess.append(spare)
-                continue
             try:
+                if not _is_ours_alone(spare):
+                    with self._lock:
+                        self._excess.append(spare)
+                    continue
                 _resize(spare, held, nbytes)
-            except OSError:  # no room for what it lacks
+                os.rename(spare, path)
+            except OSError:  # no room for what it lacks; or it is gone, with the directory or without
                 with self._lock:
                     self._excess.append(spare)
                 return False
-            os.rename(spare, path)
             return True
         return False
 

@@ -31,7 +31,16 @@ from distributed.worker.fetches import Fetches, Want
 from distributed.worker.reports import Reports
 from distributed.worker.rooms import Rooms, full
 from distributed.worker.store import Entry, Store
-from distributed.worker.tasks import Function, Functions, Order, Part, check_compute, check_outcomes, stretches
+from distributed.worker.tasks import (
+    Function,
+    Functions,
+    Order,
+    Part,
+    check_compute,
+    check_delete,
+    check_outcomes,
+    stretches,
+)
 
 WRAPPED = {events.FromClient, events.FromCenter, events.FromExecutor}
 
@@ -473,7 +482,9 @@ class WorkerState:
     # --------------------------------------------------------------------------------------------------- values
 
     def _delete_data(self, event: events.FromClient) -> None:
-        self.store.delete(event.message.keys)  # type: ignore[attr-defined]
+        message: messages.DeleteData = event.message  # type: ignore[assignment]
+        check_delete(message)
+        self.store.delete(message.keys, message.attempts)
 
     def _on_put(self, event: events.Put) -> None:
         for key, nbytes, value, path in zip(event.keys, event.nbytes, event.values, event.paths, strict=True):

@@ -22,7 +22,7 @@ business.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -183,8 +183,10 @@ class Store:
             order = self._replicas if entry.replica else self._files
             order[entry] = None
 
-    def delete(self, keys: list[str]) -> None:
-        """Drop these keys; pinned ones go when their last name does."""
+    def delete(self, keys: list[str], attempts: Sequence[int] = ()) -> None:
+        """Drop these keys; pinned ones go when their last name does. With `attempts`, only what is of that attempt."""
+        if attempts:
+            keys = [key for key, attempt in zip(keys, attempts, strict=True) if self._is_attempt(key, attempt)]
         if self.pins and not self.pins.keys().isdisjoint(keys):
             keys = [key for key in keys if not self._release(key)]
         gone = list(map(self.entries.pop, keys, repeat(None)))
@@ -193,13 +195,21 @@ class Store:
             return
         small = {key: value for key, value in zip(keys, gone, strict=True) if isinstance(value, bytes)}
         self._forget_small(list(small), list(small.values()))
+        were_here = {key for key, entry in zip(keys, gone, strict=True) if entry is not None}
         for key, entry in zip(keys, gone, strict=True):
             if isinstance(entry, Entry):
                 self._struck(entry)
-            elif entry is None and owner_of(key):
+            elif entry is None and key not in were_here and owner_of(key):
                 self.unborn[key] = None
         while len(self.unborn) > SETTINGS.unborn_keys_max:
             self.unborn.popitem(last=False)
+
+    def _is_attempt(self, key: str, attempt: int) -> bool:
+        """Whether no other attempt (0: of any) is here. What is put, and may not have come yet, is a first one."""
+        value = self.entries.get(key)
+        if value is None:
+            return attempt < 2
+        return not attempt or attempt == (value.attempt if isinstance(value, Entry) else 1)
 
     def _release(self, key: str) -> bool:
         """Note that the owner does not want this any more; whether a name keeps it here."""

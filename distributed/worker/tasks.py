@@ -18,7 +18,7 @@ from typing import Any
 
 from distributed.config import Settings
 from distributed.errors import ProtocolError
-from distributed.wire.messages import Compute, Outcomes
+from distributed.wire.messages import Compute, DeleteData, Outcomes
 from distributed.worker.store import Entry
 
 WEIGHT_OF_PAST = 8  # the mean duration of a function weighs its past as this many tasks at most
@@ -262,6 +262,12 @@ def check_compute(message: Compute) -> None:
         for item in inputs:
             if type(item) is not list or tuple(map(type, item)) not in INPUTS:
                 raise ProtocolError("compute.inputs: not [key, attempt, nbytes, holders, inline]")
+
+
+def check_delete(message: DeleteData) -> None:
+    """Whether the attempts of a DeleteData are those of its keys."""
+    if message.attempts and len(message.attempts) != len(message.keys):
+        raise ProtocolError("delete_data: columns of different lengths")
 
 
 def check_outcomes(message: Outcomes) -> None:

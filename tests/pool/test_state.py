@@ -295,7 +295,7 @@ def test_the_result_of_an_attempt_that_is_not_wanted_is_deleted_with_what_was_fe
     task = bench.submit(x, bench.stored(BOB, nbytes=2 * LARGE))
     bench.on(CancelAsked([task]))
     out = bench.on(Received(BOB, Finished([task.key], [1], [1], [b"v"], [10], {}, [[x.key, 1]])))
-    assert out == [Send(BOB, DeleteData([task.key, x.key]))]
+    assert out == [Send(BOB, DeleteData([task.key, x.key], [1, 1]))]
     assert x.holders == {ALICE}
 
 
@@ -619,7 +619,7 @@ def test_the_lost_result_of_an_attempts_1_task_is_lost():
 def test_recompute_false_makes_a_lost_value_key_lost():
     bench = Bench(ALICE)
     x = bench.done(value=None, kind=kind(recompute=False))
-    assert bench.on(Wanted(x, [ALICE])) == [Send(ALICE, DeleteData([x.key]))]
+    assert bench.on(Wanted(x, [ALICE])) == [Send(ALICE, DeleteData([x.key], [1]))]
     assert isinstance(x.outcome, KeyLost)
 
 
@@ -673,7 +673,7 @@ def test_cancelled_tasks_are_dropped_or_revoked_and_their_dependents_say_why():
     assert queued.status == SENT
     assert bench.state.unfinished == 1
     assert bench.on(Received(ALICE, Finished([running.key], [1], [1], [b"v"], [10], {}, []))) == [
-        Send(ALICE, DeleteData([running.key]))
+        Send(ALICE, DeleteData([running.key], [1]))
     ]
 
 

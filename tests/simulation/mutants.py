@@ -208,7 +208,7 @@ MUTANTS = (
     Mutant(
         "a replica that nobody accounts for stays",
         "distributed/pool/state.py",
-        "self.lifetimes.delete_at(view.member.address, key)",
+        "self.lifetimes.delete_at(view.member.address, key, attempt)",
         "pass",
     ),
     Mutant(

@@ -352,3 +352,34 @@ def test_what_is_made_on_disk_counts_there(bench):
     bench.store.delete([X])
     assert bench.said() == [Remove("/d/x")]
     assert bench.store.disk_bytes == 0
+
+
+def test_a_deletion_that_names_an_older_attempt_leaves_the_newer_one():
+    store = Store(1 << 30, [])
+    store.add_unused("me/x", 2, 1, b"x")
+    store.add_small(["me/y"], [1], [1], [b"y"])
+    store.delete(["me/x", "me/y"], [1, 2])
+    assert sorted(store.entries) == ["me/x", "me/y"]
+    store.delete(["me/x", "me/y", "me/z"], [2, 1, 2])
+    assert not store.entries
+    assert not store.unborn, "an attempt that is not the first one is not put by anybody"
+    store.check()
+
+
+def test_whichever_attempt_is_here_goes_when_none_is_named():
+    store = Store(1 << 30, [])
+    store.add_unused("me/x", 2, 1, b"x")
+    store.add_unused("me/y", 3, 1, b"y")
+    store.delete(["me/x"])
+    store.delete(["me/y"], [0])
+    assert not store.entries
+    store.check()
+
+
+@pytest.mark.parametrize("value", [b"x", None])
+def test_a_key_that_is_deleted_twice_in_one_message_may_come_again(value):
+    store = Store(1 << 30, [])
+    store.add("me/x", 1, 1, value, "" if value else "/m/x")
+    store.delete(["me/x", "me/x"])
+    assert not store.is_unborn("me/x")
+    store.check()
