@@ -72,10 +72,8 @@ def lose(hear, say, number, which):
 @pytest.mark.parametrize(
     ("number", "which"),
     [
-        ("SIGKILL", "center"),
         ("SIGKILL", "center workers below"),
         ("SIGSTOP", "center"),
-        ("SIGSTOP", "workers"),
         ("SIGSTOP", "center workers below"),
         ("SIGSTOP", "embedded"),
     ],

@@ -17,7 +17,7 @@ from tests.promises.machines import Program, machines
 from tests.promises.observe import contents, terminals, until
 
 LEASE_S = 1.0
-STOPPED_S = 6.0
+STOPPED_S = 4.0
 LEASES = {
     "DISTRIBUTED_CLOSED_CLIENT_LEASE_S": LEASE_S,
     "DISTRIBUTED_CLIENT_LEASE_S": LEASE_S,
@@ -118,6 +118,7 @@ def assert_all_ends(cluster, home, within_s):
         assert other.submit(abs, -1).get(20) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["close", "kill"])
 def test_its_tasks_stop_and_its_keys_go_but_for_published_ones(how, tmp_path):
     with terminals() as terminal:

@@ -186,6 +186,7 @@ def chatter(number):
     return bytes(4000)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_takes_bounded_memory_and_holds_up_nobody_else(tmp_path):
     with terminals() as terminal:
         center = terminal("center", "--port", "0").said()["Center"]
@@ -233,6 +234,7 @@ def listen(hear, say, center, begun):
         hear()
 
 
+@pytest.mark.slow
 def test_what_a_task_prints_for_a_client_that_does_not_read_costs_it_no_result(tmp_path):
     with terminals() as terminal:
         center = terminal("center", "--port", "0").said()["Center"]
@@ -251,6 +253,7 @@ def test_what_a_task_prints_for_a_client_that_does_not_read_costs_it_no_result(t
 # -------------------------------------------------------------------------------------------- descriptors are exhausted
 
 
+@pytest.mark.slow
 def test_daemons_without_descriptors_recover(tmp_path):
     """The center and the worker may have 64 each; more connections than that come and go."""
     few = ("prlimit", "--nofile=64:64")

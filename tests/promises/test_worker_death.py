@@ -97,6 +97,7 @@ def test_lost_results_are_computed_again_and_only_what_is_needed(workers, everyt
     assert executions(ran)["unneeded"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("everything", [False, True], ids=["agent", "all of its processes"])
 def test_queued_and_running_tasks_move(workers, everything, tmp_path):
     pool, ran = workers.pool, tmp_path / "ran"
@@ -157,6 +158,7 @@ def test_what_a_client_keeps_of_scattered_values_is_bounded_and_goes_with_them(w
     assert until(lambda: not pool._core.state.lifetimes.scattered.nbytes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spilled", [False, True])
 def test_files_of_a_worker_that_died_with_all_its_processes_go_when_the_next_one_starts(spilled, tmp_path):
     stores, spill = tmp_path / "stores", tmp_path / "spill"
