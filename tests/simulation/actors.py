@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from distributed.center import events as center_events
 from distributed.center.state import CenterState
 from distributed.config import Settings
 from distributed.wire import messages as m
+from distributed.wire.codec import buffers_of, encode_header
 from distributed.worker import events
 from distributed.worker.state import WorkerState
 from distributed.worker.store import Entry
@@ -86,13 +88,18 @@ def brief(event: Any) -> str:
 class CenterActor(Actor):
     """The center."""
 
-    def __init__(self, world: World, settings: Settings) -> None:
+    def __init__(self, world: World, settings: Settings, is_thorough: Callable[[], bool]) -> None:
         super().__init__(world, CENTER)
+        self.is_thorough = is_thorough
         self.state = CenterState(settings, world.now)
         self.ends: dict[int, End] = {}
         self._numbers = itertools.count(1)
         self._telling: dict[int, set[tuple[int, int]]] = {}  # token -> (connection, request) not answered yet
         world.doors[CENTER] = self.accept
+
+    def check(self) -> None:
+        if self.is_thorough():
+            super().check()
 
     def accept(self, end: End) -> None:
         number = next(self._numbers)
@@ -118,13 +125,21 @@ class CenterActor(Actor):
             end.close()
 
     def do_Send(self, what: center_events.Send) -> None:  # noqa: N802  named as the instruction
-        if what.connection in self.ends:
-            self.ends[what.connection].send(what.message, what.request)
+        message = what.message
+        if what.connection not in self.ends:
+            return
+        if isinstance(message, m.Reply) and what.connection in self.state.directory.by_connection:
+            message = m.Reply(
+                None
+            )  # all members: a worker's shell keeps them to find the way, its mind does not hear it
+        self.ends[what.connection].send(message, what.request)
 
     def do_Broadcast(self, what: center_events.Broadcast) -> None:  # noqa: N802
+        frame, buffers = encode_header(what.message), list(buffers_of(what.message))
+        workers = self.state.directory.by_connection if isinstance(what.message, m.WorkerJoined) else ()
         for connection in what.connections:
-            if connection in self.ends:
-                self.ends[connection].send(what.message)
+            if connection in self.ends and connection not in workers:  # as above: only their shells want to know
+                self.ends[connection].send_frame(frame, buffers)
 
     def do_Tell(self, what: center_events.Tell) -> None:  # noqa: N802
         asked = {(connection, next(self._numbers)) for connection in what.connections if connection in self.ends}

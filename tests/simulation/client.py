@@ -37,6 +37,7 @@ class Client(Actor):
         self.getting: dict[Task, list[Callable[[Value | None], None]]] = {}
         self.wanted: list[tuple[events.Wanted, list[Callable[[Value | None], None]]]] = []
         self.resolved: Counter[Task] = Counter()
+        self.blamed: Counter[str] = Counter()  # how often each task was said to have crashed its executor
         self.borrowed: list[Task] = []
         self.heard_late: set[str] = set()  # keys whose data a worker deletes because of what it said too late
         self.sent: dict[str, int] = {}  # key -> the last attempt that a worker was sent
@@ -348,6 +349,7 @@ class Client(Actor):
         accepted = self._reported(event)
         self.absorb(event)
         self._check_incarnations(event)
+        self._check_blame(getattr(event, "message", None))
         self.world.published.update(key for key, task in accepted.items() if (task.key, task.attempt) == key)
         if not self._is_handling:
             self._look_again()
@@ -361,6 +363,13 @@ class Client(Actor):
             view = self.state.workers.get(member.address)
             is_same = view is None or view.member.incarnation == member.incarnation
             assert is_same, f"{self.name} takes {member} for {view.member}"
+
+    def _check_blame(self, message: Any) -> None:
+        """A task is charged an attempt only where an executor ended that was running it."""
+        if isinstance(message, m.Failed) and message.kind == "crashed":
+            self.blamed[message.key] += 1
+            is_guilty = self.blamed[message.key] <= self.world.crashes[message.key]
+            assert is_guilty or message.key in self.world.once, f"{message.key} was charged for the crash of another"
 
     def _look_again(self) -> None:
         """The pool says that it makes sense to look for these values again."""
@@ -379,8 +388,8 @@ class Client(Actor):
 
     def check(self) -> None:
         """The pool's own invariants, and those that need to know every task and every handle."""
-        super().check()
         if self.is_thorough():
+            super().check()
             self._forget_the_dead()
             self._check_counts()
             self._check_places()

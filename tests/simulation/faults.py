@@ -57,7 +57,7 @@ class Faults:
         """An executor ends when it has told of some of its tasks, and not yet of others that it has done."""
         for worker in self.workers.values():
             for executor in worker.executors.values() if worker.is_alive else ():
-                executor.dies_with_outcomes = True
+                executor.dies_with_outcomes = self.may_repeat = True
 
     def restart_center(self) -> None:
         if self.center.is_alive:
@@ -77,7 +77,7 @@ class Faults:
         self.world.after(self.dice.uniform(0.0, 0.1), self.restart_center)
 
     def start_center(self) -> None:
-        self.center = CenterActor(self.world, self.settings)
+        self.center = CenterActor(self.world, self.settings, self.is_thorough)
 
     def cut_link(self) -> None:
         links = self.links()

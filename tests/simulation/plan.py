@@ -20,6 +20,7 @@ class Plan:
     options: Options = dataclasses.field(default_factory=Options)
     is_cancelled: bool = False
     is_scattered: bool = False
+    is_asynchronous: bool = False
 
 
 def keys_within(task: Task) -> list[str]:

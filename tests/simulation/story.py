@@ -18,7 +18,9 @@ from tests.simulation.users import Users
 from tests.simulation.world import World
 
 CLIENTS = ("a11ce0000000", "b0b000000000")
-THOROUGH_TASKS_MAX = 300  # in longer stories the checks that look at every task come now and then
+THOROUGH_TASKS_MAX = 300  # in longer stories, or with more workers, the checks that look at every task, key or
+THOROUGH_WORKERS_MAX = 100  # worker come only now and then
+SAMPLED_EVERY = 997  # steps
 PATIENCE_S = 3000.0
 BATCHES = 14
 STEPS_MAX = 20_000  # and some for each task and worker; ordinary stories take a tenth
@@ -55,13 +57,14 @@ class Story(Users, Faults, Truths):
         self.acts = self.plan()
         self.world.bandwidth = self.dice.choice((1e9, 1e9, 1e8, 2e7))
         self.world.slow_links = self.dice.choice((0.0, 0.0, 0.0, 0.2, 0.6))
-        self.center = CenterActor(self.world, self.settings)
+        self.center = CenterActor(self.world, self.settings, self.is_thorough)
         for _ in range(n_workers):
             self.start_worker()
         self.clients = [Client(self.world, self.settings, name, self.is_thorough) for name in CLIENTS]
 
     def is_thorough(self) -> bool:
-        return self.n_tasks <= THOROUGH_TASKS_MAX or self.world.steps % 997 == 0
+        is_small = self.n_tasks <= THOROUGH_TASKS_MAX and self.n_workers <= THOROUGH_WORKERS_MAX
+        return is_small or self.world.steps % SAMPLED_EVERY == 0
 
     # ---------------------------------------------------------------------------------------------------- the course
 
@@ -81,6 +84,7 @@ class Story(Users, Faults, Truths):
         self.read_everything()
         self.compare_center()
         self.find_published()
+        self.find_repeated()
         self.release_everything()
         self.find_leftovers()
         self.say_goodbye()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import sys
 import time
 import traceback
@@ -10,8 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.simulation.story import Story
+from tests.simulation.story import SAMPLED_EVERY, THOROUGH_TASKS_MAX, THOROUGH_WORKERS_MAX, Story
 
+EPILOG = f"""After every step each mind checks its own rules, and each pool's counts, queues and windows are compared
+with what its user did; when all is quiet, everything is compared with everything. In stories of more than
+{THOROUGH_TASKS_MAX} tasks or {THOROUGH_WORKERS_MAX} workers the checks that look at all tasks, keys or workers of a
+pool or of the center come every {SAMPLED_EVERY} steps only. What a reader sees is checked in all of them."""
 TRIES_MAX = 300  # stories played to make a failing one short
 
 
@@ -101,10 +106,11 @@ def wrong(story: Story, is_shrunk: bool) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/simulate", description=__doc__)
+    parser.epilog = EPILOG
     parser.add_argument("--workers", type=int, default=3, help="how many there are at first (default %(default)s)")
     parser.add_argument("--tasks", type=int, default=80, help="about how many in each story (default %(default)s)")
     parser.add_argument(
-        "--seeds", default="0:100", metavar="A:B", help="from A up to B, without B (default %(default)s)"
+        "--seeds", "--seed", default="0:100", metavar="A:B", help="from A up to B, without B (default %(default)s)"
     )
     parser.add_argument("--only", metavar="N,N", help="only these acts of the story, as a shrunk one says")
     parser.add_argument(
@@ -119,6 +125,7 @@ def main() -> int:
     first, _, end = options.seeds.partition(":")
     only = frozenset(map(int, filter(None, options.only.split(",")))) if options.only is not None else None
     began_s, tasks, steps, failed = time.perf_counter(), 0, 0, 0
+    faults: collections.Counter[str] = collections.Counter()
     for seed in range(int(first), int(end) if end else int(first) + 1):
         story = Story(seed, options.workers, options.tasks, only)
         if options.verdicts:
@@ -127,6 +134,7 @@ def main() -> int:
         else:
             said = wrong(story, not options.no_shrink)
         tasks, steps = tasks + len(story.plans), steps + story.world.steps
+        faults += story.world.faults
         if said or options.verdicts:
             print(said, flush=True)
         if said:
@@ -135,7 +143,9 @@ def main() -> int:
                 break
     if not options.verdicts:
         took_s = time.perf_counter() - began_s
-        print(f"{tasks} tasks, {steps} steps, {tasks / took_s:,.0f} tasks/s; {failed} stories went wrong")
+        print(f"{tasks:,} tasks, {steps:,} steps, {tasks / took_s:,.0f} tasks/s; {failed} stories went wrong")
+        told = ", ".join(f"{kind} {count:,}" for kind, count in sorted(faults.items()))
+        print(f"{faults.total():,} faults: {told or 'none'}")
     return 1 if failed else 0
 
 

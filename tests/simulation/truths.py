@@ -95,6 +95,14 @@ class Truths:
             accounts = store.memory_bytes + store.disk_bytes
             assert used + small == accounts, f"{address}: {used + small} bytes are there, {accounts} accounted for"
 
+    def find_repeated(self) -> None:
+        """What finished, or runs, does not run again because the center was away or somebody was stopped."""
+        if self.may_repeat or self.may_be_full or self.world.faults["request broken"]:
+            return
+        for key, plan in self.plans.items():
+            is_plain = not (plan.trouble or plan.is_asynchronous or plan.is_scattered)
+            assert self.world.starts[key] < 2 or not is_plain, f"{key} was run {self.world.starts[key]} times"
+
     def find_published(self) -> None:
         """What is published is there, whatever its owner did, unless a worker or a center was lost."""
         there = {key for worker in self.workers.values() if worker.is_alive for key in worker.state.store.entries}

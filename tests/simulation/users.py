@@ -61,8 +61,10 @@ class Users:
         task = client.submit(kind, work.pack(), tuple(inputs))
         parents = [self.plans[needed.key] for needed in inputs]
         right = combine(number, [parent.number for parent in parents])
-        self.plans[task.key] = Plan(task.key, right, parents, trouble, kind.options)
+        self.plans[task.key] = Plan(task.key, right, parents, trouble, kind.options, is_asynchronous=kind.asynchronous)
         self.held.append((client, task))
+        if kind.options.attempts == 1:
+            self.world.once.add(task.key)
         return task
 
     def some_held(self, client: Client, most: int) -> list[Task]:

@@ -42,6 +42,7 @@ class World:
         self.published: set[tuple[str, int]] = set()  # (key, attempt) of every value that its owner knows
         self._open: dict[str, dict[int, Callable[[Any], None]]] = {}  # address -> requests not answered yet
         self.starts: Counter[str] = Counter()  # how often each task was begun
+        self.once: set[str] = set()  # tasks that may run once only
         self.crashes: Counter[str] = Counter()  # how often the executor ended that was running it
         self.faults: Counter[str] = Counter()  # how often each kind of thing went wrong
         self.steps = 0
@@ -220,7 +221,11 @@ class End:
     def send(self, message: Message, request: int = 0) -> None:
         """Say something to the other side."""
         if self.is_open:
-            frame, buffers = encode_header(message, request), list(buffers_of(message))
+            self.send_frame(encode_header(message, request), list(buffers_of(message)))
+
+    def send_frame(self, frame: bytes, buffers: list[Any]) -> None:
+        """The same for what is packed already."""
+        if self.is_open:
             self.world.at(self._next_arrival(), self.peer._receive, frame, buffers)
 
     def _next_arrival(self) -> float:
