@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tests.simulation.mutants import MUTANTS, ROOT, try_mutant
+from tests.simulation.mutants import MUTANTS, ROOT, SEEDS, try_mutant
 from tests.simulation.story import Story
 from tests.simulation.tell import rule, shrink, tell, verdict, wrong
 
@@ -27,9 +27,14 @@ def test_a_bug_whose_text_is_gone_is_an_error():
 @pytest.mark.slow
 def test_every_deliberate_bug_is_caught_by_a_story():
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        catches = list(pool.map(lambda mutant: try_mutant(mutant, str(mutant.seed)), MUTANTS))
-    survivors = [catch.mutant.name for catch in catches if catch.seed is None]
-    assert survivors == [], "look for other seeds with scripts/simulate --mutants"
+        catches = list(pool.map(catch_soon, MUTANTS))
+    assert [catch.mutant.name for catch in catches if catch.seed is None] == []
+
+
+def catch_soon(mutant):
+    """In the story that is known to notice it, or else (stories change with the code) in the first that does."""
+    catch = try_mutant(mutant, str(mutant.seed))
+    return catch if catch.seed is not None else try_mutant(mutant, f"0:{SEEDS}")
 
 
 @pytest.fixture
