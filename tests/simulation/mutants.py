@@ -65,6 +65,7 @@ MUTANTS = (
         "distributed/worker/fetches.py",
         "if not want.tasks:\n                self.drop(want)\n                if path",
         "if False:\n                self.drop(want)\n                if path",
+        seed=1,
     ),
     Mutant(
         "the fence is forgotten",
@@ -95,12 +96,14 @@ MUTANTS = (
         "distributed/pool/membership.py",
         "return view is not None and view.member.incarnation != member.incarnation",
         "return False",
+        seed=4,
     ),
     Mutant(
         "an incarnation is lost by a pool that was away",
         "distributed/pool/membership.py",
         "if away is None or away.member.incarnation == member.incarnation:",
         "if True:",
+        seed=18,
     ),
     Mutant(
         "a put is acknowledged before it is stored",
@@ -108,6 +111,7 @@ MUTANTS = (
         "self.handle(events.Put(owner, [key], [nbytes], [None if path else content], [path]))",
         "(lambda *told: self.world.after(0.05, self.handle, events.Put(*told)))(\n"
         "                owner, [key], [nbytes], [None if path else content], [path]\n            )",
+        seed=3,
     ),
     Mutant(
         "a window is never refilled",
@@ -126,6 +130,7 @@ MUTANTS = (
         "distributed/pool/state.py",
         "task.holders.discard(address)\n        self._restore_visible(address, set(), now)",
         "pass\n        self._restore_visible(address, set(), now)",
+        seed=3,
     ),
     Mutant(
         "dependents do not fail with their input",
@@ -138,18 +143,21 @@ MUTANTS = (
         "distributed/center/state.py",
         "if lease is not None and not lease.connection and lease.deadline <= self._now:",
         "if False:",
+        seed=2,
     ),
     Mutant(
         "the keys of a client that left stay",
         "distributed/worker/state.py",
         "self.store.forget_owner(client)",
         "pass",
+        seed=10,
     ),
     Mutant(
         "lineage is not kept",
         "distributed/pool/lifetimes.py",
         "elif task.heirs and task.args is not None:\n            self.lineage.keep(task)",
         "elif False:\n            self.lineage.keep(task)",
+        seed=2,
     ),
     Mutant(
         "a cancelled task's slot is lost by the pool",
@@ -186,18 +194,21 @@ MUTANTS = (
         "distributed/worker/store.py",
         "if self.pins and not self.pins.keys().isdisjoint(keys):",
         "if False:",
+        seed=4,
     ),
     Mutant(
         "an outcome is published twice",
         "distributed/pool/state.py",
         'if not task.published:\n            task.published = "done"\n            self._resolved.append(task)',
         'if True:\n            task.published = "done"\n            self._resolved.append(task)',
+        seed=2,
     ),
     Mutant(
         "a task that must not run twice may",
         "distributed/pool/state.py",
         "may_have_run = position < view.member.ncores or kind.asynchronous or kind.options.attempts == 1",
         "may_have_run = False",
+        seed=1,
     ),
     Mutant(
         "batch-mates of a crashed task are forgotten",
@@ -210,6 +221,7 @@ MUTANTS = (
         "distributed/pool/state.py",
         "self.lifetimes.delete_at(view.member.address, key, attempt)",
         "pass",
+        seed=4,
     ),
     Mutant(
         "a worker that comes back keeps what nobody accounts for",
@@ -228,6 +240,7 @@ MUTANTS = (
         "distributed/worker/fetches.py",
         "return [] if self._ask_next(want) else [want]",
         "return [] if self._ask_next(want) else []",
+        seed=1,
     ),
     # ---------------------------------------- attempts that were never published
     Mutant(
@@ -235,54 +248,28 @@ MUTANTS = (
         "distributed/worker/store.py",
         "return value if value is not None and (value.attempt == attempt or not attempt) else None",
         "return value",
-    ),
-    Mutant(
-        "an unpublished attempt read: a small one, in place of another",
-        "distributed/worker/store.py",
-        "return value if isinstance(value, bytes) and attempt < 2 else self.get(key, attempt)",
-        "return value if isinstance(value, bytes) else self.get(key, attempt)",
-    ),
-    Mutant(
-        "an unpublished attempt read: a small one, among tasks that are given together",
-        "distributed/worker/state.py",
-        "if not isinstance(value, bytes) or (inline is None and attempt > 1):",
-        "if not isinstance(value, bytes):",
+        seed=2,
     ),
     Mutant(
         "an unpublished attempt read: by a borrower, whom the center sends to any",
         "distributed/center/state.py",
         "for address, entry in holders.items() if entry[0] == counts}",
         "for address, entry in holders.items()}",
+        seed=4,
     ),
     Mutant(
         "an unpublished attempt read: said to count before it is published",
         "distributed/pool/lending.py",
         "task.attempt if task.status == DONE else 0",
         "task.attempt",
+        seed=4,
     ),
     Mutant(
         "the center is not told which attempt counts",
         "distributed/pool/state.py",
         "if self.lending.visible:\n            self._show([",
         "if False:\n            self._show([",
-    ),
-    Mutant(
-        "data of a former attempt is taken for the value when its worker comes back",
-        "distributed/pool/lifetimes.py",
-        "task.status != DONE or task.attempt != attempt or task.borrowed",
-        "task.status != DONE or task.borrowed",
-    ),
-    Mutant(
-        "a worker that comes back is believed to hold the attempt that it held",
-        "distributed/pool/lifetimes.py",
-        "if task.borrowed or there.get(key) == task.attempt:",
-        "if True:",
-    ),
-    Mutant(
-        "a newer attempt does not replace an older one that waits at the same worker",
-        "distributed/worker/state.py",
-        "if key in here and attempt <= here[key]:",
-        "if key in here:",
+        seed=1,
     ),
     # ---------------------------------------- names and pins
     Mutant(
@@ -290,30 +277,14 @@ MUTANTS = (
         "distributed/worker/store.py",
         "if entry.released or owner_of(key) not in alive:",
         "if False:",
+        seed=2,
     ),
     Mutant(
         "nobody remembers that a value with a name was released",
         "distributed/worker/store.py",
         "entry.released = True",
         "pass",
-    ),
-    Mutant(
-        "a worker that comes later is not told of names",
-        "distributed/center/state.py",
-        "if message.names.get(name) != publication.key:",
-        "if False:",
-    ),
-    Mutant(
-        "an unpublished name comes back with a worker that was away",
-        "distributed/center/state.py",
-        "if self.unpublished.get(name) == key:",
-        "if False:",
-    ),
-    Mutant(
-        "names are not told to a center that comes back",
-        "distributed/worker/reports.py",
-        "names, published = dict(self.store.names), dict(self.store.published)",
-        "names, published = {}, {}",
+        seed=2,
     ),
     # ---------------------------------------- the center's leases, loans
     Mutant(
@@ -321,48 +292,21 @@ MUTANTS = (
         "distributed/center/state.py",
         "if owner and owner not in self.leases:",
         "if False:",
+        seed=10,
     ),
     Mutant(
         "workers are not told that a client is gone",
         "distributed/center/state.py",
         "self._tell_workers(m.OwnerLeft(client))",
         "pass",
-    ),
-    Mutant(
-        "a borrower that left is waited for",
-        "distributed/center/state.py",
-        "self.borrowing.forget_connection(connection)",
-        "pass",
+        seed=10,
     ),
     Mutant(
         "a center that comes back is not told what is lent",
         "distributed/pool/state.py",
         "self._out.append(announcement(self.lending.visible.values()))",
         "pass",
-    ),
-    Mutant(
-        "what a client took back while it was away stays lent",
-        "distributed/center/state.py",
-        "self.borrowing.forget_exports(client)",
-        "pass",
-    ),
-    Mutant(
-        "borrowers are not told why a value will not come",
-        "distributed/center/borrowing.py",
-        "withdrawn[key] = error",
-        "pass",
-    ),
-    Mutant(
-        "what is in a lent value is not lent",
-        "distributed/pool/lending.py",
-        "todo += task.contains",
-        "pass",
-    ),
-    Mutant(
-        "a copy that had to make room is believed to be there",
-        "distributed/worker/store.py",
-        "if entry.announced:\n                evicted",
-        "if False:\n                evicted",
+        seed=5,
     ),
     # ---------------------------------------- rooms and spilling
     Mutant(
@@ -370,18 +314,14 @@ MUTANTS = (
         "distributed/worker/state.py",
         'self.rooms.requester_gone(("executor", event.executor))',
         "pass",
-    ),
-    Mutant(
-        "the file of a writer that gave up stays",
-        "distributed/worker/rooms.py",
-        "if self.filled(path):\n            self.out.append(Remove(path))",
-        "if self.filled(path):\n            pass",
+        seed=3,
     ),
     Mutant(
         "a file that could not be made keeps its reservation",
         "distributed/worker/rooms.py",
         "self.store.moves.refused = reason\n        else:\n            self.store.reserved_bytes -= asked.nbytes",
         "self.store.moves.refused = reason",
+        seed=3,
     ),
     Mutant(
         "a value that is used while it comes back comes twice",
@@ -395,30 +335,13 @@ MUTANTS = (
         "if must_yield and not",
         "if False and not",
     ),
-    Mutant(
-        "a value that was dropped while it was spilled is there again",
-        "distributed/worker/moves.py",
-        "if not entry.moving:  # it was dropped meanwhile",
-        "if False:",
-    ),
-    Mutant(
-        "the memory file of a spilled value that was being read stays",
-        "distributed/worker/store.py",
-        "self.out.append(Remove(entry.old_path))",
-        "pass",
-    ),
-    Mutant(
-        "a put that was given up half-way stays",
-        "distributed/worker/state.py",
-        "if self.store.is_unborn(key):",
-        "if False:",
-    ),
     # ---------------------------------------- executors, coroutines, cancels
     Mutant(
         "a coroutine that does not listen is never killed",
         "distributed/worker/dispatch.py",
         "and any(executor.find(n)[0] for n in serials):\n            self._kill(executor)",
         "and any(executor.find(n)[0] for n in serials):\n            pass",
+        seed=1,
     ),
     Mutant(
         "a cancelled task runs on",
@@ -427,78 +350,20 @@ MUTANTS = (
         "if False:\n                self._kill(executor)",
     ),
     Mutant(
-        "batch-mates of a crashed task use up an attempt",
-        "distributed/worker/dispatch.py",
-        "guilty = part is running and not executor.killing",
-        "guilty = not executor.killing",
-    ),
-    Mutant(
         "a task that must run once goes to another executor when the first one dies",
         "distributed/worker/dispatch.py",
         "lost = guilty or part.function.once or part",
         "lost = guilty or part",
+        seed=2,
     ),
     Mutant(
         "tasks of a client that has a new connection go on",
         "distributed/worker/state.py",
         "self.absent.pop(event.client, None)\n        self._stop_tasks(event.client)",
         "self.absent.pop(event.client, None)",
+        seed=3,
     ),
     # ---------------------------------------- placement, recalls, lineage, revival
-    Mutant(
-        "a worker is asked to give tasks back once, and never again",
-        "distributed/pool/state.py",
-        "view.recalling = False",
-        "pass",
-    ),
-    Mutant(
-        "what a lost value contained is kept when it is made again",
-        "distributed/pool/lifetimes.py",
-        "self.let_go(former)",
-        "pass",
-    ),
-    Mutant(
-        "a recipe whose last heir is gone stays",
-        "distributed/pool/lineage.py",
-        "needed.heirs -= 1",
-        "pass",
-    ),
-    Mutant(
-        "a pool does not try again to reach a worker",
-        "distributed/pool/membership.py",
-        "return [] if member is None else self._connect(member, self.reconnect_interval_s)",
-        "return []",
-    ),
-    Mutant(
-        "an input that was lost while a task was queued is not missed",
-        "distributed/pool/state.py",
-        "bereft = [task for task in batch if task.inputs and not task.can_run]",
-        "bereft = []",
-    ),
-    Mutant(
-        "copies that were fetched for a task are not told",
-        "distributed/worker/state.py",
-        "held.append([entry.key, entry.attempt])",
-        "pass",
-    ),
-    Mutant(
-        "what was to be asked of a worker that left is waited for",
-        "distributed/worker/fetches.py",
-        "return [want for want in self.pending.pop(peer, ()) if not self._ask_next(want)]",
-        "return [want for want in self.pending.pop(peer, ()) if not self._ask_next(want) and False]",
-    ),
-    Mutant(
-        "where a pausing task's inputs can be reached is not remembered",
-        "distributed/pool/state.py",
-        "self.placement.near[task.key] = verdict.near",
-        "pass",
-    ),
-    Mutant(
-        "where a task's inputs can be reached is remembered for ever",
-        "distributed/pool/state.py",
-        "self.placement.near.pop(task.key, None)",
-        "pass",
-    ),
 )
 
 
