@@ -364,6 +364,38 @@ MUTANTS = (
         seed=3,
     ),
     # ---------------------------------------- placement, recalls, lineage, revival
+    Mutant(
+        "what a lost value contained is kept when it is made again",
+        "distributed/pool/lifetimes.py",
+        "self.let_go(former)",
+        "pass",
+        seed=3,
+    ),
+    Mutant(
+        "a recipe whose last heir is gone stays",
+        "distributed/pool/lineage.py",
+        "needed.heirs -= 1",
+        "pass",
+    ),
+    Mutant(
+        "a pool does not try again to reach a worker",
+        "distributed/pool/membership.py",
+        "return [] if member is None else self._connect(member, self.reconnect_interval_s)",
+        "return []",
+    ),
+    Mutant(
+        "copies that were fetched for a task are not told",
+        "distributed/worker/state.py",
+        "held.append([entry.key, entry.attempt])",
+        "pass",
+    ),
+    Mutant(
+        "where a task's inputs can be reached is remembered for ever",
+        "distributed/pool/state.py",
+        "self.placement.near.pop(task.key, None)",
+        "pass",
+        seed=1,
+    ),
 )
 
 
