@@ -26,7 +26,7 @@ class Placement:
         self.workers: dict[str, WorkerView] = {}
         self.unplaced = Levels()  # ready tasks that may run anywhere
         self.moved_at = 0.0  # when something was last taken from these, or put where there was nothing
-        self.near: dict[str, set[str]] = {}  # tasks whose inputs others cannot fetch: run them at a holder of these
+        self.near: dict[str, set[str]] = {}  # tasks that failed elsewhere, for want of room or of inputs: try these
         self.stranded: dict[str, tuple[Task, float]] = {}  # ready tasks whose `workers=` are not here, till when
 
     def place(self, task: Task, now: float) -> Instruction | None:
@@ -94,7 +94,8 @@ class Placement:
             )
             held.setdefault(calmest, 0)
         if task.key in self.near:
-            held = {address: held[address] for address in held if address in self.near[task.key]} or held
+            candidates = held if allowed else self.workers
+            held = {where: held.get(where, 0) for where in candidates if where in self.near[task.key]} or held
         waits = {address: self.workers[address].wait_s(self.settings, now) for address in held}
         return policy.place(held, waits, self.settings)
 
