@@ -414,9 +414,14 @@ class CenterState:
             return holders if key in self.named or not owner_of(key) else {}
         return {address: entry for address, entry in holders.items() if entry[0] == counts}
 
+    def _error_of(self, key: str) -> bytes | None:
+        """Why a key will not come. That its owner released it is no reason while it has a name."""
+        error = self.borrowing.error_of(key)
+        return None if error == b"" and key in self.named else error
+
     def _may_come(self, key: str) -> bool:
         owner = owner_of(key)
-        if self.borrowing.error_of(key) is not None or self._holders(key):
+        if self._error_of(key) is not None or self._holders(key):
             return False
         if not owner or self.borrowing.attempt_of(key) is not None:
             return True
@@ -426,7 +431,7 @@ class CenterState:
     def _answer(self, waiter: Waiter, with_errors: bool = True) -> None:
         answer: dict[str, dict[str, Entry] | bytes] = {}
         for key in waiter.keys:
-            error = self.borrowing.error_of(key) if with_errors else None
+            error = self._error_of(key) if with_errors else None
             if error is not None:
                 answer[key] = error
             elif holders := self._holders(key) if with_errors else self.directory.who_has(key):

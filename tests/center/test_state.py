@@ -420,6 +420,19 @@ def test_a_withdrawn_key_answers_with_its_error_those_who_wait_and_those_who_com
     assert bench.say(4, m.WhoHas([f"{ALICE}/1"], wait_s=60), request=2) == [Send(4, answer, 2)]
 
 
+def test_a_key_that_its_owner_released_is_found_as_long_as_it_has_a_name(bench: Bench) -> None:
+    key = f"{ALICE}/1"
+    bench.client(2, ALICE)
+    bench.worker(1, "alice:1", {key: 1})
+    bench.say(2, m.Export([key], [1]))
+    bench.say(2, m.Publish("table", key, [key]), request=1)
+    bench.say(2, m.Withdraw([key], [b""]))
+    found = {key: {"alice:1": [1, 1]}}
+    assert bench.ask(3, m.WhoHas([key], wait_s=60)) == found
+    bench.say(3, m.Unpublish("table"), request=1)
+    assert bench.ask(3, m.WhoHas([key], wait_s=60)) == {key: b""}
+
+
 def test_an_owner_that_leaves_ends_the_waiting_for_its_keys(bench: Bench) -> None:
     bench.client(2, ALICE)
     bench.say(2, m.Export([f"{ALICE}/1"], [1]))
