@@ -159,11 +159,10 @@ def _find_mpi() -> Any:
         return None
     try:
         from mpi4py import MPI
-    except ImportError as error:
-        missing = "" if getattr(error, "name", "") == "mpi4py" else f" ({error})"
-        raise StartFailed(f"an MPI job takes mpi4py: pip install 'distributed[mpi]'{missing}") from error
-    except RuntimeError as error:  # it is there, and no MPI library
-        raise StartFailed(f"mpi4py finds no MPI library: {str(error).splitlines()[0]}") from error
+    except ModuleNotFoundError as error:
+        raise StartFailed("an MPI job takes mpi4py: pip install 'distributed[mpi]'") from error
+    except (ImportError, RuntimeError) as error:  # it is there, and no library that it was made for
+        raise StartFailed(f"mpi4py finds no MPI library that it can use: {str(error).splitlines()[0]}") from error
     world: int = MPI.COMM_WORLD.size
     if size > 1 and world == 1:
         raise StartFailed(
