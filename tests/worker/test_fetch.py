@@ -41,14 +41,18 @@ def fetching(daemon, tmp_path):
     files.close()
 
 
-def test_what_its_successor_holds_is_fetched_as_soon_as_the_center_has_told_of_it(daemon, fetching, monkeypatch):
+class News(dict):
+    """Members of whom the center tells something new after they have been looked at."""
+
+    def get(self, address):
+        known = super().get(address)
+        self[address] = dataclasses.replace(known, incarnation=NOW)
+        return known
+
+
+def test_what_its_successor_holds_is_fetched_as_soon_as_the_center_has_told_of_it(daemon, fetching):
     fetcher, members = fetching
-    known = members[daemon.address]
-
-    def tell(_: float) -> None:
-        members[daemon.address] = dataclasses.replace(known, incarnation=NOW)
-
-    monkeypatch.setattr(fetch_module.time, "sleep", tell)  # while it waits for the news they come
+    fetcher._members = News(members)
     ended = fetcher.submit(Fetch(1, daemon.address, ["x"], [1], [3])).result(20)
     assert isinstance(ended, Fetched)
     assert ended.values == [b"abc"]
