@@ -193,14 +193,15 @@ class _Service:
             held, nbytes, inline, path = entry
             if inline is not None:
                 return _Found(nbytes, held, inline=inline)
-            if linkable and path:
-                return _Found(nbytes, held, path=path)
             try:
                 descriptor = open_to_read(path)
             except FileNotFoundError:
                 continue
             files.callback(os.close, descriptor)
-            return _Found(nbytes, held, descriptor=descriptor)
+            if os.fstat(descriptor).st_size != nbytes:  # not ours: to map it would end the reader with SIGBUS
+                logger.warning("%s is not whole any more: %s is lost", path, key)
+                break
+            return _Found(nbytes, held, path=path) if linkable else _Found(nbytes, held, descriptor=descriptor)
         return _Found(-1, 0)
 
     # ---------------------------------------------------------------------------------------------------- writing

@@ -160,6 +160,16 @@ def test_a_value_larger_than_the_memory_lives_on_disk():
         assert all(one["stored_bytes"] + one["reserved_bytes"] <= 64 * MIB for one in statuses())
 
 
+def test_a_value_whose_file_was_cut_short_is_computed_again():
+    with cluster_of(limit_mib=64) as (pool, statuses):
+        blocks = pool.map(block, range(6))
+        assert all(handle.wait(20) for handle in blocks)
+        directory = statuses()[0]["spill_directory"]
+        for name in os.listdir(directory):
+            os.truncate(os.path.join(directory, name), MIB)
+        assert [float(array[-1]) for array in pool.gather(blocks, 60)] == list(map(float, range(6)))
+
+
 # --------------------------------------------------------------------------------------------------------- waiting
 
 
