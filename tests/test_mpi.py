@@ -22,8 +22,10 @@ import pytest
 
 from distributed import mpi, offspring
 from distributed.cluster import launcher
+from distributed.cluster.job import credential_of_job
 from distributed.cluster.reach import Beacon, seen
-from distributed.errors import StartFailed
+from distributed.errors import SecretUnusable, StartFailed
+from distributed.wire.credential import new_pem
 from tests.promises.test_large_values import namespaces, why_not
 
 ROOT = Path(__file__).parent.parent
@@ -479,6 +481,18 @@ def test_between_machines_nothing_is_said_in_the_clear_unasked(mpiexec, script, 
     assert "distributed.mpi: the ranks are on several machines" in finished.stderr
     assert "pip install 'distributed[tls]'" in finished.stderr
     assert "--insecure-plaintext" in finished.stderr
+
+
+def test_a_credential_that_is_named_is_the_one_of_the_job_if_it_is_of_any_use(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("cryptography")
+    path = tmp_path / "tls.pem"
+    path.write_bytes(new_pem(path))
+    monkeypatch.setenv("DISTRIBUTED_TLS_FILE", str(path))
+    path.chmod(0o644)
+    with pytest.raises(SecretUnusable, match="others can read"):
+        credential_of_job()
+    path.chmod(0o600)
+    assert credential_of_job() == path.read_text()
 
 
 def test_a_beacon_is_told_from_whatever_else_listens() -> None:

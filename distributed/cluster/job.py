@@ -147,7 +147,7 @@ class Job:
 
     def _start_center(self, host: str) -> str:
         is_inside = addresses.is_loopback(host)
-        self._keys = os.urandom(32).hex(), "" if is_inside or self._plan.insecure_plaintext else _new_credential()
+        self._keys = os.urandom(32).hex(), "" if is_inside or self._plan.insecure_plaintext else credential_of_job()
         _keep(*self._keys)
         options = ["--insecure-plaintext"] if self._plan.insecure_plaintext else []
         self._daemon = Daemon("center", "--host", host, "--port", "0", *options)
@@ -284,7 +284,7 @@ def _why_unreachable(
     return f"no address of rank 0 on {here} is reached by all others (of {', '.join(hosts)}): {remedy}"
 
 
-def _new_credential() -> str:
+def credential_of_job() -> str:
     """A key and certificate for TLS within this job: what DISTRIBUTED_TLS_FILE names here, or new ones."""
     from distributed.wire.credential import Credential, new_pem  # here: on one machine nobody needs them
 
