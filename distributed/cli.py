@@ -304,7 +304,7 @@ def _run_worker(arguments: argparse.Namespace) -> int:
         return worker
 
     _name_tls_file(arguments.tls_file)
-    return run_daemon("dworker", start, arguments.parent_fd, arguments.verbose)
+    return run_daemon("dworker", start, arguments.parent_fd, arguments.verbose, is_orderly=True)
 
 
 def _run_embedded(arguments: argparse.Namespace) -> int:

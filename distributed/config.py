@@ -74,6 +74,14 @@ class Settings:
     requeues_max: int = 5  # a task queued again so often, though never seen to run when an executor died, crashed it
     look_interval_s: float = 0.02  # how soon to look again for a cancelled task that was not running yet
     coroutine_yield_s: float = 1.0  # how long a cancelled coroutine may take to end before its executor is killed
+    drain_timeout_s: float = 60.0  # a worker that was asked to leave goes at last, whatever runs, whatever it holds
+    drain_interval_s: float = 0.02  # it looks so often for what else there is to hand over
+    drain_retry_s: float = 1.0  # when nobody had room for a value, somebody may have it now
+    drain_center_s: float = 5.0  # how long it waits for a center that is away: without it nothing is handed over
+    drain_kill_s: float = 2.0  # how long the end of tasks may take that run when its time is over
+    adoptions_keys_max: int = 512  # under way to one worker at a time, on behalf of workers that leave,
+    adoptions_bytes_max: int = 256 * MIB  # and so much
+    offered_keys_max: int = 10_000  # in one message
     respawn_pause_s: float = 0.1  # after an executor that ended before it ran anything; doubled each time in a row,
     respawn_pause_max_s: float = 10.0  # up to this
     spill_retry_s: float = 1.0  # after spilling failed

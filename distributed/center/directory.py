@@ -35,6 +35,7 @@ class Registration:
     attempts: dict[str, int] = dataclasses.field(default_factory=dict)  # where that is not the first
     nbytes: int = 0
     load: m.ReportLoad | None = None
+    leaving: bool = False  # it gets nothing new, and hands over what only it holds
 
     def entry(self, key: str) -> Entry:
         """What it holds under this key."""
@@ -53,6 +54,7 @@ class Registration:
             "name": member.name,
             "pid": member.pid,
             "ncores": member.ncores,
+            "leaving": self.leaving,
             "memory_limit": member.memory_limit,
             "versions": member.versions,
             "keys": len(self.sizes),

@@ -41,6 +41,8 @@ from distributed.center.events import (
     Told,
     WakeAt,
 )
+from distributed.center.handover import Handover
+from distributed.center.handover import Told as ToBeTold
 from distributed.config import SETTINGS, Settings
 from distributed.key import owner_of
 from distributed.version import version_difference
@@ -83,6 +85,7 @@ class CenterState:
         self.settings, self.started = settings, started
         self.about = about if about is not None else {}  # what the shell adds to a status: address, versions
         self.directory = Directory()
+        self.handover = Handover(settings, self.directory)
         self.leases: dict[str, Lease] = {}
         self.names: dict[str, Publication] = {}
         self.named: dict[str, int] = {}  # key -> how many names keep it
@@ -166,7 +169,7 @@ class CenterState:
         older = self.directory.members.get(address)
         if older is not None:
             self._replace(older, connection, message.member)
-        registration = Registration(message.member, connection)
+        registration = Registration(message.member, connection, leaving=message.leaving)
         self.directory.join(registration)
         if older is None or older.member != message.member:
             self._tell_all_but(connection, m.WorkerJoined(message.member))
@@ -174,10 +177,12 @@ class CenterState:
         self._answer_with_members(connection, request)
         self._merge_names(message, connection)
         self._add(registration, message.keys, message.attempts, message.nbytes)
+        self._tell(self.handover.pump())
 
     def _replace(self, older: Registration, connection: int, member: m.Member) -> None:
         """The worker at this address registered before: its keys go, and its connection if that is another."""
         self.directory.leave(older)
+        self._tell(self.handover.forget(older.member.address))
         if older.connection != connection:
             self._out.append(Close(older.connection, "replaced by a newer registration"))
         if older.member.incarnation != member.incarnation:
@@ -235,6 +240,7 @@ class CenterState:
     def _drop_worker(self, registration: Registration, reason: str) -> None:
         member = registration.member
         self.directory.leave(registration)
+        self._tell(self.handover.forget(member.address))
         self._tell_all_but(registration.connection, m.WorkerLeft(member.address, member.incarnation, reason))
         self._out.append(Say(f"worker {member.address} left: {reason}"))
 
@@ -244,6 +250,31 @@ class CenterState:
         if registration is None and request:
             raise Refused("ProtocolError", "register first: only a registered worker reports keys and load")
         return registration
+
+    def _tell(self, told: ToBeTold) -> None:
+        self._out += [Send(registration.connection, message) for registration, message in told]
+
+    def _leaving(self, message: m.Leaving, connection: int, request: int) -> None:
+        registration = self._registration(connection, request)
+        if registration is not None:
+            registration.leaving = True
+            self._out.append(Say(f"worker {registration.member.address} is leaving"))
+            self._reply(connection, request, None)
+
+    def _hand_over(self, message: m.HandOver, connection: int, request: int) -> None:
+        registration = self._registration(connection, request)
+        if registration is not None:
+            _check_columns(message)
+            if not registration.leaving:
+                raise Refused("ProtocolError", "hand_over: only a worker that leaves hands over")
+            self._tell(self.handover.want(registration.member.address, message.keys, message.attempts, message.nbytes))
+            self._reply(connection, request, None)
+
+    def _adopted(self, message: m.Adopted, connection: int, request: int) -> None:
+        registration = self._registration(connection, request)
+        if registration is not None:
+            self._tell(self.handover.answered(registration.member.address, message))
+            self._reply(connection, request, None)
 
     def _add_keys(self, message: m.AddKeys, connection: int, request: int) -> None:
         registration = self._registration(connection, request)
@@ -506,6 +537,7 @@ class CenterState:
     def check(self) -> None:
         """Assert what must hold between any two events."""
         self.directory.check()
+        self.handover.check()
         self.borrowing.check()
         alarms = {which for _, kind, which in self._alarms if kind == "lease"}
         for connection, client in self._clients.items():
@@ -519,7 +551,7 @@ class CenterState:
         assert not self._alarms or self._woken_at <= self._alarms[0][0]
 
 
-def _check_columns(message: m.Register | m.AddKeys) -> None:
+def _check_columns(message: m.Register | m.AddKeys | m.HandOver) -> None:
     if not len(message.keys) == len(message.attempts) == len(message.nbytes):
         raise Refused("ProtocolError", f"{message.operation}: the columns differ in length")
 
@@ -527,6 +559,9 @@ def _check_columns(message: m.Register | m.AddKeys) -> None:
 _OPERATIONS: dict[type[m.Message], Callable[..., None]] = {
     m.Register: CenterState._register,
     m.Unregister: CenterState._unregister,
+    m.Leaving: CenterState._leaving,
+    m.HandOver: CenterState._hand_over,
+    m.Adopted: CenterState._adopted,
     m.AddKeys: CenterState._add_keys,
     m.RemoveKeys: CenterState._remove_keys,
     m.ReportLoad: CenterState._report_load,

@@ -39,20 +39,34 @@ class Stopped(Exception):
 
 
 class Ending:
-    """When a daemon ends: on SIGTERM, Ctrl-C, `Terminate`, or the end of its parent; and what is closed then."""
+    """When a daemon ends: on SIGTERM, Ctrl-C, `Terminate`, or the end of its parent; and what is closed then.
 
-    def __init__(self, parent_fd: int | None) -> None:
+    With `is_orderly` the first signal asks the daemons to leave; they end by themselves, or at once at the second one.
+    """
+
+    def __init__(self, parent_fd: int | None, is_orderly: bool = False) -> None:
+        self._is_orderly = is_orderly
         self._loop = asyncio.get_running_loop()
         self._asked = asyncio.Event()
         self._daemons: list[Any] = []
+        self._has_started = False
         self._parent: socket.socket | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.add_signal_handler(number, self._asked.set)
+            self._loop.add_signal_handler(number, self._on_signal)
         if parent_fd is not None:
             self._parent = socket.socket(fileno=parent_fd)
             self._parent.set_inheritable(False)
             self._parent.setblocking(False)
             self._loop.add_reader(self._parent, self._read_parent)
+
+    def _on_signal(self) -> None:
+        is_up = self._has_started and self._is_orderly
+        self._is_orderly = False
+        if not is_up:
+            self._asked.set()
+            return
+        for daemon in self._daemons:
+            daemon.leave()
 
     def _read_parent(self) -> None:
         assert self._parent is not None
@@ -68,6 +82,7 @@ class Ending:
         """Start a daemon; whatever happens, it will be closed."""
         self._daemons.append(daemon)
         await self.unless_ended(daemon.start())
+        self._has_started = True
 
     async def unless_ended(self, work: Coroutine[Any, Any, None]) -> None:
         """Do it; `Stopped` if the end comes first."""
@@ -128,12 +143,16 @@ class Ending:
 
 
 def run_daemon(
-    name: str, start: Callable[[Ending], Coroutine[Any, Any, Any]], parent_fd: int | None, verbose: bool
+    name: str,
+    start: Callable[[Ending], Coroutine[Any, Any, Any]],
+    parent_fd: int | None,
+    verbose: bool,
+    is_orderly: bool = False,
 ) -> int:
     """Run daemons until they are asked to end; the exit code."""
 
     async def run() -> None:
-        ending = Ending(parent_fd)
+        ending = Ending(parent_fd, is_orderly)
         try:
             await start(ending)
             tidying = asyncio.ensure_future(ending.tidy())

@@ -7,6 +7,7 @@ however that happened. Nothing polls a port, and nothing has to be alive to clea
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -23,7 +24,8 @@ from distributed import address as addresses
 from distributed import arguments, machine
 from distributed.cluster.launcher import without_rank
 from distributed.config import SETTINGS
-from distributed.errors import StartFailed
+from distributed.errors import DistributedError, StartFailed
+from distributed.rpc import rpc
 
 LAST_WORDS_BYTES_MAX = 4000
 EXIT_S = 0.5  # from the end of a daemon's socket to that of its process
@@ -100,21 +102,30 @@ class Daemon:
                 pass
             self._process.send_signal(signal.SIGCONT)  # should it be stopped
 
-    def stop(self, deadline: float) -> None:
-        """Wait until the daemon ended, and kill it at the deadline."""
-        if os.getpid() != self._parent_pid or self._ours.fileno() < 0:
-            return
-        self.ask_to_stop()
-        is_ending = True
+    def ask_to_leave(self) -> None:
+        """A worker takes nothing new, hands over what only it holds, and ends."""
+        if os.getpid() == self._parent_pid and self.is_alive():
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait_until_gone(self, deadline: float) -> bool:
+        """Whether the daemon ends by itself before the deadline."""
         try:
             while True:  # its end closes when it ends, and nobody else has it
                 self._ours.settimeout(max(0.001, deadline - time.monotonic()))
                 if not self._ours.recv(65536):
                     break
         except TimeoutError:
-            is_ending = False
+            return False
         except OSError:
             pass
+        return True
+
+    def stop(self, deadline: float) -> None:
+        """Wait until the daemon ended, and kill it at the deadline."""
+        if os.getpid() != self._parent_pid or self._ours.fileno() < 0:
+            return
+        self.ask_to_stop()
+        is_ending = self.wait_until_gone(deadline)
         try:
             self._process.wait(EXIT_S if is_ending else 0.0)
         except subprocess.TimeoutExpired:
@@ -260,15 +271,38 @@ class Cluster:
         return [address for address, daemon in self._workers.items() if daemon.is_alive()]
 
     def scale(self, n: int) -> None:
-        """Start or end workers until `n` run; the youngest end first. What only they held is computed again."""
+        """Start or end workers until `n` run. Those that hold least end first, the youngest of equals.
+
+        They leave in an orderly way: their queued tasks go elsewhere, running ones end, and what only they hold is
+        handed over. After `drain_timeout_s` they end anyway. Returns when all are gone, or there.
+        """
         if not self._finalizer.alive:
             raise ValueError("the cluster is closed")
         n = arguments.count("n", n, 0, SETTINGS.workers_started_max)
         for address in [address for address in self._workers if address not in self.workers]:
             _stop([self._workers.pop(address)], 0.0)
-        surplus = [self._workers.pop(address) for address in self.workers[n:]]
-        _stop(surplus, SETTINGS.close_timeout_s)
+        surplus = [self._workers.pop(address) for address in self._emptiest(len(self._workers) - n)]
+        self._dismiss(surplus)
         self._start_workers([("127.0.0.1", 0)] * (n - len(self._workers)))
+
+    def _emptiest(self, count: int) -> list[str]:
+        """So many workers that hold least, the youngest of equals first."""
+        if count < 1:
+            return []
+        with contextlib.suppress(DistributedError, TimeoutError), rpc(self.center_address) as center:
+            held = {member["address"]: member["nbytes"] for member in center.status()["members"]}
+            youngest = list(reversed(self._workers))
+            return sorted(youngest, key=lambda address: held.get(address, 0))[:count]
+        return list(self._workers)[-count:]
+
+    def _dismiss(self, daemons: list[Daemon]) -> None:
+        """Have workers leave, all at the same time, and kill those that do not end in time."""
+        deadline = time.monotonic() + SETTINGS.drain_timeout_s + SETTINGS.drain_kill_s + SETTINGS.close_timeout_s
+        for daemon in daemons:
+            daemon.ask_to_leave()
+        for daemon in daemons:
+            daemon.wait_until_gone(deadline)
+        _stop(daemons, SETTINGS.close_timeout_s)
 
     def close(self) -> None:
         """End workers and center, and wait for it. Closing twice is no error."""

@@ -11,13 +11,17 @@ from typing import Any, Final
 from distributed.errors import ProtocolError
 from distributed.pool.events import CenterSaid, Connected, Located, Received
 from distributed.wire.messages import (
+    Adopted,
     Evicted,
     Failed,
     Finished,
+    Leaving,
     Members,
     NeedFunction,
+    Offer,
     Output,
     Recalled,
+    Restarted,
     WorkerJoined,
     WorkerLeft,
 )
@@ -99,7 +103,7 @@ def _check_failed(message: Failed) -> None:
         _require(isinstance(refused, dict) and all(map(_is_texts, refused.values())), "failed: refused by nobody")
 
 
-def _check_columns(message: Recalled | Evicted) -> None:
+def _check_columns(message: Recalled | Evicted | Offer | Adopted) -> None:
     _require(len(message.keys) == len(message.attempts), f"{message.operation}: columns of different lengths")
 
 
@@ -132,6 +136,10 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     Failed: _check_failed,
     Recalled: _check_columns,
     Evicted: _check_columns,
+    Leaving: lambda message: None,
+    Offer: _check_columns,
+    Adopted: _check_columns,
+    Restarted: lambda message: None,
     NeedFunction: lambda message: None,
     Output: lambda message: None,
 }

@@ -210,7 +210,8 @@ class Core:
         self.require_open()
         self.wait_for_workers()
         contained = [[handle.living_task for handle in value.handles] for value in packed]
-        views = sorted(self.state.workers.values(), key=lambda view: (len(view.holds), view.member.address))
+        takers = self.state.placement.takers
+        views = sorted(takers.values(), key=lambda view: (len(view.holds), view.member.address))
         if replicas > len(views):
             raise ValueError(f"replicas={replicas}, but there are only {len(views)} workers")
         members = [view.member for view in views]
@@ -239,7 +240,7 @@ class Core:
     def wait_for_workers(self) -> None:
         """Wait until there is a worker to talk to."""
         grace_s = SETTINGS.no_worker_grace_s
-        if not self.wait(lambda: bool(self.state.workers), grace_s):
+        if not self.wait(lambda: bool(self.state.placement.takers), grace_s):
             raise DistributedError(
                 f"no worker joined {self.center} within {grace_s:g} s; start one with `dworker {self.center}`"
             )

@@ -57,6 +57,7 @@ from distributed.wire.messages import (
     Member,
     Members,
     Message,
+    Offer,
     Refusal,
     RegisterClient,
     Reply,
@@ -506,6 +507,8 @@ class Driver:
             self._handle(CenterSaid(message))
             self.has_met_members = self.has_met_members or isinstance(message, Members)
         elif channel.is_attached:
+            if type(message) is Offer:  # of a value that is just being put we must have been told before
+                self._take_inbox(time.monotonic())
             self._handle(Received(channel.member.address, message))
 
     def _attached(self, channel: Channel, answer: Reply | Refusal) -> None:

@@ -111,6 +111,15 @@ class CancelAsked:
 
 
 @record
+class RestartAsked:
+    """The user wants fresh executors everywhere. `pending` names who has not done it; `done` is set last."""
+
+    pending: dict[str, str] = dataclasses.field(default_factory=dict)  # address -> incarnation
+    done: bool = False
+    is_given_up: bool = False  # nobody waits any more
+
+
+@record
 class Received:
     """A worker sent a message."""
 

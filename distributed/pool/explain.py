@@ -88,13 +88,15 @@ def explain(state: PoolState, task: Task, now: float) -> str:
         if not unready:
             return f"{name} has just been submitted"
         return f"{name} waits for {len(unready)} of its {len(task.inputs)} inputs, for example {unready[:1]}"
+    if task.status == READY and state.workers and not state.placement.takers:
+        return f"{name} waits: the only worker leaves; start another one with `dworker HOST:PORT`"
     if task.status == READY and not state.workers:
         return f"{name} waits: no worker is connected; start one with `dworker HOST:PORT`"
     if task.status == READY and task.key in state.placement.stranded:
         wanted = ", ".join(sorted(task.kind.options.workers)) if task.kind else ""
         return f"{name} may only run on {wanted}, and no such worker is here"
     if task.status == READY:
-        return f"{name} is ready and waits for room on one of {len(state.workers)} workers"
+        return f"{name} is ready and waits for room on one of {len(state.placement.takers)} workers"
     return f"{name} is {task.status}"
 
 

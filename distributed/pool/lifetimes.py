@@ -26,6 +26,7 @@ class Lifetimes:
     def __init__(self, membership: Membership, lineage_bytes_max: int, scattered_bytes_max: int = 0) -> None:
         self._membership, self.workers = membership, membership.workers
         self.shared: dict[str, Task] = {}  # tasks whose reference is inside stored values or with other clients
+        self.bereft: dict[str, Task] = {}  # tasks that lost their last holder, as far as we know
         self.lineage = Lineage(lineage_bytes_max)
         self.scattered = Lineage(scattered_bytes_max)  # values on workers whose recipe is the value itself
         self.storing: set[str] = set()  # keys of values that the user is just putting on workers
@@ -120,7 +121,7 @@ class Lifetimes:
             if task.borrowed or there.get(key) == task.attempt:  # other clients' keys are not listed
                 view.holds[key] = task
             elif task.holders is not None:
-                task.holders.discard(address)
+                self._lose_holder(task, address)
         for key, attempt in there.items():
             if not self._accounts_for(view, key, attempt):
                 self.delete_at(address, key, attempt)
@@ -132,13 +133,32 @@ class Lifetimes:
         if known is not None and not known.borrowed:
             return True
         task = self.shared.get(key)
+        if task is None or task.borrowed:
+            task = self._membership.left_behind(key) or self.bereft.get(key)  # adopted, while we could not be told
         if task is None or task.status != DONE or task.attempt != attempt or task.borrowed:
             return False
         if task.holders is None:  # a small result: we have it here too, but others may ask for it there
+            there = self._membership.find(task.worker or "")
+            if there is not None and there.leaving and not view.leaving:
+                task.worker = view.member.address
             return task.worker == view.member.address
-        task.holders.add(view.member.address)  # it was believed to be lost
+        task.holders.add(view.member.address)  # it was believed to be lost, or to be elsewhere
         view.holds[key] = task
         return True
+
+    def lose(self, view: WorkerView) -> None:
+        """A worker is gone, and its data with it; unless it left, and somebody has them who could not tell us yet."""
+        if self.bereft:
+            self.bereft = {key: task for key, task in self.bereft.items() if task.status == DONE and not task.holders}
+        for task in view.holds.values():
+            if task.holders is not None:
+                self._lose_holder(task, view.member.address)
+
+    def _lose_holder(self, task: Task, address: str) -> None:
+        assert task.holders is not None
+        task.holders.discard(address)
+        if not task.holders and not task.borrowed:
+            self.bereft[task.key] = task
 
     @property
     def has_deletions(self) -> bool:

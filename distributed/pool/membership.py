@@ -40,7 +40,7 @@ class Membership:
         known = self.members.get(address)
         if known is not None and known.incarnation == view.member.incarnation:
             self.away[address] = WorkerView(view.member)
-            self.away[address].holds = view.holds
+            self.away[address].holds, self.away[address].leaving = view.holds, view.leaving
         return view
 
     def succeeded(self, member: Member) -> WorkerView | None:
@@ -53,6 +53,22 @@ class Membership:
     def find(self, address: str) -> WorkerView | None:
         """A worker that is connected or away."""
         return self.workers.get(address) or self.away.get(address)
+
+    def holds(self, key: str) -> Task | None:
+        """Our own task whose large value is on one of them."""
+        for view in (*self.workers.values(), *self.away.values()):
+            task = view.holds.get(key)
+            if task is not None and not task.borrowed:
+                return task
+        return None
+
+    def left_behind(self, key: str) -> Task | None:
+        """Our own task whose large value is on a worker that leaves, or may have left: others may have it by now."""
+        for view in (*self.workers.values(), *self.away.values()):
+            task = view.holds.get(key)
+            if task is not None and not task.borrowed and (view.leaving or view.member.address in self.away):
+                return task
+        return None
 
     def has_parted(self, address: str) -> bool:
         """Whether the worker here was away once, or took another's place: small results may not be there any more."""

@@ -24,6 +24,7 @@ class Placement:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.workers: dict[str, WorkerView] = {}
+        self.takers: dict[str, WorkerView] = {}  # those of them that do not leave
         self.unplaced = Levels()  # ready tasks that may run anywhere
         self.moved_at = 0.0  # when something was last taken from these, or put where there was nothing
         self.near: dict[str, set[str]] = {}  # tasks that failed elsewhere, for want of room or of inputs: try these
@@ -59,7 +60,7 @@ class Placement:
         """Take ready tasks out of the queues, to place them anew."""
         for task in tasks:
             self.stranded.pop(task.key, None)
-        for queue in (self.unplaced, *(view.assigned for view in self.workers.values())):
+        for queue in (self.unplaced, *(view.assigned for view in self.takers.values())):
             queue.remove(set(tasks))
 
     def place_anywhere(self, tasks: list[Task], now: float) -> None:
@@ -75,11 +76,17 @@ class Placement:
         """
         if self.has_ready or task.kind.asynchronous or len(task.args or b"") > SMALL_BYTES:  # type: ignore[union-attr]
             return None
-        idle = [view for view in self.workers.values() if view.on_cores < view.member.ncores]
+        idle = [view for view in self.takers.values() if view.on_cores < view.member.ncores]
         return min(idle, key=lambda view: view.on_cores / view.member.ncores) if idle else None
 
+    def emptiest(self, preferred: str | None) -> str:
+        """Who should hold one more value: the preferred worker if it stays, else who holds fewest."""
+        if preferred in self.takers:
+            return preferred  # type: ignore[return-value]
+        return min(self.takers, key=lambda address: (len(self.takers[address].holds), address))
+
     def _queue_at(self, home: str | None) -> Levels:
-        return self.unplaced if home is None else self.workers[home].assigned
+        return self.unplaced if home is None else self.takers[home].assigned
 
     def _home(self, task: Task, allowed: list[WorkerView], now: float) -> str | None:
         """Where a task should run; None if anywhere is as good."""
@@ -90,20 +97,20 @@ class Placement:
             hosts = {policy.host_of(address) for address in held}
             _, _, calmest = min(
                 (view.wait_s(self.settings, now), policy.host_of(address) not in hosts, address)
-                for address, view in self.workers.items()
+                for address, view in self.takers.items()
             )
             held.setdefault(calmest, 0)
         if task.key in self.near:
-            candidates = held if allowed else self.workers
+            candidates = held if allowed else self.takers
             held = {where: held.get(where, 0) for where in candidates if where in self.near[task.key]} or held
-        waits = {address: self.workers[address].wait_s(self.settings, now) for address in held}
+        waits = {address: self.takers[address].wait_s(self.settings, now) for address in held}
         return policy.place(held, waits, self.settings)
 
     def _allowed(self, task: Task) -> list[WorkerView]:
         names = task.kind.options.workers  # type: ignore[union-attr]
         if not names:
             return []
-        return [view for view in self.workers.values() if view.member.address in names or view.member.name in names]
+        return [view for view in self.takers.values() if view.member.address in names or view.member.name in names]
 
     def _held(self, task: Task, allowed: Iterable[WorkerView]) -> dict[str, int]:
         """Candidates and how many input bytes each holds; inputs that travel inside the message weigh nothing."""
@@ -111,7 +118,7 @@ class Placement:
         for needed in task.inputs:
             if needed.outcome is None:
                 for address in needed.holders or ():
-                    if address in self.workers and (address in held or not allowed):
+                    if address in self.takers and (address in held or not allowed):
                         held[address] = held.get(address, 0) + needed.nbytes
         return held
 
@@ -119,7 +126,7 @@ class Placement:
 
     def batches(self, now: float) -> Iterator[tuple[WorkerView, list[Task]]]:
         """Batches of one kind for workers that have room; the caller notes each as sent before it takes the next."""
-        hungry = list(self.workers.values())
+        hungry = list(self.takers.values())
         if len(hungry) > 1:
             hungry.sort(key=lambda view: view.on_cores / view.member.ncores)
         while hungry and self.has_ready:  # in rounds, so that the last tasks are spread evenly
@@ -135,7 +142,7 @@ class Placement:
         """Whether anything is queued here."""
         if self.unplaced:
             return True
-        for view in self.workers.values():  # noqa: SIM110 - asked several times a message: `any` takes twice as long
+        for view in self.takers.values():  # noqa: SIM110 - asked several times a message: `any` takes twice as long
             if view.assigned:
                 return True
         return False
@@ -149,7 +156,7 @@ class Placement:
             count, room_bytes = self._room(view, first), self._room_bytes(view, first)
             if queue is self.unplaced:
                 mean_s = first.kind.duration.mean_s
-                share = policy.share(len(queue), len(self.workers), view.member.ncores, mean_s, self.settings)
+                share = policy.share(len(queue), len(self.takers), view.member.ncores, mean_s, self.settings)
                 count = min(count, share)
             if count < 1 or (first.message_bytes > room_bytes and len(view.under_way) >= view.member.ncores):
                 return []  # while a core is idle one task is sent, however large: it has to run somewhere
@@ -179,10 +186,10 @@ class Placement:
 
     def balance(self, now: float) -> list[Instruction]:
         """When a worker has run dry while another has much: move assigned tasks, or have queued ones given back."""
-        dry = sum(view.on_cores < view.member.ncores for view in self.workers.values())
-        if not dry or dry == len(self.workers):
+        dry = sum(view.on_cores < view.member.ncores for view in self.takers.values())
+        if not dry or dry == len(self.takers):
             return []
-        busiest = max(self.workers.values(), key=lambda view: (view.wait_s(self.settings, now), view.member.address))
+        busiest = max(self.takers.values(), key=lambda view: (view.wait_s(self.settings, now), view.member.address))
         look_again = WakeAt(now + self.settings.move_wait_min_s)
         if busiest.assigned:
             self._relocate(busiest, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import time
@@ -13,16 +14,16 @@ from distributed import arguments, machine
 from distributed.cluster import surroundings
 from distributed.cluster.local import Cluster, embedded
 from distributed.config import SETTINGS
-from distributed.errors import PoolClosed
+from distributed.errors import DistributedError, PoolClosed
 from distributed.pool.calls import Calls
 from distributed.pool.core import CORES, Core
-from distributed.pool.events import Shown
+from distributed.pool.events import RestartAsked, Shown
 from distributed.pool.needs import Needs
 from distributed.pool.remote import RemoteData
 from distributed.pool.sources import is_asynchronous
 from distributed.pool.tasks import Options, Task
 from distributed.uploads import gather
-from distributed.wire.messages import HasWhat, LookUp, Ncores, Output, Publish, Unpublish, WhoHas
+from distributed.wire.messages import HasWhat, LookUp, Ncores, Output, Publish, Status, Unpublish, WhoHas
 from distributed.wire.security import find_secret
 from distributed.wire.values import pack
 
@@ -455,6 +456,29 @@ class Pool:
     def ncores(self) -> dict[str, int]:
         """How many cores each worker has."""
         return dict(self._core.ask(Ncores()))
+
+    def restart(self, timeout: float | None = None) -> None:
+        """Replace every executor of every worker by a fresh process; returns when all are fresh.
+
+        No task is stopped, of this pool's or of another's: an executor is replaced when what it runs now has ended.
+        What is queued stays queued, stored values stay where they are. Modules, globals and memory of the old processes
+        are gone afterwards, so that code which changed on disk is imported anew. `TimeoutError` after `timeout` seconds
+        names the workers, and what still runs there; their executors are replaced nevertheless, as soon as it ends.
+        """
+        asked = RestartAsked()
+        timeout = arguments.timeout("timeout", timeout)
+        self._core.require_open()
+        self._core.post(asked)
+        if not self._core.wait(lambda: asked.done, timeout):
+            asked.is_given_up = True
+            raise TimeoutError(self._still_running(sorted(asked.pending), timeout))
+
+    def _still_running(self, addresses: list[str], timeout_s: float | None) -> str:
+        with contextlib.suppress(DistributedError, TimeoutError):
+            members = self._core.ask(Status(), SETTINGS.close_timeout_s)["members"]
+            running = {member["address"]: ", ".join(sorted(set(member["running_names"]))) for member in members}
+            addresses = [f"{there} (runs {running[there]})" if running.get(there) else there for there in addresses]
+        return f"after {timeout_s:g} s not all executors are fresh yet on {', '.join(addresses)}"
 
     @property
     def workers(self) -> list[str]:

@@ -17,6 +17,7 @@ from distributed.config import SETTINGS, Settings
 from distributed.errors import KeyLost, NoWorker, TaskCancelled
 from distributed.pool import explain
 from distributed.pool.checks import CHECKS, complaint_about
+from distributed.pool.departures import Departures
 from distributed.pool.events import (
     Borrowed,
     CancelAsked,
@@ -33,6 +34,7 @@ from distributed.pool.events import (
     Located,
     Received,
     Resolved,
+    RestartAsked,
     Send,
     Show,
     Shown,
@@ -51,20 +53,26 @@ from distributed.pool.membership import Membership
 from distributed.pool.naming import Naming
 from distributed.pool.pauses import Pauses
 from distributed.pool.placement import Placement
+from distributed.pool.restarts import Restarts
 from distributed.pool.tasks import DONE, FAILED, KIND, READY, RELEASED, SENT, WAITING, Duration, Task
 from distributed.pool.view import WorkerView
 from distributed.wire.messages import (
+    Adopted,
     Cancel,
     DefineFunction,
     DeleteData,
     Evicted,
     Failed,
     Finished,
+    Hold,
+    Leaving,
     Member,
     Members,
     NeedFunction,
+    Offer,
     Output,
     Recalled,
+    Restarted,
     WorkerJoined,
     WorkerLeft,
 )
@@ -81,6 +89,8 @@ class PoolState:
         self.workers = self.placement.workers
         self.membership = Membership(self.workers, settings.reconnect_interval_s)
         self.lifetimes = Lifetimes(self.membership, settings.lineage_bytes_max, settings.scattered_bytes_max)
+        self.departures = Departures(self.membership, self.lifetimes)
+        self.restarts = Restarts(self.membership)
         self.failures = Failures(self.lifetimes, self.workers, settings)
         self.naming = Naming(self.lifetimes.lineage)
         self.lending = self.lifetimes.lending
@@ -111,6 +121,7 @@ class PoolState:
             CenterSaid: self._on_center_said,
             Connected: self._on_connected,
             Disconnected: self._on_disconnected,
+            RestartAsked: self._on_restart_asked,
             Tick: self._on_tick,
             Finished: self._on_finished,
             Failed: self._on_failed,
@@ -118,6 +129,10 @@ class PoolState:
             Evicted: self._on_evicted,
             NeedFunction: self._on_need_function,
             Output: self._on_output,
+            Leaving: self._on_leaving,
+            Offer: self._on_offer,
+            Adopted: self._on_adopted,
+            Restarted: self._on_restarted,
             Members: self._on_members,
             WorkerJoined: self._on_worker_joined,
             WorkerLeft: self._on_worker_left,
@@ -276,6 +291,7 @@ class PoolState:
         self.lifetimes.shared[task.key] = task
         if task.args is not None:
             self.lifetimes.scattered.keep(task)
+        self._out += self.departures.stored(task)
         self._settle_done(task, now)
 
     def _on_exported(self, event: Exported, now: float) -> None:
@@ -298,7 +314,8 @@ class PoolState:
             if task.status == FAILED:
                 self._out.append(withdrawal(task))
             elif task.status == DONE and self._is_gone(task):
-                if task.worker in self.workers:  # if it is there after all it goes, before it comes again
+                is_small = task.outcome is not None
+                if task.worker in self.workers and not is_small:  # if it is there after all it goes, before it comes
                     self._out.append(Send(task.worker, DeleteData([task.key], [task.attempt])))
                 self._restore(task, now)
 
@@ -531,6 +548,35 @@ class PoolState:
     def _on_output(self, event: Received, now: float) -> None:
         self._out.append(Show(event.message))  # type: ignore[arg-type]
 
+    # ----------------------------------------------------------------------------------- workers that leave or renew
+
+    def _on_leaving(self, event: Received, now: float) -> None:
+        """A worker is given nothing any more; what waits here to be sent there goes elsewhere."""
+        view = self.workers[event.address]
+        view.leaving = True
+        self.placement.takers.pop(event.address, None)
+        for task in view.assigned.take_all():
+            if task.status == READY:
+                self._place(task, now)
+
+    def _on_offer(self, event: Received, now: float) -> None:
+        message: Any = event.message
+        view = self.workers[event.address]
+        if message.handed:
+            self.departures.handed(view, message.keys, message.attempts)
+        else:
+            self._out += self.departures.offered(view, message.keys, message.attempts)
+
+    def _on_adopted(self, event: Received, now: float) -> None:
+        message: Any = event.message
+        self.departures.adopted(self.workers[event.address], message.keys, message.attempts)
+
+    def _on_restart_asked(self, event: RestartAsked, now: float) -> None:
+        self._out += self.restarts.begin(event)
+
+    def _on_restarted(self, event: Received, now: float) -> None:
+        self.restarts.done(event.address, event.message.number)  # type: ignore[attr-defined]
+
     # ------------------------------------------------------------------------------------------- who is in the cluster
 
     def _on_center_said(self, event: CenterSaid, now: float) -> None:
@@ -571,6 +617,8 @@ class PoolState:
         if former is not None:
             self._lose_data(former, now)
         view, believed = self.membership.connected(event.member)
+        self.placement.takers[event.member.address] = view
+        self._out += self.restarts.connected(event.member)
         self.lifetimes.reconcile(view, believed, event.held)
         self._restore_visible(event.member.address, {key for key, _ in event.held}, now)
         for task in self.placement.take_reachable():
@@ -585,6 +633,7 @@ class PoolState:
     def _part(self, address: str, reason: str, now: float) -> None:
         """No connection to a worker any more: its tasks move. Its data is lost only if the worker is gone as well."""
         view = self.membership.part(address)
+        self.placement.takers.pop(address, None)
         if address not in self.membership.away:
             self._lose_data(view, now)
         for task in view.assigned.take_all():
@@ -601,11 +650,9 @@ class PoolState:
 
     def _lose_data(self, view: WorkerView, now: float) -> None:
         """A worker is gone, and its data with it."""
-        address = view.member.address
-        for task in view.holds.values():
-            if task.holders is not None:
-                task.holders.discard(address)
-        self._restore_visible(address, set(), now)
+        self.lifetimes.lose(view)
+        self.restarts.look()
+        self._restore_visible(view.member.address, set(), now)
 
     def _restore_visible(self, address: str, there: set[str], now: float) -> None:
         """See to it that others can still have what a worker held for us and does not any more."""
@@ -618,12 +665,18 @@ class PoolState:
         """Whether no worker has a value (any more) that nobody but us could read so far; a small one is here, too."""
         if task.holders or not task.worker:
             return task.outcome is None and not task.holders
-        is_elsewhere = self.membership.find(task.worker) is not None
-        return not is_elsewhere or (self.membership.has_parted(task.worker) and task.is_repeatable)
+        there = self.membership.find(task.worker)
+        return there is None or there.leaving or self.membership.has_parted(task.worker)
 
     def _restore(self, task: Task, now: float) -> None:
-        """No worker has it any more: others wait for it, and can't get it from us."""
-        if task.outcome is None or task.is_repeatable:
+        """No worker has it any more, and others wait for it: what is here as well is given to another worker."""
+        if task.outcome is not None and self.placement.takers:
+            address, former = self.placement.emptiest(task.worker), task.worker
+            if former and address != former:  # if it is there after all it goes
+                self.lifetimes.delete_at(former, task.key, task.attempt)
+            task.worker = address
+            self._out.append(Send(address, Hold([task.key], [task.attempt], [task.outcome])))
+        elif task.outcome is None or task.is_repeatable:
             if self._revive(task):
                 self._wait_for_inputs(task, now)
         else:
@@ -756,6 +809,8 @@ class PoolState:
             assert not is_full or len(view.under_way) <= view.member.ncores, "the window of bytes"
             for key, task in view.under_way.items():
                 assert (task.status, task.worker, task.key) == (SENT, address, key), task
+        leaving = {address for address, view in self.workers.items() if view.leaving}
+        assert self.placement.takers.keys() == self.workers.keys() - leaving
         self.membership.check()
         self.lifetimes.check()
         assert self.unfinished >= 0

@@ -20,6 +20,7 @@ class WorkerView:
         "coroutines",
         "holds",
         "known",
+        "leaving",
         "load",
         "member",
         "recalling",
@@ -38,6 +39,7 @@ class WorkerView:
         self.holds: dict[str, Task] = {}  # tasks with a large value here
         self.known: set[bytes] = set()  # functions whose code this worker has been sent
         self.recalling = False
+        self.leaving = False  # it ends soon, and is given nothing any more
         self.since = 0.0  # when it last finished something, or got work after having none
 
     @property

@@ -35,7 +35,8 @@ function show(status) {
     ", up for " + Math.round(status.uptime_s) + " s";
   fill("members", status.members.map((member) => [
     member.address, member.name, member.ncores, member.running, member.queued, member.keys, bytes(member.nbytes),
-    bytes(member.stored_bytes), bytes(member.spilled_bytes), bytes(member.memory_limit), runs(member.running_names),
+    bytes(member.stored_bytes), bytes(member.spilled_bytes), bytes(member.memory_limit),
+    (member.leaving ? "(leaving) " : "") + runs(member.running_names),
   ]));
   fill("clients", status.clients.map((client) => [
     client.client, client.name, client.connected ? "open" : "closed, its lease runs",

@@ -44,7 +44,7 @@ def format_status(address: str, status: dict[str, Any]) -> str:
 def _member_row(member: dict[str, Any]) -> list[str]:
     numbers = [str(member[name]) for name in ("ncores", "running", "queued", "keys")]
     sizes = [format_bytes(member["nbytes"]), format_bytes(member["spilled_bytes"])]
-    runs = ", ".join(dict.fromkeys(member["running_names"]))
+    runs = ", ".join(dict.fromkeys([*["(leaving)"] * bool(member.get("leaving")), *member["running_names"]]))
     return [member["address"], member["name"], *numbers, *sizes, runs]
 
 

@@ -123,11 +123,42 @@ class Register(Message):
     nbytes: list[int]
     names: dict[str, str] = dataclasses.field(default_factory=dict)  # published name -> packed handle's key
     published: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # name -> every key it keeps alive
+    leaving: bool = False  # it said `Leaving` before the center went
 
 
 @record
 class Unregister(Message):
     """Worker to center: I leave in an orderly way."""
+
+
+@record
+class Leaving(Message):
+    """Worker to center and to every pool: I end soon. Give me nothing new; what only I hold is handed over first."""
+
+
+@record
+class HandOver(Message):
+    """Worker that leaves to center: nobody else will have these values; see that another worker adopts them.
+
+    Answered by one `HandedOver` or several.
+    """
+
+    keys: list[str]
+    attempts: list[int]
+    nbytes: list[int]
+
+
+@record
+class Adopted(Message):
+    """Worker to center: what became of an `Adopt`. Worker to a pool: I hold these values of yours for good.
+
+    `refused` are those that could not be fetched, or that there is no room for, and `reason` says which.
+    """
+
+    keys: list[str]
+    attempts: list[int]
+    refused: list[str] = dataclasses.field(default_factory=list)
+    reason: str = ""
 
 
 @record
@@ -158,6 +189,32 @@ class ReportLoad(Message):
 
 
 # ------------------------------------------------------------------------------------------------- center to worker
+
+
+@record
+class Adopt(Message):
+    """Center to worker: fetch these values from `holder`, which leaves, and keep them as if they were made here.
+
+    Answered by one `Adopted`, to the center; the owners of the values are told, too.
+    """
+
+    keys: list[str]
+    attempts: list[int]
+    nbytes: list[int]
+    holder: str
+
+
+@record
+class HandedOver(Message):
+    """Center to a worker that leaves: others hold these values now. For those `refused` nobody has room.
+
+    `others` is how many workers there are that could have taken them.
+    """
+
+    keys: list[str]
+    refused: list[str]
+    others: int
+    reason: str = ""
 
 
 @record
@@ -339,6 +396,35 @@ class Recall(Message):
 
 
 @record
+class Keep(Message):
+    """Pool to a worker that leaves, answer to `Offer`: these values are needed, nobody else shall be without them.
+
+    What is offered and not needed is deleted by `DeleteData`.
+    """
+
+    keys: list[str]
+
+
+@record
+class Hold(Message):
+    """Pool to worker: others may ask for these small results of mine, and the worker that had them is gone."""
+
+    keys: list[str]
+    attempts: list[int]
+    values: list[bytes]
+
+
+@record
+class Restart(Message):
+    """Pool to worker: replace every executor by a fresh process when what it runs now has ended.
+
+    Answered by `Restarted` with the same number.
+    """
+
+    number: int
+
+
+@record
 class DeleteData(Message):
     """Pool (or anyone, by hand) to worker: drop these values. Replicas included; unknown keys are not an error.
 
@@ -403,6 +489,25 @@ class Evicted(Message):
 
     keys: list[str]
     attempts: list[int]
+
+
+@record
+class Offer(Message):
+    """Worker that leaves to pool: I hold these values of yours. `DeleteData` what may go, `Keep` what may not.
+
+    Those that were `handed` over another worker holds, too: they may go as soon as you know which.
+    """
+
+    keys: list[str]
+    attempts: list[int]
+    handed: bool = False
+
+
+@record
+class Restarted(Message):
+    """Worker to pool: none of the executors that there were at `Restart` is left."""
+
+    number: int
 
 
 @record

@@ -46,6 +46,7 @@ def status(state: WorkerState) -> dict[str, Any]:
         "finished": state.finished,
         "executors": [{"pid": e.pid, "ready": e.ready, "given": e.count} for e in executors],
         "executors_started": state.dispatch.started,
+        "leaving": state.departure is not None,
         "bad_starts": state.dispatch.bad_starts,
         "clients": sorted({order.client for order in set(state.tasks.values())}),
     }

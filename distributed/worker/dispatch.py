@@ -63,6 +63,7 @@ class Executor:
         self.under_way_s = 0.0  # predicted duration of what is given
         self.alone = False  # what it has must not be joined by more
         self.killing = False
+        self.retiring = False  # it gets no more work, and is replaced as soon as it has none
         self.started_s = 0.0
         self.look_at_s = math.inf
         self.client = ""  # whose task it was given last: what it prints is for them
@@ -147,6 +148,7 @@ class Dispatch:
         self.bad_starts = 0  # in a row
         self.pauses = 0  # replacements that wait for their time
         self.started = 0
+        self.stop_reason = ""  # why all were stopped
         self._numbers = itertools.count(1)
         self._serials = 1
 
@@ -166,6 +168,7 @@ class Dispatch:
         executor = self.executors[event.executor]
         executor.ready, executor.pid, executor.started_s = True, event.pid, now
         self.started += 1
+        self.retire_if_idle(executor)
 
     def on_ended(self, event: ExecutorEnded, now: float) -> None:
         """Sort out what it had, and replace it."""
@@ -187,6 +190,18 @@ class Dispatch:
         self.pauses += 1
         self.alarms.set(now + pause_s, "respawn", executor.asynchronous)
 
+    def retire_all(self) -> list[int]:
+        """Replace all that are here, each as soon as it is idle; their numbers."""
+        for executor in list(self.executors.values()):
+            executor.retiring = True
+            self.retire_if_idle(executor)
+        return list(self.executors)
+
+    def retire_if_idle(self, executor: Executor) -> None:
+        """The last task of an executor that is to be replaced has ended."""
+        if executor.retiring and executor.ready and not executor.given and not executor.killing:
+            self._kill(executor)
+
     def on_respawn(self, asynchronous: bool) -> None:
         """The pause after a bad start is over. The asynchronous executor comes back only if it is wanted."""
         self.pauses -= 1
@@ -203,6 +218,8 @@ class Dispatch:
             "cause": event.cause,
             "task_memory_limit": event.task_memory_limit,
         }
+        if executor.killing and self.stop_reason:
+            detail["reason"] = self.stop_reason
         again: list[Part] = []
         running, _ = executor.find(event.serial)
         if running is not None:
@@ -264,7 +281,7 @@ class Dispatch:
             self._fill_asynchronous(now)
 
     def _has_room(self, executor: Executor) -> bool:
-        if not executor.ready or executor.killing or executor.alone or executor.asynchronous:
+        if not executor.ready or executor.killing or executor.retiring or executor.alone or executor.asynchronous:
             return False
         # not at every outcome: single tasks sent after single outcomes would keep batches small for ever
         return executor.count < 2 or executor.under_way_s <= self.settings.batch_s / 2
@@ -304,7 +321,7 @@ class Dispatch:
             if not self.pauses:
                 self.spawn(asynchronous=True)
             return
-        while executor.ready and not executor.killing:
+        while executor.ready and not executor.killing and not executor.retiring:
             count = self.settings.asynchronous_tasks_max - executor.count
             client = self.coroutines.turn()
             if client is None or count < 1:
@@ -415,6 +432,13 @@ class Dispatch:
         executor = self.executors.get(number)
         if executor is not None and not executor.killing and any(executor.find(n)[0] for n in serials):
             self._kill(executor)
+
+    def stop_all(self, reason: str) -> None:
+        """Whatever runs is stopped. It did nothing wrong: it is queued again, but for what must not run twice."""
+        self.stop_reason = reason
+        for executor in self.executors.values():
+            if executor.given and not executor.killing:
+                self._kill(executor)
 
     def _kill(self, executor: Executor) -> None:
         executor.killing = True

@@ -24,7 +24,7 @@ class FromClient:
 
 @record
 class FromCenter:
-    """The center told every worker: OwnerLeft, Pin, Unpin, WorkerLeft."""
+    """The center told every worker: OwnerLeft, Pin, Unpin, WorkerLeft. Or this one: Adopt, HandedOver."""
 
     message: Message
 
@@ -184,6 +184,11 @@ class LoadFailed:
 
 
 @record
+class LeaveAsked:
+    """Somebody wants this worker to leave in an orderly way; `Leave` follows when nothing is left to do."""
+
+
+@record
 class Tick:
     """The time asked for with `WakeAt` has come."""
 
@@ -308,6 +313,18 @@ class WakeAt:
     """Send a `Tick` at this time; replaces what was asked for before."""
 
     time_s: float
+
+
+@record
+class Leave:
+    """Nothing is left to do here: end."""
+
+
+@record
+class Say:
+    """News for the person who runs the worker."""
+
+    text: str
 
 
 @record

@@ -28,12 +28,12 @@ class Reports:
         self._registrations = 0
         self.is_due = False
 
-    def connected(self, now: float) -> None:
+    def connected(self, now: float, is_leaving: bool) -> None:
         """A snapshot of everything; what happens from here on follows as deltas."""
         self.is_connected = True
         keys, attempts, nbytes = self.store.snapshot()
         names, published = dict(self.store.names), dict(self.store.published)
-        self.out.append(ToCenter(Register(self.member, keys, attempts, nbytes, names, published)))
+        self.out.append(ToCenter(Register(self.member, keys, attempts, nbytes, names, published, is_leaving)))
         self._registrations += 1
         self.alarms.set(now + self.settings.load_interval_s, "load", self._registrations)
 

@@ -39,9 +39,9 @@ from distributed.worker.supervise import End, Supervisor
 
 log = logging.getLogger("distributed.worker")
 
-FROM_POOLS = (m.Compute, m.DefineFunction, m.Cancel, m.Recall)
+FROM_POOLS = (m.Compute, m.DefineFunction, m.Cancel, m.Recall, m.Keep, m.Hold, m.Restart)
 FROM_EXECUTORS = (m.Outcomes, m.NeedRoom)
-FROM_CENTER = (m.OwnerLeft, m.Pin, m.Unpin, m.WorkerLeft)
+FROM_CENTER = (m.OwnerLeft, m.Pin, m.Unpin, m.WorkerLeft, m.Adopt, m.HandedOver)
 
 
 class Worker:
@@ -130,6 +130,8 @@ class Worker:
             events.Load: lambda what: self._errands.load(what),
             events.Remove: lambda what: self._errands.remove(what),
             events.WakeAt: self._wake_at,
+            events.Leave: lambda what: self._finished.set(),
+            events.Say: lambda what: log.info("%s", what.text),
             events.Log: lambda what: log.warning("%s", what.text),
         }
 
@@ -226,6 +228,10 @@ class Worker:
     async def finished(self) -> None:
         """Wait until somebody asked the worker to end (`Terminate`)."""
         await self._finished.wait()
+
+    def leave(self) -> None:
+        """Take no new tasks, hand over what only this worker holds, then end; `finished` tells when."""
+        self._on(events.LeaveAsked())
 
     async def close(self) -> None:
         """Leave the cluster and end all executors; values held here are gone."""

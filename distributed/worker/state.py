@@ -21,13 +21,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from distributed.config import Settings
+from distributed.errors import ProtocolError
 from distributed.key import owner_of
 from distributed.wire import messages
 from distributed.wire.messages import Failed, Finished, Member, NeedFunction
 from distributed.worker import describe, events
+from distributed.worker.adoptions import Adoption, Adoptions
 from distributed.worker.dispatch import Alarms, Dispatch, Executor
 from distributed.worker.events import Send, WakeAt
 from distributed.worker.fetches import Fetches, Want
+from distributed.worker.leaving import Departure
+from distributed.worker.renewal import Renewal
 from distributed.worker.reports import Reports
 from distributed.worker.rooms import Rooms, full
 from distributed.worker.store import Entry, Store
@@ -58,7 +62,11 @@ class WorkerState:
         self.fetches = Fetches(settings, self.store, member.address, self.out)
         self.dispatch = Dispatch(member.ncores, settings, self.alarms, self.store, self._fail)
         self.reports = Reports(member, settings, self.store, self.alarms, lambda: describe.load(self))
+        self.adoptions = Adoptions(settings, self.store, self.fetches)
+        self.renewal = Renewal(self.dispatch)
+        self.departure: Departure | None = None  # when it was asked to leave
         self.tasks: dict[str, Order] = {}  # what is neither done nor dropped; which part it is in the order knows
+        self.attached: dict[str, None] = {}  # clients that are connected
         self.absent: dict[str, float] = {}  # clients whose connection broke, and when
         self.finished = 0
         self._order: Order | None = None  # the last one
@@ -67,8 +75,9 @@ class WorkerState:
         self._wake_at_s = math.inf
         self._handlers: dict[type, Callable[[Any], None]] = {
             events.ClientDisconnected: self._on_client_disconnected,
-            events.CenterConnected: lambda event: self.reports.connected(self._now),
-            events.CenterLost: lambda event: self.reports.lost(),
+            events.CenterConnected: lambda event: self._on_center_connected(),
+            events.CenterLost: lambda event: self._on_center_lost(),
+            events.LeaveAsked: self._on_leave_asked,
             events.ExecutorStarted: lambda event: self.dispatch.on_started(event, self._now),
             events.ExecutorEnded: self._on_executor_ended,
             events.Running: self._on_running,
@@ -89,6 +98,11 @@ class WorkerState:
             messages.Cancel: self._cancel,
             messages.Recall: self._recall,
             messages.Attach: self._attach,
+            messages.Keep: self._keep,
+            messages.Hold: self._hold,
+            messages.Restart: lambda event: self.renewal.begin(event.client, event.message.number),
+            messages.Adopt: self._adopt,
+            messages.HandedOver: self._handed_over,
             messages.DeleteData: self._delete_data,
             messages.OwnerLeft: self._owner_left,
             messages.Pin: self._pin,
@@ -120,6 +134,10 @@ class WorkerState:
             self._ring_once("room", self.settings.spill_retry_s)
         while self.fetches.pending and (hopeless := self.fetches.pump(self._will_go())):
             self._hopeless(hopeless)
+        if self.adoptions.open:
+            self.adoptions.pump()
+        if self.departure is not None:
+            self.departure.absorb(now)
         if store.moves.used:
             self._ring_once("return", self.settings.return_pause_s)
         if dispatch.queue.live or dispatch.coroutines.live:
@@ -165,8 +183,11 @@ class WorkerState:
 
     def _attach(self, event: events.FromClient) -> None:
         """A pool's connection begins: tasks of an older one stop. What is stored stays; the pool tells what may go."""
+        self.attached[event.client] = None
         self.absent.pop(event.client, None)
         self._stop_tasks(event.client)
+        if self.departure is not None:
+            self.departure.attached(event.client)
 
     def _compute(self, event: events.FromClient) -> None:
         message: messages.Compute = event.message  # type: ignore[assignment]
@@ -389,6 +410,8 @@ class WorkerState:
         executor.under_way_s *= executor.count / before if before else 0.0
         if not executor.count:
             executor.alone = False
+            if executor.retiring:
+                self.dispatch.retire_if_idle(executor)
         for client, report in reports.items():
             if report.keys:
                 self.finished += len(report.keys)
@@ -478,6 +501,7 @@ class WorkerState:
     def _on_executor_ended(self, event: events.ExecutorEnded) -> None:
         self.rooms.requester_gone(("executor", event.executor))
         self.dispatch.on_ended(event, self._now)
+        self.renewal.ended(event.executor)
 
     # --------------------------------------------------------------------------------------------------- values
 
@@ -485,6 +509,14 @@ class WorkerState:
         message: messages.DeleteData = event.message  # type: ignore[assignment]
         check_delete(message)
         self.store.delete(message.keys, message.attempts)
+
+    def _hold(self, event: events.FromClient) -> None:
+        message: messages.Hold = event.message  # type: ignore[assignment]
+        if not len(message.keys) == len(message.attempts) == len(message.values):
+            raise ProtocolError("hold: columns of different lengths")
+        if any(owner_of(key) != event.client for key in message.keys):
+            raise ProtocolError("hold: a key of somebody else's")
+        self.store.add_small(message.keys, message.attempts, list(map(len, message.values)), message.values)
 
     def _on_put(self, event: events.Put) -> None:
         for key, nbytes, value, path in zip(event.keys, event.nbytes, event.values, event.paths, strict=True):
@@ -503,6 +535,8 @@ class WorkerState:
         here, missing = self.fetches.fetched(event.fetch, event.nbytes, event.values, event.paths)
         for want, entry in here:
             for part in want.tasks:
+                if isinstance(part, Adoption):
+                    continue
                 for position, (key, attempt, *_) in enumerate(part.inputs[0]):
                     if part.entries[position] is None and (key, attempt) == (want.key, want.attempt):
                         self.store.use(entry)
@@ -510,6 +544,8 @@ class WorkerState:
                         part.missing -= 1
                 if not part.missing:
                     self.dispatch.enqueue(part)
+            for adoption in [task for task in want.tasks if isinstance(task, Adoption)]:
+                self.adoptions.fetched(adoption, want.key, entry)
         self._missing(missing)
 
     def _missing(self, wants: Iterable[Want]) -> None:
@@ -530,10 +566,14 @@ class WorkerState:
     def _fail_wanting(self, wants: Iterable[Want], kind: str, detail: Callable[[list[str]], dict[str, Any]]) -> None:
         gone: dict[Part, list[str]] = {}
         for want in wants:
-            for part in want.tasks:
-                gone.setdefault(part, []).append(want.key)
-            want.tasks = {}
+            tasks, want.tasks = want.tasks, {}
             self.fetches.drop(want)
+            for part in tasks:
+                if isinstance(part, Adoption):
+                    reason = detail([want.key]).get("reason", "the worker that leaves did not give it")
+                    self.adoptions.missed(part, want.key, reason)
+                else:
+                    gone.setdefault(part, []).append(want.key)
         for part, keys in gone.items():
             self.fetches.forget_task(part, part.inputs[0])
             self._fail(part, kind, detail(keys))
@@ -553,13 +593,50 @@ class WorkerState:
         else:
             self._missing(self.fetches.failed(event.fetch))
 
+    # ------------------------------------------------------------------------------------------- workers that leave
+
+    def _on_leave_asked(self, event: events.LeaveAsked) -> None:
+        if self.departure is None:
+            self.departure = Departure(self, self._now)
+            self.departure.begin()
+
+    def _adopt(self, event: events.FromCenter) -> None:
+        message: messages.Adopt = event.message  # type: ignore[assignment]
+        columns = {len(message.keys), len(message.attempts), len(message.nbytes)}
+        if len(columns) > 1 or min(message.nbytes, default=0) < 0:
+            raise ProtocolError("adopt: columns that do not fit together")
+        if self.departure is None:
+            self.adoptions.begin(message)
+        else:
+            self.adoptions.refuse_all(message, f"{self.member.address} leaves, too")
+
+    def _keep(self, event: events.FromClient) -> None:
+        if self.departure is not None:
+            self.departure.keep(event.message.keys)  # type: ignore[attr-defined]
+
+    def _handed_over(self, event: events.FromCenter) -> None:
+        if self.departure is not None:
+            self.departure.handed_over(event.message, self._now)  # type: ignore[arg-type]
+
     # ---------------------------------------------------------------------------------------- center and clients
+
+    def _on_center_connected(self) -> None:
+        self.reports.connected(self._now, self.departure is not None)
+        if self.departure is not None:
+            self.departure.center_found()
+
+    def _on_center_lost(self) -> None:
+        self.reports.lost()
+        if self.departure is not None:
+            self.departure.center_lost(self._now)
 
     def _pin(self, event: events.FromCenter) -> None:
         message: messages.Pin = event.message  # type: ignore[assignment]
         self.store.pin(message.name, message.key, message.keys)
 
     def _on_client_disconnected(self, event: events.ClientDisconnected) -> None:
+        self.attached.pop(event.client, None)
+        self.renewal.forget(event.client)
         self.absent[event.client] = self._now
         self.alarms.set(self._now + self.settings.closed_client_lease_s, "absent", event.client)
 
@@ -572,6 +649,7 @@ class WorkerState:
     def _forget_client(self, client: str) -> None:
         self.absent.pop(client, None)
         self._stop_tasks(client)
+        self.adoptions.forget_owner(client)
         self.store.forget_owner(client)
 
     def _stop_tasks(self, client: str) -> None:
@@ -603,6 +681,10 @@ class WorkerState:
                     self.store.moves.refused = ""
                 elif kind == "return":
                     self.store.moves.bring_back()
+            elif self.departure is not None and kind == "drain":
+                self.departure.look(self._now)
+            elif self.departure is not None and kind == "drain over":
+                self.departure.end_time(self._now)
 
     def _end_absence(self, client: str) -> None:
         left = self.absent.get(client)

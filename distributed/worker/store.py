@@ -183,6 +183,21 @@ class Store:
             order = self._replicas if entry.replica else self._files
             order[entry] = None
 
+    def keep(self, entry: Entry) -> None:
+        """A replica is as good as a value that was made here: it may be spilled, and is not dropped to make room."""
+        if entry.replica:
+            entry.replica, entry.announced = False, True
+            if entry in self._replicas:
+                del self._replicas[entry]
+                if entry.path and entry.resident:
+                    self._files[entry] = None
+
+    def discard(self, key: str) -> None:
+        """Another worker has this instead; names keep it there."""
+        entry = self.get(key, 0)
+        if entry is not None:
+            self._detach(entry)
+
     def delete(self, keys: list[str], attempts: Sequence[int] = ()) -> None:
         """Drop these keys; pinned ones go when their last name does. With `attempts`, only what is of that attempt."""
         if attempts:

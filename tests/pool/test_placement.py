@@ -17,8 +17,13 @@ ALICE, BOB = "alice:1", "bob:1"
 def placement(*addresses: str, ncores: int = 1) -> Placement:
     placed = Placement(SETTINGS)
     for address in addresses:
-        placed.workers[address] = WorkerView(Member(address, "one", address.partition(":")[0], ncores, 10**9))
+        add(placed, address, ncores)
     return placed
+
+
+def add(placed: Placement, address: str, ncores: int = 1) -> None:
+    view = WorkerView(Member(address, "one", address.partition(":")[0], ncores, 10**9))
+    placed.workers[address] = placed.takers[address] = view
 
 
 def kind(mean_s: float | None = None, **options: Any) -> Kind:
@@ -153,7 +158,7 @@ def test_wishes_are_names_or_addresses_and_hold_against_inputs():
     wake = placed.place(task("stranded", kind(workers=frozenset(["carol"])), large), 5.0)
     assert wake == WakeAt(5.0 + SETTINGS.no_worker_grace_s)
     assert placed.take_reachable() == []
-    placed.workers["carol:1"] = WorkerView(Member("carol:1", "one", "carol", 1, 10**9))
+    add(placed, "carol:1")
     assert [task.key for task in placed.take_reachable()] == ["stranded"]
     assert placed.stranded == {}
 

@@ -51,6 +51,7 @@ from distributed.wire.messages import (
     Export,
     Failed,
     Finished,
+    Hold,
     Member,
     Members,
     NeedFunction,
@@ -879,16 +880,16 @@ def test_a_worker_that_comes_back_is_asked_to_delete_what_nobody_accounts_for():
     assert bench.state.lifetimes.storing == set()
 
 
-def test_what_was_believed_to_be_lost_is_there_again_when_others_know_its_name():
+def test_what_was_believed_to_be_lost_is_there_again():
     bench = Bench(ALICE)
     x, y = bench.stored(ALICE), bench.stored(ALICE)
     bench.state.lifetimes.shared.pop(y.key)
     bench.lose(ALICE)
     assert not x.has_value
     bench.on(CenterSaid(WorkerJoined(member(ALICE))))
-    assert deleted(bench.on(Connected(member(ALICE), [[x.key, 1], [y.key, 1]]))) == {ALICE: [y.key]}
-    assert (x.holders, y.holders) == ({ALICE}, set())
-    assert deleted(bench.on(Dropped([x]))) == {ALICE: [x.key]}
+    assert deleted(bench.on(Connected(member(ALICE), [[x.key, 1], [y.key, 1], ["me/9", 1]]))) == {ALICE: ["me/9"]}
+    assert (x.holders, y.holders) == ({ALICE}, {ALICE})
+    assert deleted(bench.on(Dropped([x, y]))) == {ALICE: [x.key, y.key]}
 
 
 def test_what_a_worker_that_comes_back_does_not_hold_is_made_again_for_others():
@@ -897,24 +898,29 @@ def test_what_a_worker_that_comes_back_does_not_hold_is_made_again_for_others():
     bench.on(Exported(small))
     bench.on(Exported(large))
     bench.cut(ALICE)
-    messages = sent(bench.on(Connected(member(ALICE), [])), Compute)
-    assert [message.keys for _, message in messages] == [[small.key], [large.key]]
+    out = bench.on(Connected(member(ALICE), []))
+    assert [message.keys for _, message in sent(out, Compute)] == [[large.key]]
+    assert sent(out, Hold) == [(ALICE, Hold([small.key], [1], [b"v"]))]
 
 
-@pytest.mark.parametrize("value", [b"small", None], ids=["small", "large"])
-def test_what_was_lost_before_it_was_lent_is_made_again_for_others(value):
+def test_what_was_lost_before_it_was_lent_is_made_again_for_others_or_given_to_another_worker_if_it_is_here():
     bench = Bench(ALICE, BOB)
-    x = bench.done(value=value)
+    large, small = bench.done(value=None), bench.done(value=b"small", kind=kind(recompute=False))
     bench.lose(ALICE)
-    assert sent(bench.on(Exported(x)), Compute) == [(BOB, compute([x]))]
+    assert sent(bench.on(Exported(large)), Compute) == [(BOB, compute([large]))]
+    small.worker = ALICE
+    assert sent(bench.on(Exported(small)), Hold) == [(BOB, Hold([small.key], [1], [b"small"]))]
+    bench.on(Unexported(small))
+    assert deleted(bench.on(Dropped([small]))) == {BOB: [small.key]}
 
 
-def test_a_small_result_that_was_deleted_when_its_worker_came_back_is_made_again_for_others():
+def test_a_small_result_that_was_deleted_when_its_worker_came_back_is_given_to_it_again_for_others():
     bench = Bench(ALICE)
     x = bench.done()
     bench.cut(ALICE)
     assert deleted(bench.on(Connected(member(ALICE), [[x.key, 1]]))) == {ALICE: [x.key]}
-    assert [message.keys for _, message in sent(bench.on(Exported(x)), Compute)] == [[x.key]]
+    out = bench.on(Exported(x))
+    assert [what for what in out if isinstance(what, Send)] == [Send(ALICE, Hold([x.key], [1], [b"v"]))]
 
 
 def test_a_value_that_is_stored_while_the_connection_is_broken_is_there():
@@ -1008,7 +1014,7 @@ def test_what_a_name_stands_for_is_kept_by_no_handle_but_may_be_asked_for():
 
 def test_the_center_learns_which_attempt_counts_when_an_exported_value_was_made_again():
     bench = Bench(ALICE, BOB)
-    task = bench.done()
+    task = bench.done(value=None)
     bench.on(Exported(task))
     bench.lose(ALICE)
     assert (task.status, task.attempt) == (SENT, 2)
@@ -1025,12 +1031,14 @@ def test_borrowers_learn_why_an_exported_task_failed():
     assert bench.on(CenterSaid(Members([member(ALICE)]))) == [TellCenter(Export([task.key], [0])), withdrawal]
 
 
-def test_an_exported_value_is_made_again_when_its_worker_is_lost():
+def test_an_exported_value_is_made_again_or_given_to_another_worker_when_its_worker_is_lost():
     bench = Bench(ALICE, BOB)
-    task = bench.done()
-    bench.on(Exported(task))
-    [compute_again] = sent(bench.lose(ALICE), Compute)
-    assert compute_again == (BOB, compute([task]))
+    large, small = bench.done(value=None), bench.done()
+    for task in (large, small):
+        task.worker = ALICE
+        bench.on(Exported(task))
+    out = bench.lose(ALICE)
+    assert sent(out, Hold) == [(BOB, Hold([small.key], [1], [b"v"]))]
     kept = bench.done(kind=kind(recompute=False))
     bench.on(Exported(kept))
     [withdrawal] = [what for what in bench.lose(BOB) if isinstance(what, TellCenter)]

@@ -304,6 +304,7 @@ TAKES = {
         "data": Wrong(lambda pool, x: pool.scatter(x), UNPICKLABLE),
         "replicas": Wrong(lambda pool, x: pool.scatter([1], x), [*FROM_ONE, *TOO_MANY]),
     },
+    "Pool.restart": {"timeout": Wrong(lambda pool, x: pool.restart(x), NO_TIMEOUTS)},
     "Pool.gather": {
         "nested": Wrong(lambda pool, x: pool.gather(x), [(ValueError, endless()), (ValueError, deep(100_000))]),
         "timeout": Wrong(lambda pool, x: pool.gather([], x), NO_TIMEOUTS),
@@ -453,8 +454,8 @@ TAKES_NOTHING = {
     "Pool.has_what", "Pool.ncores", "Pool.terminate", "RemoteData.cancel", "RemoteData.cancelled", "RemoteData.done",
     "RemoteData.explain", "RemoteData.ready", "RemoteData.reduce_outside", "RemoteData.reference", "RemoteData.release",
     "RemoteData.successful", "Stream.aclose", "Stream.close", "AsCompleted.close", "Cluster.close", "Center.close",
-    "Center.finished", "Center.start", "Center.status", "Worker.close", "Worker.finished", "Worker.start",
-    "Worker.status", "Remote.close", "mpi.communicator", "mpi.is_client",
+    "Center.finished", "Center.start", "Center.status", "Worker.close", "Worker.finished", "Worker.leave",
+    "Worker.start", "Worker.status", "Remote.close", "mpi.communicator", "mpi.is_client",
 }  # fmt: skip
 MADE_BY_US = {"RemoteData", "Stream", "AsCompleted", "Remote"}  # nobody else calls these constructors
 NO_CALLS = {"Failure", "errors", "__version__"}  # what users get, and do not make

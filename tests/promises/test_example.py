@@ -64,7 +64,9 @@ def test_daemons_end_as_cleanly_while_tasks_run_and_data_is_there(number):
         kept = pool.submit(bytes, 1_000_000)
         endless = pool.submit(sum, range(10**12))
         assert kept.wait(20)
-        assert worker.end(number) == (0, "", "")
+        worker.process.send_signal(number)
+        assert "leaving: 1 task to end or give back" in worker.process.stdout.readline()
+        assert worker.end(number) == (0, "", ""), "a second signal ends it at once"
         assert center.end(number)[::2] == (0, "")
         assert not endless.ready()
         pool.terminate()

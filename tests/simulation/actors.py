@@ -184,6 +184,7 @@ class WorkerActor(Actor):
         self.ends: dict[End, None] = {}
         self.writers: dict[int, Any] = {}  # who waits for room
         self.full_until_s = 0.0  # no room in the file system, whatever the accounts say
+        self.on_leave: Callable[[], None] = lambda: None
         self._numbers = itertools.count(1)
         world.doors[member.address] = self.accept
         world.bulk[member.address] = self
@@ -226,7 +227,7 @@ class WorkerActor(Actor):
         self.handle(events.CenterConnected())
 
     def _hear_center(self, end: End, message: m.Message, request: int) -> None:
-        if isinstance(message, (m.OwnerLeft, m.Pin, m.Unpin, m.WorkerLeft)):
+        if isinstance(message, (m.OwnerLeft, m.Pin, m.Unpin, m.WorkerLeft, m.Adopt, m.HandedOver)):
             self.handle(events.FromCenter(message))
         if request and not isinstance(message, m.Reply):
             end.send(m.Reply(None), request)
@@ -280,6 +281,20 @@ class WorkerActor(Actor):
 
     def do_WakeAt(self, what: events.WakeAt) -> None:  # noqa: N802
         self.wake_at(what.time_s, events.Tick())
+
+    def do_Say(self, what: events.Say) -> None:  # noqa: N802
+        self.world.note(self.name, what.text)
+
+    def leave(self) -> None:
+        """SIGTERM."""
+        self.handle(events.LeaveAsked())
+
+    def do_Leave(self, what: events.Leave) -> None:  # noqa: N802
+        """It goes in an orderly way: what it said before is heard before."""
+        self.on_leave()
+        if self.center is not None:
+            self.center.send(m.Unregister())
+        self.die()
 
     def do_Log(self, what: events.Log) -> None:  # noqa: N802
         self.world.note(self.name, what.text.replace("\n", " "))

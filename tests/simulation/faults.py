@@ -18,7 +18,26 @@ class Faults:
         limit = self.dice.choice((30_000_000, 50_000_000)) if self.is_tight else 10**10
         member = m.Member(address, f"i{self.incarnations}", f"w{number % 4}", self.dice.randint(1, 3), limit)
         self.world.stopped.pop(address, None)
-        self.workers[address] = WorkerActor(self.world, self.settings, member)
+        worker = self.workers[address] = WorkerActor(self.world, self.settings, member)
+        worker.on_leave = lambda: self.see_off(worker)
+
+    def drain_worker(self) -> None:
+        """A worker is asked to leave."""
+        worker = self.some_worker()
+        if worker is not None:
+            self.world.fault("worker asked to leave", f"{worker.name} is asked to leave")
+            worker.leave()
+
+    def see_off(self, worker: WorkerActor) -> None:
+        """A worker leaves by itself: whether it is missed."""
+        departure = worker.state.departure
+        left = [key for key in worker.state.store.entries if not departure.is_spare(key)]
+        self.world.note("fault", f"{worker.name} leaves, with {len(left)} values")
+        self.may_repeat |= departure.is_over
+        if left:
+            is_excused = departure.is_over or departure.is_alone or departure.is_cut_off(self.world.now)
+            assert is_excused, f"{worker.name} leaves although only it has {left}"
+            self.may_lose = self.may_repeat = True
 
     def some_worker(self) -> WorkerActor | None:
         alive = [worker for worker in self.workers.values() if worker.is_alive]

@@ -127,9 +127,9 @@ MUTANTS = (
     ),
     Mutant(
         "the data of a lost worker is not missed",
-        "distributed/pool/state.py",
-        "task.holders.discard(address)\n        self._restore_visible(address, set(), now)",
-        "pass\n        self._restore_visible(address, set(), now)",
+        "distributed/pool/lifetimes.py",
+        "self._lose_holder(task, view.member.address)",
+        "pass",
         seed=3,
     ),
     Mutant(
@@ -395,6 +395,25 @@ MUTANTS = (
         "self.placement.near.pop(task.key, None)",
         "pass",
         seed=1,
+    ),
+    # ------------------------------------------------------------------------------------------- workers that leave
+    Mutant(
+        "a worker leaves before others have its values",
+        "distributed/worker/leaving.py",
+        "is_done = self.is_over or all(key in self.refused and self.is_alone for key in left)",
+        "is_done = True",
+    ),
+    Mutant(
+        "what a worker adopts its owner does not learn",
+        "distributed/pool/departures.py",
+        "task.holders.add(view.member.address)",
+        "pass",
+    ),
+    Mutant(
+        "what nobody keeps is told to stay",
+        "distributed/pool/departures.py",
+        "self.lifetimes.delete_at(address, key, attempt)\n        return [Send(address, Keep(kept))] if kept else []",
+        "pass\n        return [Send(address, Keep(kept))] if kept else []",
     ),
 )
 

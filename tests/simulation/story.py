@@ -95,7 +95,14 @@ class Story(Users, Faults, Truths):
         for _ in range(BATCHES):
             acts.append((self.moment(), self.dice.choice(self.WORK)))
             acts += [(self.moment(), self.dice.choice(self.ACTIONS)) for _ in range(3)]
-        return acts + [(self.moment(), self.dice.choice(self.FAULTS)) for _ in range(self.dice.randrange(10))]
+        acts += [(self.moment(), self.dice.choice(self.FAULTS)) for _ in range(self.dice.randrange(10))]
+        return acts + self.plan_departures()
+
+    def plan_departures(self) -> list[tuple[float, Callable[..., None]]]:
+        """In some stories workers are asked to leave, at any time; with dice of their own, so that the others stay."""
+        dice = random.Random(f"{self.seed} departures")
+        count = dice.choice((0, 0, 1, 3))
+        return [(dice.uniform(self.world.now + 0.2, self.horizon_s), Faults.drain_worker) for _ in range(count)]
 
     def moment(self) -> float:
         return self.dice.uniform(self.world.now + 0.2, self.horizon_s)
@@ -129,6 +136,6 @@ class Story(Users, Faults, Truths):
     def heal(self) -> None:
         """From here on nothing goes wrong by itself."""
         self.world.is_faulty = False
-        if self.some_worker() is None:
+        if all(worker.state.departure or not worker.is_alive for worker in self.workers.values()):
             self.start_worker()
         self.world.note("story", "no more faults")
