@@ -4,7 +4,7 @@ Owns no directory and no leases: it is told what is held and who lives. Pure, as
 
 What a waiting `WhoHas` makes of a key::
 
-    put by hand (no owner), and held       -> known: its holders
+    put by hand (no owner), and held       -> known: its holders; also for who asks by hand, whatever the key
     exported, and held                     -> known: the holders of the attempt that counts, as its owner says
     withdrawn by its owner                 -> known: the packed exception (b'': it was released)
     not exported, but kept by a name       -> known: its holders
@@ -34,6 +34,7 @@ class Waiter:
     missing: set[str]
     patience: float  # until here keys that nobody exported are waited for
     deadline: float
+    by_hand: bool = False  # a person or a script: they hear of every copy, whichever attempt it is of
 
     @property
     def next_time(self) -> float:
@@ -105,15 +106,16 @@ class Borrowing:
             return []
         return [key for key in keys if key in self.waiting_for]
 
-    def found(self, keys: Collection[str]) -> list[Waiter]:
-        """These keys are known now: the waiters that wait for nothing more, which leave."""
+    def found(self, keys: Collection[str], is_known: Callable[[str, Waiter], bool]) -> list[Waiter]:
+        """Something is new about these keys: the waiters that wait for nothing more now, which leave."""
         ready = []
         for key in keys:
-            for number in self.waiting_for.pop(key, ()):
+            for number in list(self.waiting_for.get(key, ())):
                 waiter = self.waiters[number]
-                waiter.missing.discard(key)
-                if not waiter.missing:
-                    ready.append(self.waiters.pop(number))
+                if is_known(key, waiter):
+                    self._stop_waiting(number, key)
+                    if not waiter.missing:
+                        ready.append(self.waiters.pop(number))
         return ready
 
     def give_up(self, number: int, now: float) -> Waiter | None:

@@ -415,16 +415,17 @@ class CenterState:
         if len(message.keys) != len(message.errors):
             raise Refused("ProtocolError", "withdraw: the columns differ in length")
         self.borrowing.withdraw(client, message.keys, message.errors)
-        for waiter in self.borrowing.found(message.keys):
+        for waiter in self.borrowing.found(message.keys, lambda key, waiter: True):
             self._answer(waiter)
         self._reply(connection, request, None)
 
     def _who_has(self, message: m.WhoHas, connection: int, request: int) -> None:
         deadline = self._now + message.wait_s
         patience = min(deadline, self._now + self.settings.borrow_wait_s)
-        waiter = Waiter(connection, request, message.keys, set(), patience, deadline)
+        by_hand = connection not in self._clients
+        waiter = Waiter(connection, request, message.keys, set(), patience, deadline, by_hand)
         if message.wait_s > 0 and request and self.borrowing.may_wait():
-            waiter.missing = {key for key in message.keys if self._may_come(key)}
+            waiter.missing = {key for key in message.keys if self._may_come(key, waiter)}
         if not waiter.missing:
             self._answer(waiter, with_errors=message.wait_s > 0)
             return
@@ -435,12 +436,14 @@ class CenterState:
     def _answer_those_who_wait_for(self, keys: list[str]) -> None:
         """These keys may be there now, and it may be known which attempt counts."""
         if wanted := self.borrowing.wanted(keys):
-            for waiter in self.borrowing.found([key for key in wanted if not self._may_come(key)]):
+            for waiter in self.borrowing.found(wanted, lambda key, waiter: not self._may_come(key, waiter)):
                 self._answer(waiter)
 
-    def _holders(self, key: str) -> dict[str, Entry]:
+    def _holders(self, key: str, waiter: Waiter) -> dict[str, Entry]:
         """Who has a key that somebody borrows: of another attempt than the one that counts nobody has it."""
         holders, counts = self.directory.who_has(key), self.borrowing.attempt_of(key)
+        if waiter.by_hand:
+            return holders
         if counts is None:  # its owner has not said, and cannot have published it unless there is a name for it
             return holders if key in self.named or not owner_of(key) else {}
         return {address: entry for address, entry in holders.items() if entry[0] == counts}
@@ -450,9 +453,9 @@ class CenterState:
         error = self.borrowing.error_of(key)
         return None if error == b"" and key in self.named else error
 
-    def _may_come(self, key: str) -> bool:
+    def _may_come(self, key: str, waiter: Waiter) -> bool:
         owner = owner_of(key)
-        if self._error_of(key) is not None or self._holders(key):
+        if self._error_of(key) is not None or self._holders(key, waiter):
             return False
         if not owner or self.borrowing.attempt_of(key) is not None:
             return True
@@ -465,7 +468,7 @@ class CenterState:
             error = self._error_of(key) if with_errors else None
             if error is not None:
                 answer[key] = error
-            elif holders := self._holders(key) if with_errors else self.directory.who_has(key):
+            elif holders := self._holders(key, waiter) if with_errors else self.directory.who_has(key):
                 answer[key] = holders
         self._reply(waiter.connection, waiter.request, answer)
 

@@ -373,6 +373,7 @@ def test_borrowers_get_the_attempt_that_counts_and_no_other(bench: Bench) -> Non
     bench.worker(1, "alice:1", {key: 5})  # an attempt that was given away, or that its owner has not heard of yet
     bench.worker(4, "bob:1")
     bench.client(2, ALICE)
+    bench.client(3, BOB)
     asked = bench.say(3, m.WhoHas([key], wait_s=60), request=8)
     assert not any(isinstance(what, Send) for what in asked)  # nobody said that it may be read
     assert not any(isinstance(what, Send) for what in bench.say(2, m.Export([key], [0])))  # under way
@@ -380,13 +381,15 @@ def test_borrowers_get_the_attempt_that_counts_and_no_other(bench: Bench) -> Non
     answer = m.Reply({key: {"bob:1": [2, 5]}})
     assert bench.say(4, m.AddKeys([key], [2], [5])) == [Send(3, answer, 8)]
     assert bench.ask(3, m.WhoHas([key], wait_s=60)) == {key: {"bob:1": [2, 5]}}
-    assert bench.ask(3, m.WhoHas([key])) == {key: {"alice:1": [1, 5], "bob:1": [2, 5]}}  # by hand: what is where
+    for by_hand in (m.WhoHas([key]), m.WhoHas([key], wait_s=60)):  # what is where
+        assert bench.ask(5, by_hand) == {key: {"alice:1": [1, 5], "bob:1": [2, 5]}}
 
 
 def test_an_attempt_that_is_there_already_is_given_as_soon_as_it_counts(bench: Bench) -> None:
     key = f"{ALICE}/1"
     bench.worker(1, "alice:1", {key: 5})
     bench.client(2, ALICE)
+    bench.client(3, BOB)
     bench.say(3, m.WhoHas([key], wait_s=60), request=8)
     assert Send(3, m.Reply({key: {"alice:1": [1, 5]}}), 8) in bench.say(2, m.Export([key], [1]))
 
@@ -395,6 +398,7 @@ def test_a_key_that_is_held_but_that_nobody_exported_or_named_is_no_ones_to_borr
     key = f"{ALICE}/1"
     bench.worker(1, "alice:1", {key: 5})
     bench.client(2, ALICE)
+    bench.client(3, BOB)
     bench.say(3, m.WhoHas([key], wait_s=60), request=8)
     assert Send(3, m.Reply({}), 8) in bench.tick_at(1000 + SETTINGS.borrow_wait_s)
     bench.say(2, m.Publish("table", key, [key]), request=1)

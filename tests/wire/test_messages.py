@@ -42,6 +42,7 @@ EXAMPLES = {  # by annotation, as it is written in the class
     "dict[int, list]": {0: [1], 5: []},
     "dict[int, str]": {3: "/dev/shm/x"},
     "dict[int, bytes]": {3: b"error"},
+    "dict[bytes, bytes]": {b"need": b"code"},
     "dict[str, str]": {"table": "c/1"},
     "dict[str, list[str]]": {"table": ["c/1", "c/2"]},
     "Member": ALICE,
