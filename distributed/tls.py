@@ -7,6 +7,7 @@ errors need translation. Whoever moves bytes by the descriptor itself (`is_encry
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -21,6 +22,7 @@ from distributed.wire.security import MAGIC
 
 RECORD_BYTES = 1 << 14  # of content, at most, in one record
 CLOSE_S = 1.0
+GONE_EARLY = "it closed the connection before the handshake was over"
 HANDSHAKE_RECORD = b"\x16"
 FATAL_ALERT = b"\x15\x03\x03\x00\x02\x02\x46"  # what a server says that finds no protocol in common
 NO_TLS = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "BAD_RECORD_TYPE", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}
@@ -53,7 +55,7 @@ class TlsSocket(ssl.SSLSocket):
 
     is_encrypted = True
     _sslobj: Any  # of the base
-    _guard: Any = None
+    _guard: Any = contextlib.nullcontext()  # until it is wrapped: the base reads from a socket that lost its peer
     _pid = 0
     _ahead = b""  # looked at, and not received yet
 
@@ -180,8 +182,8 @@ class TlsSocket(ssl.SSLSocket):
         return total
 
     def _tls(self) -> Any:
-        if self._sslobj is None:
-            raise OSError(errno.EBADF, "closed on this side")
+        if self._sslobj is None:  # closed; or its peer was gone before it was wrapped, which the base wants to hear
+            raise OSError(errno.EBADF if self.fileno() < 0 else errno.ENOTCONN, "closed on this side")
         return self._sslobj
 
     def shutdown(self, how: int) -> None:
@@ -189,7 +191,7 @@ class TlsSocket(ssl.SSLSocket):
 
     def close(self) -> None:
         """Close it when nobody is in the midst of using it, whose descriptor might be another socket's by then."""
-        if self._guard is None or self._pid != os.getpid():  # in a fork it is the parent's, and so may the guard be
+        if self._pid != os.getpid():  # in a fork it is the parent's, and so may the guard be
             super().close()
             return
         is_free = self._guard.acquire(blocking=False)
@@ -293,8 +295,12 @@ def shake_hands(sock: TlsSocket, credential: Credential) -> str:
         return "write"
     except ssl.SSLError as error:
         if is_end(error):
-            raise ConnectionResetError("it closed the connection before the handshake was over") from error
+            raise ConnectionResetError(GONE_EARLY) from error
         raise translated(error) from error
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:  # it was gone before it was wrapped
+            raise ConnectionResetError(GONE_EARLY) from error
+        raise
     if not credential.is_presented(sock.getpeercert(binary_form=True)):
         raise Refused("the peer's certificate is another than this side's")
     return ""

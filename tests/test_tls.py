@@ -11,6 +11,7 @@ import os
 import selectors
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from distributed import address as addresses
 from distributed import tls
 from distributed.bulk import BulkClient, BulkServer
 from distributed.bulk.encrypted import EncryptedStream, stream_over
@@ -461,6 +463,25 @@ def test_a_client_without_a_certificate_is_refused(daemon, caplog):
     assert said_to(daemon, context_of(None), b"DSTB" + bytes(100)) == b""
     assert until(lambda: "one presents none" in caplog.text)
     assert not daemon.connections
+
+
+def test_a_stranger_who_resets_the_connection_at_once_is_a_line_in_the_log(daemon, caplog):
+    for _ in range(3):
+        with socket.create_connection(addresses.parse(daemon.address)) as stranger:
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            stranger.sendall(tls.HANDSHAKE_RECORD)  # with what follows not this, but a reset
+    assert until(lambda: len([line for line in caplog.messages if line.startswith("refused")]) == 3)
+    assert not [record for record in caplog.records if record.exc_info], "and no traceback"
+
+
+def test_a_peer_that_is_gone_before_the_handshake_is_a_reset_connection(secret):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ours = socket.create_connection(listening.getsockname())
+        theirs, _ = listening.accept()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        with tls.wrapped(ours, secret.credential, is_server=False) as sock, pytest.raises(ConnectionResetError):
+            tls.shake_hands(sock, secret.credential)
 
 
 def test_an_older_tls_is_refused(daemon, pem, caplog):
