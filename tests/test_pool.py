@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import ctypes
 import functools
@@ -830,6 +831,28 @@ def test_a_pool_whose_own_cluster_is_killed_says_so_and_hangs_nobody():
                 handle.get(timeout=30)
         with pytest.raises(PoolClosed, match=r"own cluster.*signal 9"):
             pool.submit(abs, -1)
+
+
+def test_a_pool_whose_own_cluster_was_killed_leaves_nothing_behind_when_it_is_closed():
+    descriptors, threads, told = open_descriptors(), set(threading.enumerate()), []
+    with Pool(1) as pool:
+        waiting = pool.submit(time.sleep, 60)
+        waiting.add_done_callback(told.append)
+        os.kill(pool._owned._daemon.pid, signal.SIGKILL)
+        with pytest.raises(PoolClosed):
+            waiting.get(timeout=30)
+    assert told == [waiting]
+    assert not set(threading.enumerate()) - threads
+    assert not open_descriptors() - descriptors
+
+
+def open_descriptors() -> set[str]:
+    """What this process has open."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # of the listing itself
+            found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
+    return found
 
 
 def test_a_function_named_by_a_text_is_imported_on_the_executor(pool):

@@ -238,10 +238,10 @@ class Driver:
 
     def close(self, timeout_s: float) -> None:
         """Say goodbye to the center, end the thread, close every socket. Bounded in time."""
-        if self.closed:
+        if self._wake_in < 0:  # done; `closed` it also is, with everything open, when there is no cluster any more
             return
         deadline = time.monotonic() + timeout_s
-        if self._center is not None and self._thread.is_alive():
+        if not self.closed and self._center is not None and self._thread.is_alive():
             with contextlib.suppress(Exception):
                 self.ask(UnregisterClient(), timeout_s)
         self.closed = True
