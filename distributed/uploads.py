@@ -136,7 +136,10 @@ class Tree:
         self.paths = paths
 
     def __call__(self) -> None:
-        plant(self.paths)
+        global _called_last
+        if _called_last is not self:  # before each batch of tasks: to name a thousand files takes a millisecond
+            plant(self.paths)
+            _called_last = self
 
 
 # ------------------------------------------------------------------------------------------------------ in an executor
@@ -144,7 +147,8 @@ class Tree:
 STORE: Final = "DISTRIBUTED_STORE"  # in the environment of executors: a directory that goes when their worker goes
 
 _ground = ""  # where contents are, and trees: of all executors of a worker
-_standing = ""  # the tree that is imported from now
+_standing = ""  # the tree that is imported from now,
+_called_last: Tree | None = None  # and who made it that
 
 
 def keep(data: bytes) -> None:

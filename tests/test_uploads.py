@@ -13,7 +13,7 @@ import pytest
 from conftest import nothing_left_behind
 from distributed import Cluster, Pool
 from distributed.config import SETTINGS, Settings
-from distributed.uploads import checked, gather, name_of
+from distributed.uploads import Tree, checked, gather, name_of
 
 
 def write(path, text=""):
@@ -108,6 +108,16 @@ def test_what_is_too_large_is_refused_before_it_is_read_whole(tmp_path, monkeypa
 def test_a_content_is_named_by_itself():
     assert name_of(b"x") == name_of(b"x") != name_of(b"y")
     assert SETTINGS.upload_bytes_max > 1 << 20
+
+
+def test_a_tree_that_stands_is_not_named_again_before_each_task(monkeypatch):
+    planted = []
+    monkeypatch.setattr("distributed.uploads._called_last", None)
+    monkeypatch.setattr("distributed.uploads.plant", planted.append)
+    one, two = Tree({"one.py": b"1"}), Tree({"two.py": b"2"})
+    for tree in (one, one, two, two, one):
+        tree()
+    assert planted == [one.paths, two.paths, one.paths]
 
 
 def test_an_executor_imports_from_the_tree_of_its_task_and_forgets_the_one_before(tmp_path):
@@ -227,8 +237,9 @@ def test_many_uploads_stay_few_bundles(pool, tmp_path):
 
 def test_a_worker_that_joins_later_has_it_too(cluster, pool, tmp_path):
     pool.upload(write(tmp_path / "late.py", "answer = 42"))
-    cluster.scale(3)
-    newest = next(worker for worker in cluster.workers if worker not in pool.workers)
+    former = set(cluster.workers)
+    cluster.scale(len(former) + 1)
+    (newest,) = set(cluster.workers) - former
     assert pool.options(workers=newest).submit(lambda: __import__("late").answer).get() == 42
 
 

@@ -90,6 +90,7 @@ class Initializer:
             reason = f"{type(error).__name__}: {error}"
             raise InitializerFailed(f"the pool's initializer failed in executor {os.getpid()}: {reason}") from error
         _initialized.add(self.mark)
+        self.initializer, self.initargs = None, ()  # they may be large, and are called no more
 
 
 _initialized: set[bytes] = set()

@@ -27,11 +27,11 @@ class Functions:
     def __contains__(self, name: bytes) -> bool:
         return name in self._entries
 
-    def get(self, name: bytes, code: bytes) -> Any:
+    def get(self, name: bytes, code: bytes, is_need: bool = False) -> Any:
         """The function of this hash: the one that is here, or else what `code` makes.
 
         Where it cannot be made (a module is missing) there is one in its place that raises the reason; since `code`
-        comes once, it is kept, and tried again the next time.
+        comes once, it is kept, and tried again the next time. What functions need keeps nothing once it was called.
         """
         if name in self._entries:
             self._entries.move_to_end(name)
@@ -46,7 +46,7 @@ class Functions:
         except BaseException as error:  # noqa: BLE001  modules that are imported here may raise anything
             note(error, "the function was unpickled in the executor")
             function = Unloadable(code, error)
-        self._put(name, function, len(code))
+        self._put(name, function, 0 if is_need else len(code))
         return function
 
     def prepared(self, name: bytes, code: bytes, needs: dict[bytes, bytes]) -> Any:
@@ -54,7 +54,7 @@ class Functions:
         reason: BaseException | None = None
         for need, need_code in needs.items():
             try:
-                self.get(need, need_code)()
+                self.get(need, need_code, is_need=True)()
             except BaseException as error:  # noqa: BLE001  foreign code
                 reason = reason or error
         function = self.get(name, code)

@@ -114,18 +114,19 @@ class Executor:
         self.count -= len(part.keys)
         return part
 
-    def learn(self, function: Function, settings: Settings) -> bytes:
+    def learn(self, function: Function, settings: Settings, is_need: bool = False) -> bytes:
         """The code to send along: none when the executor surely has it.
 
-        It keeps the functions used last within the bounds of the settings; half of that is what we rely on.
+        It keeps the functions used last within the bounds of the settings; half of that is what we rely on. What is
+        called once, a need of functions, is worth no bytes afterwards.
         """
         if function.identity in self.functions:
             self.functions.move_to_end(function.identity)
             return b""
         code = function.code
         assert code is not None
-        self.functions[function.identity] = len(code)
-        self.functions_bytes += len(code)
+        self.functions[function.identity] = nbytes = 0 if is_need else len(code)
+        self.functions_bytes += nbytes
         while len(self.functions) > 1 and (
             len(self.functions) > settings.functions_cached_max // 2
             or self.functions_bytes > settings.functions_cached_bytes_max // 2
@@ -353,7 +354,7 @@ class Dispatch:
         executor.count += len(keys)
         executor.client = parts[0].order.client
         code = executor.learn(function, self.settings)
-        needs = {need.identity: executor.learn(need, self.settings) for need in function.needs}
+        needs = {need.identity: executor.learn(need, self.settings, is_need=True) for need in function.needs}
         self.out.append(Give(number, Run(function.identity, code, function.name, first, keys, args, inputs, needs)))
         return len(keys)
 

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ import pytest
 from distributed.config import SETTINGS
 from distributed.errors import CannotPickle
 from distributed.pieces import write_file
+from distributed.uploads import Bundle
 from distributed.wire import codec
 from distributed.wire.frames import encode
-from distributed.wire.functions import pack_function
+from distributed.wire.functions import Initializer, pack_function, pack_need
 from distributed.wire.messages import NO_ROOM, CancelRunning, NeedRoom, Outcomes, Room, Run
 from distributed.wire.values import pack, pack_call, reduce_handle, unpack, unpack_exception
 from distributed.worker import outcomes
@@ -202,6 +204,29 @@ def test_the_cache_of_functions_is_bounded_in_number_and_bytes():
     functions.get(b"large", pack_function(lambda data=LARGE: data).code)
     assert b"large" in functions
     assert b"\0" not in functions
+
+
+def test_what_functions_need_stays_however_large_it_was(monkeypatch):
+    monkeypatch.setattr("distributed.uploads.keep", bool)
+    functions = Functions(count_max=10, bytes_max=1000)
+    needs = {bytes([n]): pack_need(Bundle([LARGE + bytes([n])]), "the upload")[1] for n in range(3)}
+    assert functions.prepared(b"f", pack_function(len).code, needs)("abc") == 3
+    assert functions.prepared(b"f", b"", dict.fromkeys(needs, b""))("abc") == 3
+    assert functions.nbytes < 1000
+
+
+def test_an_initializer_keeps_nothing_once_it_was_called():
+    argument = Keepable()
+    living = weakref.ref(argument)
+    initializer = Initializer(id, (argument,))
+    del argument
+    initializer()
+    assert living() is None
+    initializer()  # and is not called again
+
+
+class Keepable:
+    """Something that may be kept too long."""
 
 
 def test_inputs_are_values_and_each_task_has_its_own(agent, tmp_path):

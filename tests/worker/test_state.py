@@ -95,6 +95,14 @@ def test_what_a_function_needs_is_asked_for_and_goes_along_once(bench):
     assert bench.done([1]) == [finished("a"), run("b", 2, needs={G: b""})]
 
 
+def test_what_is_needed_goes_along_once_however_large_it_is(bench):
+    large = bytes(SETTINGS.functions_cached_bytes_max // 3)
+    needed = {G: large, b"h" * 16: large}
+    assert bench.client(compute("a", code=b"code", needs=needed)) == [run("a", 1, code=b"code", needs=needed)]
+    assert bench.client(compute("b", needs=dict.fromkeys(needed, b""))) == []
+    assert bench.done([1]) == [finished("a"), run("b", 2, needs=dict.fromkeys(needed, b""))]
+
+
 def test_a_function_waits_until_it_and_all_that_it_needs_is_here(bench):
     third = b"3" * 16
     asked = bench.client(compute("ab", needs={G: b"first", third: b""}))
