@@ -603,6 +603,7 @@ class Run(Message):
 
 
 NO_ROOM = b"no room"  # in place of an exception: there was no room for the result
+NOBODY = 0  # in place of a task's number: room is given back that was asked for by a task that is gone
 
 
 @record
@@ -611,7 +612,7 @@ class Outcomes(Message):
 
     `values` holds packed results; where the result was too large, `paths` maps the position to the file that was
     reserved and written. `errors` maps a position to the packed exception (its value is empty then), or to `NO_ROOM`
-    where there was no room for the result.
+    where there was no room for the result. Number 0 is nobody's: with it a file is given back whose task is gone.
     """
 
     serials: list[int]

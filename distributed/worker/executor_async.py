@@ -17,7 +17,7 @@ from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.wire.exceptions import note
-from distributed.wire.messages import CancelRunning, Message, NeedRoom, Room, Run
+from distributed.wire.messages import NO_ROOM, NOBODY, CancelRunning, Message, NeedRoom, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
 from distributed.worker.link import Link
@@ -110,6 +110,9 @@ class AsyncExecutor:
         if task.cancelled():  # before its first step, so that nothing in `_run_one` could tell
             self.report.finished.append(failure(serial, asyncio.CancelledError(), 0, own_frames=0))
         del self.tasks[serial]
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if not self._is_flush_due:
             self._is_flush_due = True
             self.loop.call_later(SETTINGS.flush_interval_s if self.tasks else 0, self._flush)
@@ -133,9 +136,18 @@ class AsyncExecutor:
         room: asyncio.Future[Room] = self.loop.create_future()
         self.rooms.append(room)  # answers come in the order of the questions
         self.link.send(NeedRoom(packed.nbytes))
-        return write_into_room(
-            await asyncio.shield(room), packed
-        )  # not lost when this is cancelled: the order would be
+        try:
+            answer = await asyncio.shield(room)  # not lost when this is cancelled: the order would be
+        except asyncio.CancelledError:
+            room.add_done_callback(self._give_back)
+            raise
+        return write_into_room(answer, packed)
+
+    def _give_back(self, room: asyncio.Future[Room]) -> None:
+        """The task that asked for it was cancelled meanwhile: the agent hears it as an outcome of nobody's."""
+        if path := room.result().path:
+            self.report.finished.append((NOBODY, b"", 0, (path, 0, [], NO_ROOM)))
+            self._flush_soon()
 
     def _flush(self) -> None:
         self._is_flush_due = False

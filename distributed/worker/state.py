@@ -393,6 +393,7 @@ class WorkerState:
             while start < stop:
                 part = executor.take(message.serials[start], stop - start)
                 if part is None:
+                    self.rooms.abandon(message.paths.get(start, ""))
                     start += 1
                     continue
                 count, client = len(part.keys), part.order.client

@@ -7,6 +7,7 @@ import pytest
 from distributed.errors import ProtocolError
 from distributed.wire.messages import (
     NO_ROOM,
+    NOBODY,
     AddKeys,
     Attach,
     Cancel,
@@ -505,6 +506,20 @@ def test_room_is_given_in_the_order_of_the_questions(bench):
     first, second, third = bench.on(Allocated(1, "/m/v1"))
     assert (first, second) == (Give(1, Room("/m/v1", "")), Give(1, Room("/m/v2", "")))
     assert third.message.path == ""
+
+
+def test_room_that_comes_when_its_coroutine_was_cancelled_is_given_back(bench):
+    bench.client(compute("ab", code=b"code", asynchronous=True))
+    executor = next(n for n, one in bench.state.dispatch.executors.items() if one.asynchronous)
+    bench.on(ExecutorStarted(executor, pid=7))
+    bench.on(FromExecutor(executor, NeedRoom(100_000)))
+    bench.client(Cancel([key("a")], [1]))
+    bench.done([1], [b""], executor=executor, errors={0: b"cancelled"})
+    bench.on(Allocated(1, "/m/v1"))
+    assert bench.state.store.reserved_bytes == 100_000
+    out = bench.done([NOBODY], [b""], executor=executor, paths={0: "/m/v1"}, errors={0: NO_ROOM}, nbytes=[0])
+    assert out == [Remove("/m/v1")]
+    assert bench.state.store.reserved_bytes == 0
 
 
 def test_an_executor_that_dies_leaves_no_reservation(bench):
