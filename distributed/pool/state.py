@@ -676,7 +676,7 @@ class PoolState:
                 self.lifetimes.delete_at(former, task.key, task.attempt)
             task.worker = address
             self._out.append(Send(address, Hold([task.key], [task.attempt], [task.outcome])))
-        elif task.outcome is None or task.is_repeatable:
+        elif task.outcome is None or task.can_come_again:
             if self._revive(task):
                 self._wait_for_inputs(task, now)
         else:

@@ -184,6 +184,20 @@ class Task:
         return self.args is not None and options is not None and options.recompute and options.attempts > 1
 
     @property
+    def can_come_again(self) -> bool:
+        """Whether it is repeatable with all that its recipe starts from and that is not there (any more)."""
+        pending, seen = [self], {self}
+        while pending:  # a loop, because a chain of lost values may be a hundred thousand long
+            task = pending.pop()
+            if task.status == FAILED or not task.is_repeatable:
+                return False
+            for needed in task.inputs:
+                if needed not in seen and needed.status in (DONE, RELEASED, FAILED) and not needed.has_value:
+                    seen.add(needed)
+                    pending.append(needed)
+        return True
+
+    @property
     def recipe_bytes(self) -> int:
         """About how much memory it takes to remember how this task is computed again."""
         return 250 + len(self.args or b"") + 8 * len(self.inputs)

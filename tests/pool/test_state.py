@@ -1046,6 +1046,22 @@ def test_an_exported_value_is_made_again_or_given_to_another_worker_when_its_wor
     assert (kept.status, kept.outcome) == (DONE, b"v")
 
 
+def test_a_value_that_is_here_is_not_given_up_for_a_recipe_that_lacks_an_input_that_nobody_can_make_again():
+    bench = Bench(ALICE)
+    only_once = bench.done(value=None, kind=kind(recompute=False))
+    between = bench.done(only_once)
+    task = bench.done(between)
+    bench.on(Exported(task))
+    bench.on(Dropped([only_once, between]))
+    assert task.is_repeatable
+    assert between.status == only_once.status == RELEASED
+    out = bench.lose(ALICE)
+    assert sent(out, Compute) == []
+    [withdrawal] = [what for what in out if isinstance(what, TellCenter)]
+    assert isinstance(unpack_exception(withdrawal.message.errors[0]), KeyLost)
+    assert (task.status, task.outcome) == (DONE, b"v")
+
+
 def test_an_exported_value_is_made_again_when_its_worker_is_lost_and_the_last_copy_had_to_make_room():
     bench = Bench(ALICE, BOB)
     value, other = bench.done(value=None), bench.stored(BOB, nbytes=2 * LARGE)

@@ -70,7 +70,7 @@ class Truths:
         owners = [
             client
             for client in self.clients
-            if key in client.state.exported and client.state.exported[key].is_repeatable
+            if key in client.state.exported and client.state.exported[key].can_come_again
         ]
         return any(not client.isolated_until_s and key not in client.heard_late for client in owners)
 
