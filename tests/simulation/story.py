@@ -48,6 +48,7 @@ class Story(Users, Faults, Truths):
         self.held: list[tuple[Client, Task]] = []
         self.lent: list[tuple[Client, Task]] = []
         self.names: list[str] = []  # published
+        self.unpublished: set[str] = set()
         self.may_lose = False  # a worker was lost, or somebody was without the center for a while
         self.may_repeat = False  # something happened for which tasks may run again
         self.quiet_s = 0.0  # when all that went wrong will be over

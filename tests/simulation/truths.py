@@ -84,8 +84,12 @@ class Truths:
         self.world.run(self.world.now + 5.0)
         living = {worker.name: worker for worker in self.workers.values() if worker.is_alive}
         assert self.center.state.directory.members.keys() == living.keys()
+        names = {name: publication.key for name, publication in self.center.state.names.items()}
+        if not self.world.faults["center lost"]:  # a new one cannot know what was unpublished while a worker was away
+            assert names.keys().isdisjoint(self.unpublished), f"unpublished, but there again: {names}"
         for address, worker in living.items():
             store = worker.state.store
+            assert store.names == names, f"{address} knows other names than the center: {store.names}, not {names}"
             keys, attempts, nbytes = columns(store.entries)
             stored = dict(zip(keys, zip(attempts, nbytes, strict=True), strict=True))
             has = self.center.state.directory.members[address].has_what()

@@ -242,7 +242,9 @@ class Users:
         if self.names:
             name = self.dice.choice(self.names)
             self.names.remove(name)
-            self.client().ask(m.Unpublish(name), lambda result, refusal: None)
+            self.client().ask(
+                m.Unpublish(name), lambda result, refusal: None if refusal else self.unpublished.add(name)
+            )
 
     def look_up(self) -> None:
         if self.names:
