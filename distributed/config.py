@@ -114,6 +114,7 @@ class Settings:
     lineage_bytes_max: int = 64 * MIB
     scattered_value_bytes_max: int = 1 * MIB  # a scattered value up to this size stays at its client, too
     scattered_bytes_max: int = 64 * MIB  # of all that stay there; beyond it the oldest ones go
+    workers_compared_max: int = 64  # when one of many is looked for: the best of so many will do
     move_wait_min_s: float = 0.05  # leave the holder of the inputs only if it saves more waiting than this
     local_bytes_per_s: float = 10e9  # between workers of one machine
     network_bytes_per_s: float = 1e9  # until measured

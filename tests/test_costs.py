@@ -109,6 +109,44 @@ def test_a_round_trip_costs_the_mind_of_a_pool_few_calls() -> None:
     assert calls_of(lives_one_by_one, state, new_tasks(500)) / 500 < ROUND_TRIP_CALLS_MAX
 
 
+def pool_with_workers(count: int) -> PoolState:
+    state = PoolState()
+    members = [Member(f"10.0.0.1:{port}", "f00", "bob", 2, 1 << 30) for port in range(1, count + 1)]
+    state.handle(CenterSaid(Members(members)), 0.0)
+    for member in members:
+        state.handle(Connected(member), 0.0)
+    return state
+
+
+def lives_beside_long_ones(state: PoolState, tasks: list[Task]) -> None:
+    """While every second worker is busy, as between the layers of a graph."""
+    for task in tasks:
+        value = new_tasks(1)[0]
+        life_of_value = state.handle(Submitted([value]), 0.0)
+        [sent] = [what for what in life_of_value if isinstance(what, Send)]
+        compute: Any = sent.message
+        large = Finished(compute.keys, compute.attempts, [10**6], [None], [2], {}, [])
+        state.handle(Received(sent.address, large), 0.0)
+        task.inputs = (value,)
+        life_of(state, [task])
+        state.handle(Dropped([value]), 0.0)
+
+
+@pytest.mark.parametrize("lives", [lives_one_by_one, lives_beside_long_ones])
+def test_a_task_costs_the_mind_of_a_pool_the_same_among_many_workers(lives: Any) -> None:
+    calls = []
+    for count in (200, 2000):
+        state = pool_with_workers(count)
+        busy = new_tasks(count)
+        for task in busy:
+            task.key = f"b0b/{task.key}"
+            state.handle(Submitted([task]), 0.0)
+        assert sum(bool(view.under_way) for view in state.workers.values()) > count / 2
+        calls.append(calls_of(lives, state, new_tasks(50)))
+    few, many = calls
+    assert many < 1.2 * few
+
+
 def worker_that_knows_a_function() -> WorkerState:
     state = WorkerState(WORKER, SETTINGS)
     state.start()

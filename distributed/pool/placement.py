@@ -6,16 +6,18 @@ have under way, is arithmetic in :mod:`distributed.pool.policy`; what a task is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Collection, Iterable, Iterator
 
 from distributed.config import KIB, Settings
 from distributed.pool import policy
 from distributed.pool.events import Instruction, Send, WakeAt
 from distributed.pool.tasks import READY, Levels, Task
-from distributed.pool.view import WorkerView
+from distributed.pool.view import BY_FULLNESS, Standing, WorkerView
 from distributed.wire.messages import Recall
 
 SMALL_BYTES = 64 * KIB
+UNKNOWN_S = 1e9  # nobody knows how long it takes
 
 
 class Placement:
@@ -25,10 +27,26 @@ class Placement:
         self.settings = settings
         self.workers: dict[str, WorkerView] = {}
         self.takers: dict[str, WorkerView] = {}  # those of them that do not leave
+        self.standing = Standing()  # of the takers
+        self._loaded: dict[str, None] = {}  # takers that tasks were assigned to; perhaps there are none any more
+        self._refused_s = 0.0  # how long those tasks take, at most, for which some worker had no room
+        self._numbers = itertools.count()
         self.unplaced = Levels()  # ready tasks that may run anywhere
         self.moved_at = 0.0  # when something was last taken from these, or put where there was nothing
         self.near: dict[str, set[str]] = {}  # tasks that failed elsewhere, for want of room or of inputs: try these
         self.stranded: dict[str, tuple[Task, float]] = {}  # ready tasks whose `workers=` are not here, till when
+
+    def admit(self, view: WorkerView) -> None:
+        """A worker is here, and takes tasks."""
+        view.number = next(self._numbers)
+        self.takers[view.member.address] = view
+        view.count_in(self.standing)
+
+    def dismiss(self, address: str) -> None:
+        """A worker is gone, or takes no more tasks."""
+        view = self.takers.pop(address, None)
+        if view is not None:
+            view.count_in(None)
 
     def place(self, task: Task, now: float) -> Instruction | None:
         """Queue a task whose inputs are all there where it should run."""
@@ -46,7 +64,7 @@ class Placement:
             return WakeAt(deadline)
         if not self.unplaced:
             self.moved_at = now
-        self._queue_at(self._home(task, allowed, now)).extend(_level(task), (task,))
+        self._queue(task, self._home(task, allowed, now))
         return None
 
     def take_reachable(self) -> list[Task]:
@@ -60,8 +78,10 @@ class Placement:
         """Take ready tasks out of the queues, to place them anew."""
         for task in tasks:
             self.stranded.pop(task.key, None)
-        for queue in (self.unplaced, *(view.assigned for view in self.takers.values())):
+        loaded = [view for view in map(self.takers.get, self._loaded) if view is not None]
+        for queue in (self.unplaced, *(view.assigned for view in loaded)):
             queue.remove(set(tasks))
+        self._refused_s = float("inf")  # what is first in a queue now may be shorter than what was
 
     def place_anywhere(self, tasks: list[Task], now: float) -> None:
         """Queue tasks of one kind, without inputs and without wishes: costs next to nothing a task."""
@@ -76,8 +96,13 @@ class Placement:
         """
         if self.has_ready or task.kind.asynchronous or len(task.args or b"") > SMALL_BYTES:  # type: ignore[union-attr]
             return None
-        idle = [view for view in self.takers.values() if view.on_cores < view.member.ncores]
-        return min(idle, key=lambda view: view.on_cores / view.member.ncores) if idle else None
+        return min(self._some(self.standing.dry), key=BY_FULLNESS, default=None)
+
+    def _some(self, views: dict[str, WorkerView]) -> Iterable[WorkerView]:
+        """As many of them as are worth comparing: the best of these is nearly as good as the best of thousands."""
+        if len(views) <= self.settings.workers_compared_max:
+            return views.values()
+        return itertools.islice(views.values(), self.settings.workers_compared_max)
 
     def emptiest(self, preferred: str | None) -> str:
         """Who should hold one more value: the preferred worker if it stays, else who holds fewest."""
@@ -85,8 +110,12 @@ class Placement:
             return preferred  # type: ignore[return-value]
         return min(self.takers, key=lambda address: (len(self.takers[address].holds), address))
 
-    def _queue_at(self, home: str | None) -> Levels:
-        return self.unplaced if home is None else self.takers[home].assigned
+    def _queue(self, task: Task, home: str | None) -> None:
+        queue = self.unplaced
+        if home is not None:
+            queue, self._loaded[home] = self.takers[home].assigned, None
+            self.standing.roomy[home] = self.takers[home]  # it may have room for this, if not for what was first
+        queue.extend(_level(task), (task,))
 
     def _home(self, task: Task, allowed: list[WorkerView], now: float) -> str | None:
         """Where a task should run; None if anywhere is as good."""
@@ -96,8 +125,8 @@ class Placement:
                 return None
             hosts = {policy.host_of(address) for address in held}
             _, _, calmest = min(
-                (view.wait_s(self.settings, now), policy.host_of(address) not in hosts, address)
-                for address, view in self.takers.items()
+                (view.wait_s(self.settings, now), policy.host_of(view.member.address) not in hosts, view.member.address)
+                for view in self._calm()
             )
             held.setdefault(calmest, 0)
         if task.key in self.near:
@@ -105,6 +134,12 @@ class Placement:
             held = {where: held.get(where, 0) for where in candidates if where in self.near[task.key]} or held
         waits = {address: self.takers[address].wait_s(self.settings, now) for address in held}
         return policy.place(held, waits, self.settings)
+
+    def _calm(self) -> Iterable[WorkerView]:
+        """Where a task would not wait for long."""
+        if len(self.takers) <= self.settings.workers_compared_max:
+            return self.takers.values()
+        return self._some(self.standing.dry or self.standing.roomy or self.takers)
 
     def _allowed(self, task: Task) -> list[WorkerView]:
         names = task.kind.options.workers  # type: ignore[union-attr]
@@ -126,10 +161,20 @@ class Placement:
 
     def batches(self, now: float) -> Iterator[tuple[WorkerView, list[Task]]]:
         """Batches of one kind for workers that have room; the caller notes each as sent before it takes the next."""
-        hungry = list(self.takers.values())
+        self._reconsider()
+        count = len(self.unplaced)
+        if 0 < count < len(self.standing.dry):  # there are more idle workers than tasks for them
+            idle = itertools.islice(self.standing.dry.values(), max(count, self.settings.workers_compared_max))
+            yield from self._rounds(list(dict.fromkeys((*idle, *self._hungry_for_their_own()))), now)
+        if self.has_ready:
+            hungry = self.standing.roomy.values() if self.unplaced else self._hungry_for_their_own()
+            yield from self._rounds(list(hungry), now)
+
+    def _rounds(self, hungry: list[WorkerView], now: float) -> Iterator[tuple[WorkerView, list[Task]]]:
+        """In rounds, so that the last tasks are spread evenly."""
         if len(hungry) > 1:
-            hungry.sort(key=lambda view: view.on_cores / view.member.ncores)
-        while hungry and self.has_ready:  # in rounds, so that the last tasks are spread evenly
+            hungry.sort(key=BY_FULLNESS)
+        while hungry and self.has_ready:
             still_hungry = []
             for view in hungry:
                 if batch := self._next_batch(view, now):
@@ -137,14 +182,32 @@ class Placement:
                     still_hungry.append(view)
             hungry = still_hungry
 
+    def _hungry_for_their_own(self) -> list[WorkerView]:
+        roomy = self.standing.roomy
+        return [roomy[address] for address in self._loaded if address in roomy]
+
+    def _reconsider(self) -> None:
+        """Who had no room for longer tasks than come now may have room for these."""
+        if self.unplaced and _need_s(self.unplaced.peek()) < 0.9 * self._refused_s:
+            self._refused_s = 0.0
+            self.standing.roomy.update(self.takers)
+
+    def _refuse(self, view: WorkerView, task: Task) -> None:
+        """It has no room, until something is different there."""
+        self._refused_s = max(self._refused_s, float("inf") if task.kind.asynchronous else _need_s(task))  # type: ignore[union-attr]
+        self.standing.roomy.pop(view.member.address, None)
+
     @property
     def has_ready(self) -> bool:
         """Whether anything is queued here."""
         if self.unplaced:
             return True
-        for view in self.takers.values():  # noqa: SIM110 - asked several times a message: `any` takes twice as long
-            if view.assigned:
+        while self._loaded:
+            address = next(iter(self._loaded))
+            view = self.takers.get(address)
+            if view is not None and view.assigned:
                 return True
+            del self._loaded[address]
         return False
 
     def _next_batch(self, view: WorkerView, now: float) -> list[Task]:
@@ -158,7 +221,10 @@ class Placement:
                 mean_s = first.kind.duration.mean_s
                 share = policy.share(len(queue), len(self.takers), view.member.ncores, mean_s, self.settings)
                 count = min(count, share)
-            if count < 1 or (first.message_bytes > room_bytes and len(view.under_way) >= view.member.ncores):
+            if count < 1:
+                self._refuse(view, first)
+                return []
+            if first.message_bytes > room_bytes and len(view.under_way) >= view.member.ncores:
                 return []  # while a core is idle one task is sent, however large: it has to run somewhere
             batch = [task for task in queue.take(count, room_bytes) if task.status == READY]
             if queue is self.unplaced:
@@ -186,10 +252,14 @@ class Placement:
 
     def balance(self, now: float) -> list[Instruction]:
         """When a worker has run dry while another has much: move assigned tasks, or have queued ones given back."""
-        dry = sum(view.on_cores < view.member.ncores for view in self.takers.values())
+        dry = len(self.standing.dry)
         if not dry or dry == len(self.takers):
             return []
-        busiest = max(self.takers.values(), key=lambda view: (view.wait_s(self.settings, now), view.member.address))
+        busiest = max(
+            self._givers(), key=lambda view: (view.wait_s(self.settings, now), view.member.address), default=None
+        )
+        if busiest is None:
+            return []
         look_again = WakeAt(now + self.settings.move_wait_min_s)
         if busiest.assigned:
             self._relocate(busiest, now)
@@ -202,11 +272,29 @@ class Placement:
         busiest.recalling = True
         return [Send(busiest.member.address, Recall((surplus + 1) // 2))]
 
+    def _givers(self) -> Collection[WorkerView]:
+        """Those that have something to give, or as many of them as are worth comparing."""
+        loaded = itertools.islice(self._loaded, self.settings.workers_compared_max)
+        assigned = {address: view for address in loaded if (view := self.takers.get(address)) and view.assigned}
+        return {**assigned, **{view.member.address: view for view in self._some(self.standing.crowded)}}.values()
+
+    def check(self) -> None:
+        """Assert what must hold between any two events."""
+        standing, takers = self.standing, self.takers
+        assert standing.dry.keys() == {
+            address for address, view in takers.items() if view.on_cores < view.member.ncores
+        }
+        assert standing.crowded.keys() == {it for it, view in takers.items() if view.on_cores > view.member.ncores}
+        assert standing.roomy.keys() <= takers.keys()
+        assert all(takers[address] is view for address, view in (*standing.dry.items(), *standing.roomy.items()))
+        assert self._loaded.keys() >= {address for address, view in takers.items() if view.assigned}
+        assert all(view.under_way for address, view in takers.items() if address not in standing.roomy)
+
     def _relocate(self, busiest: WorkerView, now: float) -> None:
         """Queue the last assigned task of a busy worker, which would wait longest, elsewhere if that is worth it."""
         task = busiest.assigned.take_last()  # or it would count itself among those that it waits for
         home = self._home(task, self._allowed(task), now)
-        self._queue_at(home).extend(_level(task), (task,))
+        self._queue(task, home)
 
 
 def _level(task: Task) -> tuple[float, int]:
@@ -216,6 +304,15 @@ def _level(task: Task) -> tuple[float, int]:
     """
     assert task.kind is not None
     return task.kind.options.priority, -1 if task.attempt > 1 else 0 if task.inputs else 1
+
+
+def _need_s(task: Task) -> float:
+    """How long it takes, as far as somebody who is to have room for it is concerned."""
+    assert task.kind is not None
+    if task.kind.asynchronous:
+        return 0.0
+    mean_s = task.kind.duration.mean_s
+    return UNKNOWN_S if mean_s is None else mean_s
 
 
 def _is_carried(inputs: tuple[Task, ...]) -> bool:

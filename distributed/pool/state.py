@@ -554,7 +554,7 @@ class PoolState:
         """A worker is given nothing any more; what waits here to be sent there goes elsewhere."""
         view = self.workers[event.address]
         view.leaving = True
-        self.placement.takers.pop(event.address, None)
+        self.placement.dismiss(event.address)
         for task in view.assigned.take_all():
             if task.status == READY:
                 self._place(task, now)
@@ -617,7 +617,7 @@ class PoolState:
         if former is not None:
             self._lose_data(former, now)
         view, believed = self.membership.connected(event.member)
-        self.placement.takers[event.member.address] = view
+        self.placement.admit(view)
         self._out += self.restarts.connected(event.member)
         self.lifetimes.reconcile(view, believed, event.held)
         self._restore_visible(event.member.address, {key for key, _ in event.held}, now)
@@ -633,7 +633,7 @@ class PoolState:
     def _part(self, address: str, reason: str, now: float) -> None:
         """No connection to a worker any more: its tasks move. Its data is lost only if the worker is gone as well."""
         view = self.membership.part(address)
-        self.placement.takers.pop(address, None)
+        self.placement.dismiss(address)
         if address not in self.membership.away:
             self._lose_data(view, now)
         for task in view.assigned.take_all():
@@ -811,6 +811,7 @@ class PoolState:
                 assert (task.status, task.worker, task.key) == (SENT, address, key), task
         leaving = {address for address, view in self.workers.items() if view.leaving}
         assert self.placement.takers.keys() == self.workers.keys() - leaving
+        self.placement.check()
         self.membership.check()
         self.lifetimes.check()
         assert self.unfinished >= 0

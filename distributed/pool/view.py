@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from typing import Any
 
 from distributed.config import Settings
@@ -10,19 +11,41 @@ from distributed.pool.tasks import KIND, SENT, Duration, Levels, Task
 from distributed.wire.messages import Compute, Member
 
 
+class Standing:
+    """Which of many workers have idle cores, which more tasks than cores, and which may have room for more tasks.
+
+    The views keep it up to date: to look at all of thousands of workers on each event would cost more than the tasks.
+    """
+
+    __slots__ = ("crowded", "dry", "roomy")
+
+    def __init__(self) -> None:
+        self.dry: dict[str, WorkerView] = {}
+        self.crowded: dict[str, WorkerView] = {}
+        self.roomy: dict[str, WorkerView] = {}
+
+    def forget(self, address: str) -> None:
+        """This worker counts no longer."""
+        for table in (self.dry, self.crowded, self.roomy):
+            table.pop(address, None)
+
+
 class WorkerView:
     """What a pool knows of one worker that it is connected to."""
 
     __slots__ = (
+        "_standing",
         "_weights",
         "assigned",
         "bytes_under_way",
         "coroutines",
+        "fullness",
         "holds",
         "known",
         "leaving",
         "load",
         "member",
+        "number",
         "recalling",
         "since",
         "under_way",
@@ -41,11 +64,37 @@ class WorkerView:
         self.recalling = False
         self.leaving = False  # it ends soon, and is given nothing any more
         self.since = 0.0  # when it last finished something, or got work after having none
+        self.number = 0  # the how manyth of the pool's workers it is
+        self.fullness = 0.0  # tasks for each core
+        self._standing: Standing | None = None  # what it is counted in, if it is given work
 
     @property
     def on_cores(self) -> int:
         """How many tasks are under way that each need a core."""
         return len(self.under_way) - self.coroutines
+
+    def count_in(self, standing: Standing | None) -> None:
+        """Keep this up to date from now on; or nothing, as a worker that is given no more work."""
+        if self._standing is not None:
+            self._standing.forget(self.member.address)
+        self._standing = standing
+        self._stand()
+
+    def _stand(self) -> None:
+        on_cores, ncores = len(self.under_way) - self.coroutines, self.member.ncores
+        self.fullness = on_cores / ncores
+        if (standing := self._standing) is None:
+            return
+        address = self.member.address
+        if on_cores < ncores:
+            standing.dry[address] = self
+        elif address in standing.dry:
+            del standing.dry[address]
+        if on_cores > ncores:
+            standing.crowded[address] = self
+        elif address in standing.crowded:
+            del standing.crowded[address]
+        standing.roomy[address] = self
 
     def busy_s(self, settings: Settings) -> float:
         """Predicted seconds of work under way, on one core."""
@@ -88,6 +137,7 @@ class WorkerView:
         else:
             self.load[kind.duration] = self.load.get(kind.duration, 0) + len(batch)
         self.bytes_under_way += nbytes
+        self._stand()
         code = b"" if kind.function in self.known else kind.code
         self.known.add(kind.function)
         needs = {}
@@ -133,6 +183,10 @@ class WorkerView:
                 self.load[kind.duration] = left
             else:
                 del self.load[kind.duration]
+        self._stand()
+
+
+BY_FULLNESS = operator.attrgetter("fullness", "number")  # who should be given work first
 
 
 def _as_input(needed: Task) -> list[Any]:

@@ -23,7 +23,8 @@ def placement(*addresses: str, ncores: int = 1) -> Placement:
 
 def add(placed: Placement, address: str, ncores: int = 1) -> None:
     view = WorkerView(Member(address, "one", address.partition(":")[0], ncores, 10**9))
-    placed.workers[address] = placed.takers[address] = view
+    placed.workers[address] = view
+    placed.admit(view)
 
 
 def kind(mean_s: float | None = None, **options: Any) -> Kind:
