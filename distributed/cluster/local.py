@@ -25,7 +25,6 @@ from distributed import arguments, machine
 from distributed.cluster.launcher import without_rank
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError, StartFailed
-from distributed.rpc import rpc
 
 LAST_WORDS_BYTES_MAX = 4000
 EXIT_S = 0.5  # from the end of a daemon's socket to that of its process
@@ -165,9 +164,10 @@ def _stop(daemons: Sequence[Daemon], timeout_s: float, spill_directory: str | No
     for daemon in daemons:
         daemon.stop(deadline)
     if any(daemon.was_killed for daemon in daemons):
-        from distributed.worker.files import sweep_all  # lazy: a quick start needs none of it
+        from distributed import spilling, stores  # lazy: a quick start needs none of it
 
-        sweep_all(spill_directory)
+        for base in {stores.SHARED_MEMORY, tempfile.gettempdir(), *spilling.candidates(spill_directory)}:
+            stores.sweep(base)
 
 
 def _stop_cluster(workers: dict[str, Daemon], centers: list[Daemon], spill_directory: str | None) -> None:
@@ -289,6 +289,8 @@ class Cluster:
         """So many workers that hold least, the youngest of equals first."""
         if count < 1:
             return []
+        from distributed.rpc import rpc  # lazy, too: it loads an event loop
+
         with contextlib.suppress(DistributedError, TimeoutError), rpc(self.center_address) as center:
             held = {member["address"]: member["nbytes"] for member in center.status()["members"]}
             youngest = list(reversed(self._workers))

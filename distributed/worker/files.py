@@ -3,15 +3,11 @@
 This module owns names, room, permissions and the end of these directories. It does not know keys, attempts or what is
 inside a file, and it decides nothing: which value to spill or to drop is the store's decision. Every method may be
 called from any thread; those that allocate or copy may take as long as the kernel needs to move that many bytes.
-
-A directory in use is locked (`flock`), so that whoever comes later can tell the living from the dead: a lock goes with
-the process, however it ended, and unlike a process number it means the same in every container.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
 import logging
 import os
@@ -26,18 +22,16 @@ from distributed import machine
 from distributed.config import MIB, SETTINGS
 from distributed.errors import StoreFull
 from distributed.pieces import open_to_read
-from distributed.worker import spilling
+from distributed.stores import SHARED_MEMORY, is_store, make_store, stores_in, sweep
 from distributed.worker.spares import SPARE_BYTES_MIN, Spares
 
 log = logging.getLogger(__name__)
 
-SHARED_MEMORY = "/dev/shm"
 CAPACITY_BYTES_MIN = 256 * MIB  # containers often give /dev/shm 64 MiB: too little to be of use
 COPY_CHUNK_BYTES = 64 * MIB
 SPARE_PART = 1 / 16  # of memory may be spare files, of all workers here together
 NONCE = "nonce"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_DIRECTORY_NAME = re.compile(r"distributed-(\d+)-[0-9a-f]{16}")
 _VALUE_NAME = re.compile(r"v[0-9a-f]+")
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -55,14 +49,14 @@ class Files:
         self.base = base or self._choose_base()
         self._numbers = itertools.count(1)
         sweep(self.base)
-        self.directory, self._lock = _make_directory(self.base)
+        self.directory, self._lock = make_store(self.base)
         self._spares = Spares(self.directory)
         self._links: set[str] = set()  # names of files that peers made
         self.spill_directory, self._spill_lock = "", -1
         if spill is not None:
             os.makedirs(spill, exist_ok=True)
             sweep(spill)
-            self.spill_directory, self._spill_lock = _make_directory(spill)
+            self.spill_directory, self._spill_lock = make_store(spill)
         with open(os.open(os.path.join(self.directory, NONCE), _NEW_FILE, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
 
@@ -118,7 +112,7 @@ class Files:
     def link(self, path: str, on_disk: bool = False) -> str | None:
         """Hold a peer's value under a name of our own, without a copy; None if that cannot be (then fetch it)."""
         directory, name = os.path.split(path)
-        if not (_VALUE_NAME.fullmatch(name) and _is_store(directory)):
+        if not (_VALUE_NAME.fullmatch(name) and is_store(directory)):
             return None  # whatever the peer says, only values are linked
         own = self._new_name(self.spill_directory if on_disk else self.directory)
         try:
@@ -170,7 +164,7 @@ class Files:
     def _spare_bytes_max(self) -> int:
         space = os.statvfs(self.directory)
         nbytes = min(space.f_frsize * space.f_blocks, machine.memory_bytes())
-        return min(SETTINGS.spare_bytes_max, int(nbytes * SPARE_PART) // max(1, len(_stores_in(self.base))))
+        return min(SETTINGS.spare_bytes_max, int(nbytes * SPARE_PART) // max(1, len(stores_in(self.base))))
 
     def close(self) -> None:
         """Remove the directories and everything in them."""
@@ -214,93 +208,9 @@ class Files:
         return new
 
 
-def sweep(base: str) -> list[str]:
-    """Remove the directories in `base` that workers of this user left behind when they were killed; tell which."""
-    removed = []
-    for name in _stores_in(base):
-        directory = os.path.join(base, name)
-        lock = _try_lock(directory)
-        if lock is None:
-            continue
-        try:
-            if _is_same(lock, directory):
-                shutil.rmtree(directory, ignore_errors=True)
-                removed.append(directory)
-        finally:
-            os.close(lock)
-    return removed
-
-
-def sweep_all(spill: str | None) -> None:
-    """The same wherever workers keep values."""
-    for base in {SHARED_MEMORY, tempfile.gettempdir(), spilling.place(spill) or SHARED_MEMORY}:
-        sweep(base)
-
-
-def remove_store(directory: str) -> None:
-    """Remove the store of a worker that died, lock or no lock; anything else by that path is left alone."""
-    if _is_store(directory):
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _stores_in(base: str) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(base) if _is_store(os.path.join(base, name)))
-    except OSError:
-        return []
-
-
-def _is_store(directory: str) -> bool:
-    """Whether this is, by name and owner, the directory of a worker of this user.
-
-    >>> _is_store('/etc')
-    False
-    """
-    match = _DIRECTORY_NAME.fullmatch(os.path.basename(directory))
-    if not match or int(match[1]) != os.getuid():
-        return False
-    try:
-        status = os.lstat(directory)
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-
-
-def _make_directory(base: str) -> tuple[str, int]:
-    """A new directory of ours and the descriptor that holds its lock."""
-    while True:
-        directory = os.path.join(base, f"distributed-{os.getuid()}-{secrets.token_hex(8)}")
-        os.mkdir(directory, 0o700)
-        lock = _try_lock(directory)
-        if lock is not None and _is_same(lock, directory):
-            return directory, lock
-        if lock is not None:  # a sweep came between mkdir and lock, and took it for a dead one
-            os.close(lock)
-
-
 def _is_one_file(path: str, other: str) -> bool:
     try:
         return os.path.samestat(os.lstat(path), os.lstat(other))
-    except OSError:
-        return False
-
-
-def _try_lock(directory: str) -> int | None:
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _is_same(descriptor: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except OSError:
         return False
 

@@ -37,7 +37,7 @@ import msgpack
 
 from distributed import offspring
 from distributed.config import SETTINGS
-from distributed.worker.files import remove_store
+from distributed.stores import remove_store
 from distributed.worker.progress import STACK_SIGNAL
 from distributed.worker.scales import NEVER_S, Scales
 

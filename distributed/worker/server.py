@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any
 
 from distributed import address as addresses
-from distributed import arguments, machine
+from distributed import arguments, machine, spilling
 from distributed.bulk import BulkServer
 from distributed.comm import Connection, connect
 from distributed.config import SETTINGS
@@ -28,7 +28,7 @@ from distributed.version import installed
 from distributed.wire import codec
 from distributed.wire import messages as m
 from distributed.wire.security import find_secret
-from distributed.worker import events, spilling
+from distributed.worker import events
 from distributed.worker.doorway import Doorway
 from distributed.worker.errands import Errands, in_thread
 from distributed.worker.fetch import Fetcher

@@ -11,8 +11,9 @@ import sys
 import pytest
 
 from distributed.errors import StoreFull
+from distributed.stores import remove_store, sweep
 from distributed.worker import files as files_module
-from distributed.worker.files import Files, remove_store, sweep
+from distributed.worker.files import Files
 
 
 @pytest.fixture

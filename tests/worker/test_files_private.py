@@ -19,9 +19,10 @@ from conftest import nothing_left_behind
 from distributed import Pool, rpc
 from distributed.errors import SecretUnusable
 from distributed.pieces import open_to_read, open_to_write
+from distributed.stores import remove_store, sweep
 from distributed.wire.security import find_or_create_secret, find_secret
 from distributed.worker import files as files_module
-from distributed.worker.files import Files, remove_store, sweep
+from distributed.worker.files import Files
 from tests.promises.observe import PATIENCE_S, terminals, until
 
 STORE_NAME = re.compile(rf"distributed-{os.getuid()}-([0-9a-f]{{16}})")

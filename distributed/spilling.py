@@ -1,7 +1,7 @@
 """Where values go that memory has no room for: a directory that is on a disk, and on one with room.
 
 What was named is taken as it is. Otherwise it is the first temporary directory that is not in memory itself: to spill
-from one part of memory into another would help nobody. Reads the system, creates nothing.
+from one part of memory into another would help nobody. Reads the system, and removes nothing but what the dead left.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import tempfile
 
 from distributed.config import SETTINGS
+from distributed.stores import sweep
 
 NONE = "none"  # in place of a directory: do not spill
 IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
@@ -20,10 +21,18 @@ def place(wanted: str | None) -> str | None:
     """The directory to spill into; None: nowhere."""
     if wanted:
         return None if wanted == NONE else wanted
-    for directory in dict.fromkeys((os.environ.get("TMPDIR", ""), "/var/tmp", tempfile.gettempdir())):
-        if directory and _is_of_use(directory):
+    for directory in candidates(wanted):
+        sweep(directory)  # before its room is looked at: what the dead left may be what fills it
+        if _is_of_use(directory):
             return directory
     return None
+
+
+def candidates(wanted: str | None) -> list[str]:
+    """The directories that `place` chooses from."""
+    if wanted:
+        return [] if wanted == NONE else [wanted]
+    return list(dict.fromkeys(filter(None, (os.environ.get("TMPDIR"), "/var/tmp", tempfile.gettempdir()))))
 
 
 def _is_of_use(directory: str) -> bool:

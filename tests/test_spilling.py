@@ -7,7 +7,8 @@ import tempfile
 
 import pytest
 
-from distributed.worker import spilling
+from distributed import spilling
+from distributed.stores import make_store
 from distributed.worker.files import Files
 
 
@@ -42,6 +43,13 @@ def test_a_disk_without_room_is_not_taken(temporary, monkeypatch):
 def test_a_directory_that_does_not_exist_or_is_not_ours_is_not_taken(temporary, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert spilling.place(None) is None
+
+
+def test_a_disk_that_the_dead_have_filled_is_taken(temporary, monkeypatch):
+    left, lock = make_store(temporary)
+    os.close(lock)
+    monkeypatch.setattr(spilling, "_is_of_use", lambda directory: directory == temporary and not os.path.exists(left))
+    assert spilling.place(None) == temporary
 
 
 def test_memory_is_told_from_disk():
