@@ -415,8 +415,7 @@ class CenterState:
         if len(message.keys) != len(message.errors):
             raise Refused("ProtocolError", "withdraw: the columns differ in length")
         self.borrowing.withdraw(client, message.keys, message.errors)
-        for waiter in self.borrowing.found(message.keys, lambda key, waiter: True):
-            self._answer(waiter)
+        self._answer_those_who_wait_for(message.keys)
         self._reply(connection, request, None)
 
     def _who_has(self, message: m.WhoHas, connection: int, request: int) -> None:

@@ -437,6 +437,18 @@ def test_a_key_that_its_owner_released_is_found_as_long_as_it_has_a_name(bench: 
     assert bench.ask(3, m.WhoHas([key], wait_s=60)) == {key: b""}
 
 
+def test_who_waits_for_a_named_key_that_is_released_before_it_was_reported_waits_on(bench: Bench) -> None:
+    key = f"{ALICE}/1"
+    bench.client(2, ALICE)
+    bench.client(3, BOB)
+    bench.worker(1, "alice:1")
+    bench.say(2, m.Export([key], [1]))
+    bench.say(2, m.Publish("table", key, [key]), request=1)
+    bench.say(3, m.WhoHas([key], wait_s=60), request=8)
+    assert bench.say(2, m.Withdraw([key], [b""])) == []
+    assert Send(3, m.Reply({key: {"alice:1": [1, 1]}}), 8) in bench.say(1, m.AddKeys([key], [1], [1]))
+
+
 def test_an_owner_that_leaves_ends_the_waiting_for_its_keys(bench: Bench) -> None:
     bench.client(2, ALICE)
     bench.say(2, m.Export([f"{ALICE}/1"], [1]))
