@@ -129,7 +129,8 @@ class ForkServer:
     def configure(self, settings: dict[str, Any]) -> None:
         sys.path[:] = settings["path"]
         self.directories = settings["directories"]
-        os.environ["DISTRIBUTED_STORE"] = self.directories[0]
+        if self.directories:
+            os.environ["DISTRIBUTED_STORE"] = self.directories[0]
         self.scales = Scales(settings["limit_bytes"])
         for name, value in settings["environment"].items():
             if value is None:
