@@ -197,40 +197,50 @@ class _Work:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.why_broken = ""
-        self._is_shut = self._is_ended = False
+        self._is_shut = self._is_ending = False
+        self._is_ended = threading.Event()
         self._lock = threading.Condition()
         self._under_way: dict[str, RemoteFuture] = {}  # by key
+        self._submitting = 0  # threads that make tasks of calls just now
         self._fetching = [CallbackThread() for _ in range(FETCHING_THREADS)]
         self._turn = itertools.cycle(self._fetching)
 
     # -------------------------------------------------------------------------------------------------------- begin
 
     def submit(self, send: Callable[[Pool], list[RemoteData]], count: int) -> list[RemoteFuture]:
-        """The futures of what `send` submits."""
+        """The futures of what `send` submits. It runs the user's code, and may wait for room: without the lock."""
         with self._lock:
             if self.why_broken:
                 raise BrokenExecutor(self.why_broken)
             if self._is_shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            futures = [RemoteFuture(self) for _ in range(count)]
-            try:
-                handles = send(self.pool)
-            except CannotPickle as error:
-                for future in futures:
-                    future.set_exception(error)
-                return futures
-            except PoolClosed as error:
-                self.why_broken = str(error)
-                raise BrokenExecutor(self.why_broken) from error
-            for future, handle in zip(futures, handles, strict=True):
-                future._handle = handle
-                self._under_way[handle.key] = future
+            self._submitting += 1
+        futures, handles = [RemoteFuture(self) for _ in range(count)], []
+        try:
+            handles = send(self.pool)
+        except CannotPickle as error:
+            for future in futures:
+                future.set_exception(error)
+            return futures
+        except PoolClosed as error:
+            self.why_broken = str(error)
+            raise BrokenExecutor(self.why_broken) from error
+        finally:
+            self._submitted(futures, handles)
         try:
             self.pool._core.watch([handle._task for handle in handles], self._arrived)
         except PoolClosed:  # just now
             for handle in handles:
                 self._arrived(handle._task)
         return futures
+
+    def _submitted(self, futures: list[RemoteFuture], handles: list[RemoteData]) -> None:
+        with self._lock:
+            for future, handle in zip(futures, handles, strict=False):
+                future._handle = handle
+                self._under_way[handle.key] = future
+            self._submitting -= 1
+        self._end_if_idle()
 
     def map(self, function: Callable[..., Any], rows: list[tuple[Any, ...]]) -> list[RemoteFuture]:
         """The futures of one call for each row."""
@@ -299,11 +309,19 @@ class _Work:
             future.set_running_or_notify_cancel()
         with self._lock:
             del self._under_way[handle.key]
-            is_last = not self._under_way
-            if is_last:
-                self._lock.notify_all()
-        if is_last and self._is_shut:
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        with self._lock:
+            if self._is_busy:
+                return
+            self._lock.notify_all()
+        if self._is_shut:
             threading.Thread(target=self._end_pool, name="distributed-shutdown", daemon=True).start()
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._under_way or self._submitting)
 
     def shut(self, wait: bool = False, cancel_futures: bool = False) -> None:
         """No more calls; close the pool when nothing is under way."""
@@ -316,8 +334,10 @@ class _Work:
         del under_way
         if wait:
             self._wait_for_all()
-        if wait or not self._under_way:
+        if wait or not self._is_busy:
             self._end_pool()
+        if wait:
+            self._is_ended.wait(SETTINGS.close_timeout_s)  # another thread may be at it
 
     def finish_at_exit(self) -> None:
         """The interpreter ends: what was submitted is finished first, as with the standard library's executors."""
@@ -325,13 +345,14 @@ class _Work:
 
     def _wait_for_all(self) -> None:
         with self._lock:
-            while self._under_way and not self.pool._core.driver.closed:
+            while self._is_busy and not self.pool._core.driver.closed:
                 self._lock.wait(LOOK_INTERVAL_S)
 
     def _end_pool(self) -> None:
         with self._lock:
-            is_first, self._is_ended = not self._is_ended, True
+            is_first, self._is_ending = not self._is_ending, True
         if is_first:
             self.pool.close()
             for thread in self._fetching:
                 thread.close(0.0)
+            self._is_ended.set()

@@ -59,6 +59,42 @@ def test_what_cannot_be_pickled_is_an_error_of_its_future(executor):
     assert executor.submit(abs, -1).result() == 1
 
 
+def test_an_argument_that_waits_for_other_futures_as_it_is_pickled_holds_up_none_of_them(executor):
+    futures = [executor.submit(lambda n: time.sleep(0.02) or n, n) for n in range(8)]
+    assert executor.submit(int, Sum(futures)).result(timeout=30) == 28
+
+
+class Sum:
+    """Pickled, it is the sum of what is there when all have come."""
+
+    def __init__(self, futures):
+        self.futures = futures
+
+    def __reduce__(self):
+        return sum, ([future.result(timeout=30) for future in self.futures],)
+
+
+def test_what_is_being_submitted_while_it_is_shut_down_is_finished():
+    entered, goes_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __reduce__(self):
+            entered.set()
+            assert goes_on.wait(30)
+            return int, (5,)
+
+    executor, found = Executor(1), []
+    thread = threading.Thread(target=lambda: found.append(executor.submit(abs, Slow()).result(30)))
+    thread.start()
+    assert entered.wait(30)
+    executor.shutdown(wait=False)
+    goes_on.set()
+    thread.join(30)
+    executor.shutdown()
+    assert found == [5]
+    assert executor._work.pool._core.driver.closed
+
+
 def test_a_crash_costs_one_call(executor):
     future = executor.submit(os._exit, 3)
     assert isinstance(future.exception(), TaskCrashed)
