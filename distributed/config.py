@@ -71,7 +71,7 @@ class Settings:
     ahead_s: float = 0.05  # a task predicted to take no longer may wait at a busy executor, ready to run
     asynchronous_tasks_max: int = 1000  # coroutines under way in the asynchronous executor
     flush_interval_s: float = 0.001  # an executor holds back finished results at most this long
-    requeues_max: int = 5  # a task queued again so often, though never seen to run when an executor died, crashed it
+    requeues_max: int = 5  # a task queued again so often, when an executor died and none was seen to run, crashed it
     look_interval_s: float = 0.02  # how soon to look again for a cancelled task that was not running yet
     coroutine_yield_s: float = 1.0  # how long a cancelled coroutine may take to end before its executor is killed
     drain_timeout_s: float = 60.0  # a worker that was asked to leave goes at last, whatever runs, whatever it holds

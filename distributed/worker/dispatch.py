@@ -225,6 +225,7 @@ class Dispatch:
         running, _ = executor.find(event.serial)
         if running is not None:
             running = executor.single_out(event.serial)
+        is_explained = running is not None or executor.killing
         for part in self._take_back(executor):
             guilty = part is running and not executor.killing
             lost = guilty or part.function.once or part.requeues >= self.settings.requeues_max
@@ -237,10 +238,11 @@ class Dispatch:
             else:
                 again.append(part)
         for part in reversed(again):
-            self._requeue(part)
+            self._requeue(part, is_explained)
 
-    def _requeue(self, part: Part) -> None:
-        part.requeues += 1
+    def _requeue(self, part: Part, is_explained: bool) -> None:
+        if not is_explained:  # by another task, or by us: then this one had nothing to do with it
+            part.requeues += 1
         part.serial = part.executor = 0
         for entry in part.entries:
             if isinstance(entry, Entry):

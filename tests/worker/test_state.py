@@ -576,6 +576,20 @@ def test_a_task_whose_executors_always_die_unseen_fails_in_the_end(bench):
     assert kinds == ["crashed"]
 
 
+def test_a_task_whose_batch_mates_crash_one_after_the_other_is_charged_for_none_of_them(bench):
+    bench.know()
+    names = "abcdefghijklm"
+    given = bench.client(compute(names))
+    crashed = []
+    for executor in range(1, len(names)):
+        (give,) = given
+        out = bench.on(ExecutorEnded(executor, serial=give.message.serial, signal=11))
+        crashed += [what.message.key for what in out if isinstance(what, Send)]
+        given = bench.on(ExecutorStarted(executor + 1, 5))
+    assert crashed == [key(name) for name in names[:-1]]
+    assert [what.message.keys for what in given] == [[key("m")]]
+
+
 def test_executors_that_do_not_start_are_tried_again_less_and_less_often():
     bench = Bench(start=False)
     pauses = []
