@@ -96,7 +96,10 @@ class Placement:
         """
         if self.has_ready or task.kind.asynchronous or len(task.args or b"") > SMALL_BYTES:  # type: ignore[union-attr]
             return None
-        return min(self._some(self.standing.dry), key=BY_FULLNESS, default=None)
+        view = min(self._some(self.standing.dry), key=BY_FULLNESS, default=None)
+        if view is not None and len(view.under_way) >= view.member.ncores:  # coroutines, which may weigh much
+            return view if view.bytes_under_way + len(task.args or b"") <= self.settings.window_bytes_max else None
+        return view
 
     def _some(self, views: dict[str, WorkerView]) -> Iterable[WorkerView]:
         """As many of them as are worth comparing: the best of these is nearly as good as the best of thousands."""

@@ -104,6 +104,19 @@ def test_tasks_that_are_larger_than_the_window_go_one_by_one_while_a_core_is_idl
     assert batches == [1, 1]
 
 
+def test_a_single_task_waits_while_coroutines_fill_the_window_of_bytes_of_a_worker_with_an_idle_core():
+    placed, plain = placement(ALICE), kind()
+    coroutine = Kind(b"g", b"code", "g", True, Options(), Duration())
+    heavy = task("heavy", coroutine)
+    heavy.args = b"x" * (SETTINGS.window_bytes_max - 10)
+    placed.place_anywhere([heavy], 0.0)
+    give(placed)
+    small = task("small", plain)
+    assert placed.idle_worker(small) is placed.workers[ALICE]
+    small.args = b"x" * 11
+    assert placed.idle_worker(small) is None
+
+
 def test_coroutines_take_no_core_and_are_sent_many_at_a_time():
     placed, plain = placement(ALICE), kind()
     coroutine = Kind(b"g", b"code", "g", True, Options(), Duration())
