@@ -34,7 +34,8 @@ class Client(Actor):
         self.center: End | None = None
         self.channels: dict[str, End] = {}
         self.asking: dict[int, tuple[m.Message, Callable[[Any, str], None]]] = {}
-        self.getting: dict[Task, list[Callable[[Value | None], None]]] = {}
+        self.getting: dict[Task, list[Callable[[Value | None], None]]] = {}  # until the pool has it
+        self.unanswered = 0  # values that the user wants to see, and does not yet
         self.wanted: list[tuple[events.Wanted, list[Callable[[Value | None], None]]]] = []
         self.resolved: Counter[Task] = Counter()
         self.blamed: Counter[str] = Counter()  # how often each task was said to have crashed its executor
@@ -273,6 +274,7 @@ class Client(Actor):
     def get(self, task: Task, then: Callable[[Value | None], None]) -> None:
         """The value of a task, fetched if need be; None if it failed. A handle is held meanwhile."""
         self.claim(task)
+        self.unanswered += 1
         self.getting.setdefault(task, []).append(then)
         self._look(task)
 
@@ -286,7 +288,7 @@ class Client(Actor):
         elif task.status == DONE:
             connected = [address for address in task.holders or () if address in self.state.workers]
             address = min(connected or task.holders or [""])
-            waiting, self.getting[task] = self.getting[task], []
+            waiting = self.getting.pop(task)
             self.world.ask(
                 address,
                 lambda worker: worker.give([task.key], [task.attempt]),
@@ -303,7 +305,9 @@ class Client(Actor):
         elif values is None or values[0][0] < 0:
             wanted = events.Wanted(task, [] if values is None and address else [address])
             self.wanted.append((wanted, waiting))
-            self.getting[task] = [then for then in self.getting[task] if then not in waiting]
+            others = [then for then in self.getting.pop(task) if then not in waiting]
+            if others:
+                self.getting[task] = others
             self.handle(wanted)
         else:
             self._got(task, Value.unpack(values[0][1]))
@@ -312,6 +316,7 @@ class Client(Actor):
         if value is not None:
             self.world.see(value)
         for then in self.getting.pop(task, ()):
+            self.unanswered -= 1
             then(value)
             self.drop(task)
 

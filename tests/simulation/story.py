@@ -21,6 +21,7 @@ CLIENTS = ("a11ce0000000", "b0b000000000")
 THOROUGH_TASKS_MAX = 300  # in longer stories, or with more workers, the checks that look at every task, key or
 THOROUGH_WORKERS_MAX = 100  # worker come only now and then
 SAMPLED_EVERY = 997  # steps
+TASKS_A_FAULT = 200  # in these
 PATIENCE_S = 3000.0
 BATCHES = 14
 STEPS_MAX = 20_000  # and some for each task and worker; ordinary stories take a tenth
@@ -130,7 +131,7 @@ class Story(Users, Faults, Truths):
         return "\n  ".join(found[:5])
 
     def is_settled(self, client: Client) -> bool:
-        if client.state.unfinished or client.getting or client.asking:
+        if client.state.unfinished or client.unanswered or client.asking:
             return False
         return all(task.status in (DONE, FAILED) or count <= 0 for task, count in client.handles.items())
 

@@ -17,6 +17,7 @@ SEEDS = 200
 SEEDS_AT_LEAST = 60  # that are played when there is little time
 SEEDS_A_TEST = 10
 SEEDS_TWICE = (7, 18, 27)
+LARGE_SEEDS = (0, 2, 5)  # of stories with each kind of fault, and more of them
 FIRSTS = [
     pytest.param(first, marks=[pytest.mark.slow] if first >= SEEDS_AT_LEAST else [])
     for first in range(0, SEEDS, SEEDS_A_TEST)
@@ -27,6 +28,14 @@ FIRSTS = [
 def test_whatever_goes_wrong_every_task_has_a_right_outcome_and_nothing_is_left(first):
     for seed in range(first, first + SEEDS_A_TEST):
         assert tell(Story(seed)) == "", f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", LARGE_SEEDS)
+def test_all_goes_well_among_fifty_workers_with_thousands_of_tasks_and_every_kind_of_fault(seed):
+    story = Story(seed, n_workers=50, n_tasks=2000)
+    assert tell(story) == ""
+    assert len(story.plans) > 2000
+    assert {fault for _, fault in story.acts if fault in story.FAULTS} == set(story.FAULTS)
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])

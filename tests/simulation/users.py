@@ -68,7 +68,9 @@ class Users:
         return task
 
     def some_held(self, client: Client, most: int) -> list[Task]:
-        mine = [task for owner, task in self.held if owner is client]
+        return self.some_of([task for owner, task in self.held if owner is client], most)
+
+    def some_of(self, mine: list[Task], most: int) -> list[Task]:
         return self.dice.sample(mine, min(len(mine), self.dice.randint(1, most)))
 
     def map(self) -> None:
@@ -76,8 +78,12 @@ class Users:
         client.start([self.make(client, [], kind) for _ in range(max(1, self.n_tasks // 8))])
 
     def consume(self) -> None:
-        client = self.client()
-        client.start([self.make(client, self.some_held(client, 3)) for _ in range(max(1, self.n_tasks // 12))])
+        client, tasks = self.client(), []
+        held = [task for owner, task in self.held if owner is client]
+        for _ in range(max(1, self.n_tasks // 12)):
+            tasks.append(self.make(client, self.some_of(held, 3)))
+            held.append(tasks[-1])
+        client.start(tasks)
 
     def chain(self) -> None:
         client, tasks = self.client(), []
