@@ -21,7 +21,7 @@ CLIENTS = ("a11ce0000000", "b0b000000000")
 THOROUGH_TASKS_MAX = 300  # in longer stories, or with more workers, the checks that look at every task, key or
 THOROUGH_WORKERS_MAX = 100  # worker come only now and then
 SAMPLED_EVERY = 997  # steps
-TASKS_A_FAULT = 200  # in these
+TASKS_A_FAULT = 200  # in large stories, beside one of each kind
 PATIENCE_S = 3000.0
 BATCHES = 14
 STEPS_MAX = 20_000  # and some for each task and worker; ordinary stories take a tenth
@@ -98,13 +98,20 @@ class Story(Users, Faults, Truths):
             acts.append((self.moment(), self.dice.choice(self.WORK)))
             acts += [(self.moment(), self.dice.choice(self.ACTIONS)) for _ in range(3)]
         acts += [(self.moment(), self.dice.choice(self.FAULTS)) for _ in range(self.dice.randrange(10))]
-        return acts + self.plan_departures()
+        return acts + self.plan_departures() + self.plan_more()
 
     def plan_departures(self) -> list[tuple[float, Callable[..., None]]]:
         """In some stories workers are asked to leave, at any time; with dice of their own, so that the others stay."""
         dice = random.Random(f"{self.seed} departures")
         count = dice.choice((0, 0, 1, 3))
         return [(dice.uniform(self.world.now + 0.2, self.horizon_s), Faults.drain_worker) for _ in range(count)]
+
+    def plan_more(self) -> list[tuple[float, Callable[..., None]]]:
+        """Large stories have room for every kind of fault, and for more of each."""
+        if self.n_tasks <= THOROUGH_TASKS_MAX:
+            return []
+        more = [self.dice.choice(self.FAULTS) for _ in range(self.n_tasks // TASKS_A_FAULT)]
+        return [(self.moment(), fault) for fault in (*dict.fromkeys(self.FAULTS), Faults.drain_worker, *more)]
 
     def moment(self) -> float:
         return self.dice.uniform(self.world.now + 0.2, self.horizon_s)

@@ -126,7 +126,8 @@ class Truths:
                 client.claim(task)
                 client.release(task)
         while self.held:
-            self.give_up(*self.held[-1])
+            client, task = self.held.pop()
+            client.drop(task)
         self.world.run(self.world.now + 5.0)
 
     def find_leftovers(self) -> None:
