@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tests.simulation.story import SAMPLED_EVERY, THOROUGH_TASKS_MAX, THOROUGH_WORKERS_MAX, Story
@@ -17,6 +18,7 @@ EPILOG = f"""After every step each mind checks its own rules, and each pool's co
 with what its user did; when all is quiet, everything is compared with everything. In stories of more than
 {THOROUGH_TASKS_MAX} tasks or {THOROUGH_WORKERS_MAX} workers the checks that look at all tasks, keys or workers of a
 pool or of the center come every {SAMPLED_EVERY} steps only. What a reader sees is checked in all of them."""
+CALLS_A_STEP_MAX = 10_000_000  # and returns
 TRIES_MAX = 300  # stories played to make a failing one short
 
 
@@ -46,6 +48,24 @@ def verdict(story: Story) -> str:
         said = str(error).partition("\n")[0] or place.line
         return f"{Path(place.filename).stem}.{place.name}: {type(error).__name__}: {said:.100}"
     return ""
+
+
+def watched(story: Story) -> str:
+    """The same; a step that makes calls without end is found wrong, too. Takes a few times as long."""
+    step, calls = -1, 0
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal step, calls
+        if step != story.world.steps:
+            step, calls = story.world.steps, 0
+        calls += 1
+        assert calls < CALLS_A_STEP_MAX, "a step without end: a mind runs in circles"
+
+    sys.setprofile(count)
+    try:
+        return verdict(story)
+    finally:
+        sys.setprofile(None)
 
 
 def rule(said: str) -> str:
@@ -118,6 +138,7 @@ def main() -> int:
     )
     parser.add_argument("--no-shrink", action="store_true", help="do not look for a shorter story that goes wrong, too")
     parser.add_argument("--verdicts", action="store_true", help="a line for each story: its seed, and what was wrong")
+    parser.add_argument("--count-calls", action="store_true", help="with --verdicts: find steps without end")
     parser.add_argument(
         "--mutants", action="store_true", help="play with deliberate bugs instead: see --mutants --help"
     )
@@ -130,7 +151,7 @@ def main() -> int:
         story = Story(seed, options.workers, options.tasks, only)
         if options.verdicts:
             print(seed, end="\t", flush=True)
-            said = verdict(story)
+            said = watched(story) if options.count_calls else verdict(story)
         else:
             said = wrong(story, not options.no_shrink)
         tasks, steps = tasks + len(story.plans), steps + story.world.steps

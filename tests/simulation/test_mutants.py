@@ -9,7 +9,7 @@ import pytest
 
 from tests.simulation.mutants import MUTANTS, ROOT, SEEDS, try_mutant
 from tests.simulation.story import Story
-from tests.simulation.tell import rule, shrink, tell, verdict, wrong
+from tests.simulation.tell import rule, shrink, tell, verdict, watched, wrong
 
 
 def test_every_deliberate_bug_can_still_be_put_into_its_module():
@@ -35,6 +35,16 @@ def catch_soon(mutant):
     """In the story that is known to notice it, or else (stories change with the code) in the first that does."""
     catch = try_mutant(mutant, str(mutant.seed))
     return catch if catch.seed is not None else try_mutant(mutant, f"0:{SEEDS}")
+
+
+def test_a_mind_that_runs_in_circles_is_noticed_by_counting_and_not_by_a_clock(monkeypatch):
+    from distributed.pool.state import PoolState
+    from tests.simulation import tell as teller
+
+    assert watched(Story(0)) == ""
+    monkeypatch.setattr(teller, "CALLS_A_STEP_MAX", 100_000)
+    monkeypatch.setattr(PoolState, "_on_submitted", lambda state, event, now: [len("") for _ in iter(int, 1)])
+    assert "runs in circles" in watched(Story(0))
 
 
 @pytest.fixture
