@@ -73,17 +73,22 @@ class Users:
     def some_of(self, mine: list[Task], most: int) -> list[Task]:
         return self.dice.sample(mine, min(len(mine), self.dice.randint(1, most)))
 
+    def make_consumers(self, client: Client, count: int, most: int, kind: Kind | None = None) -> list[Task]:
+        """Tasks with inputs: what is held, and one another."""
+        tasks: list[Task] = []
+        held = [task for owner, task in self.held if owner is client]
+        for _ in range(count):
+            tasks.append(self.make(client, self.some_of(held, most), kind))
+            held.append(tasks[-1])
+        return tasks
+
     def map(self) -> None:
         client, kind = self.client(), self.kind(self.options(), False)
         client.start([self.make(client, [], kind) for _ in range(max(1, self.n_tasks // 8))])
 
     def consume(self) -> None:
-        client, tasks = self.client(), []
-        held = [task for owner, task in self.held if owner is client]
-        for _ in range(max(1, self.n_tasks // 12)):
-            tasks.append(self.make(client, self.some_of(held, 3)))
-            held.append(tasks[-1])
-        client.start(tasks)
+        client = self.client()
+        client.start(self.make_consumers(client, max(1, self.n_tasks // 12), 3))
 
     def chain(self) -> None:
         client, tasks = self.client(), []
@@ -145,7 +150,7 @@ class Users:
     def change_mind(self) -> None:
         """Tasks that need much are cancelled at once: while they fetch, wait, or run."""
         client = self.client()
-        tasks = [self.make(client, self.some_held(client, 3)) for _ in range(max(2, self.n_tasks // 16))]
+        tasks = self.make_consumers(client, max(2, self.n_tasks // 16), 3)
         client.start(tasks)
         for task in tasks:
             if self.dice.random() < 0.8:
@@ -167,7 +172,7 @@ class Users:
         client = self.client()
         options = self.dice.choice((Options(), Options(), Options(attempts=1), Options(timeout_s=1.0)))
         kind = self.kind(options, True)
-        client.start([self.make(client, self.some_held(client, 1), kind) for _ in range(max(2, self.n_tasks // 10))])
+        client.start(self.make_consumers(client, max(2, self.n_tasks // 10), 1, kind))
 
     def time_out(self) -> None:
         """Some of these end in time."""
@@ -202,7 +207,7 @@ class Users:
         """Lend what is being computed: the other client may hear of it before its owner does."""
         owner = self.client()
         other = next(client for client in self.clients if client is not owner)
-        tasks = [self.make(owner, self.some_held(owner, 2)) for _ in range(max(2, self.n_tasks // 16))]
+        tasks = self.make_consumers(owner, max(2, self.n_tasks // 16), 2)
         owner.start(tasks)
         for task in tasks:
             self.lend_to(owner, task, other)
