@@ -170,11 +170,6 @@ class Directory:
         holders = (self.holders[key], *self.others.get(key, ()))
         return {address: self.members[address].entry(key) for address in holders}
 
-    def is_held(self, key: str) -> bool:
-        """Whether anybody holds this key."""
-        self.index()
-        return key in self.holders
-
     def count(self) -> int:
         """How many keys there are."""
         self.index()

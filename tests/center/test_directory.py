@@ -87,7 +87,7 @@ def test_an_indexed_key_that_goes_does_not_bring_others_into_the_index() -> None
     directory = Directory()
     alice, bob = joined(directory, "alice:1", 1), joined(directory, "bob:1", 2)
     add(directory, alice, ["x"])
-    assert directory.is_held("x")
+    assert directory.who_has("x")
     add(directory, bob, KEYS)
     directory.remove(alice, ["x"])
     assert directory.holders == {}
