@@ -24,7 +24,8 @@ class Scales:
         self.limit_bytes, self._interval_s = limit_bytes, interval_s
         self.peaks: dict[int, int] = {}  # process id -> the most it was seen to have
         self.due_s = 0.0 if limit_bytes else NEVER_S
-        self._out_of_memory = _kills_for_want_of_memory()
+        self._kills = [_kills_for_want_of_memory()] * 2  # of the machine, a look before the last one, and then
+        self._kills_due_s = 0.0
 
     def weigh(self, pids: Iterable[int], now: float) -> list[int]:
         """Those with more than the limit; sets the time of the next look."""
@@ -36,6 +37,8 @@ class Scales:
                 heavy.append(pid)
             else:
                 heaviest = max(heaviest, nbytes)
+        if now >= self._kills_due_s:
+            self._kills, self._kills_due_s = [self._kills[1], _kills_for_want_of_memory()], now + INTERVAL_S_MAX
         pause_s = (self.limit_bytes - heaviest) / GROWTH_BYTES_PER_S
         self.due_s = now + min(max(pause_s, self._interval_s), INTERVAL_S_MAX)
         return heavy
@@ -45,9 +48,8 @@ class Scales:
         return self.peaks.pop(pid, 0)
 
     def machine_ran_out(self) -> bool:
-        """Whether the kernel killed somebody for want of memory since this was asked last."""
-        before, self._out_of_memory = self._out_of_memory, _kills_for_want_of_memory()
-        return self._out_of_memory > before
+        """Whether the kernel just killed somebody for want of memory: within two seconds, while anybody is weighed."""
+        return _kills_for_want_of_memory() > self._kills[0]
 
 
 def own_bytes(pid: int, limit_bytes: int) -> int:

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from distributed import offspring
+from distributed.worker import scales as scales_module
 from distributed.worker.scales import INTERVAL_S_MAX, NEVER_S, Scales, own_bytes
 
 MIB = 1 << 20
@@ -92,3 +93,17 @@ def test_without_a_limit_nobody_is_weighed():
 
 def test_a_process_that_is_gone_weighs_nothing():
     assert own_bytes(2**22 + 1, 0) == 0
+
+
+def test_a_machine_ran_out_of_memory_only_if_that_was_just_now(monkeypatch):
+    kills = 7
+    monkeypatch.setattr(scales_module, "_kills_for_want_of_memory", lambda: kills)
+    scales = Scales(1 << 60)
+    assert not scales.machine_ran_out()
+    kills = 9
+    scales.weigh([], 1.0)
+    assert scales.machine_ran_out() and scales.machine_ran_out(), "of each that died of it"
+    scales.weigh([], 1.5)  # too soon for another look
+    assert scales.machine_ran_out()
+    scales.weigh([], 2.0)
+    assert not scales.machine_ran_out(), "who is killed later was killed by somebody else"
