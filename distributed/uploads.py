@@ -78,7 +78,8 @@ def _of_directory(root: Path) -> Iterator[tuple[str, int, object]]:
         for name in sorted(files):
             file = Path(directory, name)
             if not name.endswith(SKIPPED_SUFFIXES) and file.is_file():  # sockets and the like are no code
-                yield f"{root.name}/{file.relative_to(root).as_posix()}", file.stat().st_size, file.read_bytes
+                place = checked(f"{root.name}/{file.relative_to(root).as_posix()}")
+                yield place, file.stat().st_size, file.read_bytes
 
 
 def _of_zip(path: Path) -> Iterator[tuple[str, int, object]]:

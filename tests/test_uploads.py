@@ -77,6 +77,13 @@ def test_a_zip_that_climbs_out_is_refused(tmp_path, name):
         checked(name)
 
 
+def test_a_name_that_no_executor_would_take_is_refused_at_once(tmp_path):
+    write(tmp_path / "package/__init__.py")
+    write(tmp_path / "package/a\\b.py")
+    with pytest.raises(ValueError, match="leads out"):
+        gather(str(tmp_path / "package"))
+
+
 def test_a_zip_with_a_link_is_refused(tmp_path):
     entry = zipfile.ZipInfo("link.py")
     entry.external_attr = 0o120777 << 16
