@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 import zipfile
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from conftest import nothing_left_behind
 from distributed import Cluster, Pool
 from distributed.config import SETTINGS, Settings
+from distributed.pool.needs import Needs
 from distributed.uploads import Tree, checked, gather, name_of
 
 
@@ -235,10 +238,24 @@ def test_only_what_changed_travels(pool, tmp_path):
     assert pool.counters["bytes_sent"] - before < 20_000
 
 
+def test_uploads_of_several_threads_are_all_there():
+    needs = Needs()
+    threads = [
+        threading.Thread(target=lambda n=n: [needs.upload({f"{n}_{m}.py": b"%d %d" % (n, m)}) for m in range(20)])
+        for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _, codes = needs.current
+    assert len(pickle.loads(codes[-1].code).paths) == 80
+
+
 def test_many_uploads_stay_few_bundles(pool, tmp_path):
     for number in range(40):
         pool.upload(write(tmp_path / f"part_{number}.py", f"number = {number}"))
-    assert len(pool._calls.needs.codes) < 20
+    assert len(pool._calls.needs.current[1]) < 20
     assert pool.submit(lambda: __import__("part_0").number + __import__("part_39").number).get() == 39
 
 

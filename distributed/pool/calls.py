@@ -102,7 +102,7 @@ class Calls:
         self._core.require_open()
         packed = self._functions.pack(function) if len(rows) == 1 else pack_function(function)
         kind = self._kind(packed, options)
-        carried = function if kind.code is CALL_CARRIED else None
+        carried = function if kind.carried else None
         tasks = self._plain_tasks(kind, rows) if carried is None and len(rows) > 1 else None
         stored: dict[int, tuple[Any, RemoteData]] = {}
         return Draft(tasks or [self._task(kind, carried, args, {}, stored) for args in rows], stored)
@@ -151,21 +151,21 @@ class Calls:
             self._named_prune_at = 2 * len(self._named) + KINDS_MAX
 
     def _kind(self, packed: PackedFunction, options: Options) -> Kind:
-        needs = self.needs
-        name = packed.id, packed.name, options, needs.name
+        needs_name, needs = self.needs.current
+        name = packed.id, packed.name, options, needs_name
         kind = self._kinds.get(name)
         if kind is None:
             duration = self._durations.setdefault(packed.id, Duration())
             is_carried = bool(packed.handles) or len(packed.code) > SETTINGS.spread_bytes_min
             kind = Kind(
-                function=needing(packed.id, [needs.name]) if needs.name else packed.id,
+                function=needing(packed.id, [needs_name]) if needs_name else packed.id,
                 code=CALL_CARRIED if is_carried else packed.code,
                 name=packed.name.encode(errors="replace").decode(),
                 asynchronous=packed.asynchronous,
                 options=options,
                 duration=duration,
                 carried=is_carried,
-                needs=needs.codes,
+                needs=needs,
             )
             self._kinds[name] = kind
             if len(self._kinds) > KINDS_MAX:

@@ -6,6 +6,7 @@ says which file stands where; a bundle of which nothing is left in the tree is n
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from distributed.pool.tasks import Code
@@ -16,16 +17,22 @@ BUNDLES_MAX = 16  # more become one
 
 
 class Needs:
-    """The needs of tasks that are submitted from now on: `codes`, and `name`, which is empty if there are none."""
+    """The needs of tasks that are submitted from now on; `current` is replaced as a whole, for any thread to read."""
 
     def __init__(self, initializer: Any = None, initargs: tuple[Any, ...] = ()) -> None:
         self._first = [] if initializer is None else [_coded(Initializer(initializer, initargs), "the initializer")]
         self._files: Files = {}
         self._bundles: dict[Code, frozenset[bytes]] = {}  # and the names of what is in them
+        self._lock = threading.Lock()  # two threads may upload
+        self.current: tuple[bytes, tuple[Code, ...]] = b"", ()  # their name, empty if there are none, and their codes
         self._set(self._first)
 
     def upload(self, files: Files) -> None:
         """Tasks import from these files from now on, and from those uploaded before, where they have other paths."""
+        with self._lock:
+            self._upload(files)
+
+    def _upload(self, files: Files) -> None:
         self._files = {**self._files, **files}
         contents = {name_of(data): data for data in self._files.values()}
         known = frozenset().union(*self._bundles.values())
@@ -42,8 +49,7 @@ class Needs:
         self._bundles[_coded(bundle, "the upload")] = frozenset(names)
 
     def _set(self, codes: list[Code]) -> None:
-        self.name = needing(b"", [code.identity for code in codes]) if codes else b""
-        self.codes = tuple(codes)
+        self.current = needing(b"", [code.identity for code in codes]) if codes else b"", tuple(codes)
 
 
 def _coded(need: Any, what: str) -> Code:
