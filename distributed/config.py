@@ -41,7 +41,7 @@ class Settings:
     client_lease_s: float = 600.0  # the same for a client's machine; a client that is only stopped has no end
     borrow_wait_s: float = 5.0  # how long an unknown borrowed key may take to appear
     borrowers_waiting_max: int = 10_000  # requests that wait at one time; others hear at once what is known
-    exported_keys_max: int = 1_000_000  # remembered of one client; borrowers of older ones wait `borrow_wait_s` only
+    exported_keys_max: int = 1_000_000  # remembered of one client; older ones are as if they had never been exported
     withdrawn_keys_max: int = 10_000  # remembered of one client; of older ones a borrower hears only that they are gone
     names_max: int = 100_000  # published at one time
     unborn_keys_max: int = 10_000  # deleted at a worker before they were put there, by a writer that gave up
