@@ -53,6 +53,13 @@ class Files:
         self._spares = Spares(self.directory)
         self._links: set[str] = set()  # names of files that peers made
         self.spill_directory, self._spill_lock = "", -1
+        try:
+            self._prepare(spill)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, spill: str | None) -> None:
         if spill is not None:
             os.makedirs(spill, exist_ok=True)
             sweep(spill)

@@ -90,6 +90,14 @@ def test_spilling_keeps_the_bytes(files):
     assert read(spilled) == data
 
 
+def test_where_no_spill_directory_can_be_made_nothing_is_left(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "memory").mkdir()
+    with pytest.raises(FileExistsError):
+        Files(str(tmp_path / "memory"), str(tmp_path / "file"))
+    assert os.listdir(tmp_path / "memory") == []
+
+
 def test_without_a_spill_directory_spilling_is_store_full(tmp_path):
     files = Files(str(tmp_path))
     with pytest.raises(StoreFull, match="spill directory"):
