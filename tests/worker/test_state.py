@@ -44,6 +44,7 @@ from distributed.worker.events import (
     Give,
     HangUp,
     Kill,
+    LeaveAsked,
     Log,
     Put,
     Remove,
@@ -811,3 +812,17 @@ def test_a_value_that_was_deleted_before_it_was_put_does_not_stay(bench):
     bench.on(Put(ALICE, [f"{ALICE}/x", f"{ALICE}/y"], [5, 5], [b"value", b"value"], ["", ""]))
     bench.on(Put("", ["by hand"], [5], [b"value"], [""]))
     assert sorted(bench.state.store.entries) == [f"{ALICE}/y", "by hand"]
+
+
+# ---------------------------------------------------------------------------------------------------- to leave
+
+
+@pytest.mark.parametrize(("count", "pause_s"), [(1, 0.02), (100_000, 0.3)])
+def test_a_worker_that_leaves_looks_less_often_at_many_values(bench, monkeypatch, count, pause_s):
+    """A look at all of them takes its time, and they are handed over in between."""
+    keys = [key(str(number)) for number in range(count)]
+    bench.state.store.add_small(keys, [1] * count, [1] * count, [b"v"] * count)
+    alarms = []
+    monkeypatch.setattr(bench.state.alarms, "set", lambda time_s, kind, about=None: alarms.append((kind, time_s)))
+    bench.on(LeaveAsked())
+    assert [time_s - bench.now for kind, time_s in alarms if kind == "drain"] == [pytest.approx(pause_s)]
