@@ -130,6 +130,7 @@ class ForkServer:
         sys.path[:] = settings["path"]
         self.directories = settings["directories"]
         if self.directories:
+            if self.directories:  # executors may keep in the first what should go when the worker goes
             os.environ["DISTRIBUTED_STORE"] = self.directories[0]
         self.scales = Scales(settings["limit_bytes"])
         for name, value in settings["environment"].items():
