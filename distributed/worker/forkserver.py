@@ -129,8 +129,7 @@ class ForkServer:
     def configure(self, settings: dict[str, Any]) -> None:
         sys.path[:] = settings["path"]
         self.directories = settings["directories"]
-        if self.directories:
-            if self.directories:  # executors may keep in the first what should go when the worker goes
+        if self.directories:  # executors may keep in the first what should go when the worker goes
             os.environ["DISTRIBUTED_STORE"] = self.directories[0]
         self.scales = Scales(settings["limit_bytes"])
         for name, value in settings["environment"].items():
