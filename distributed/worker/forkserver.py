@@ -43,7 +43,7 @@ from distributed.worker.scales import NEVER_S, Scales
 
 PACKET_BYTES_MAX = 1 << 17
 DESCRIPTORS = 4
-STACK_TIME_S = 0.02  # how long it may take for that
+STACK_TIME_S = 0.1  # how long it may take for that: a busy machine may not let it run sooner
 LEAVE_TIME_S = 0.3  # when the agent is gone: how long an idle executor may take to end by itself
 GIVE_UP_TIME_S = 3.0  # and how long we wait for what SIGKILL does not end at once
 OPEN_FILES = 65536  # a task may map thousands of inputs
