@@ -71,7 +71,7 @@ def test_a_mapped_file_does_not_count_until_it_is_changed(tmp_path):
 
 def test_the_nearer_to_the_limit_the_sooner_the_next_look(grown):
     pid = grown()
-    scales = Scales(65 * MIB + own_bytes(os.getpid(), 1 << 40), 0.05)
+    scales = Scales(own_bytes(pid, 1 << 40) + MIB, 0.05)
     assert scales.weigh([pid], now=1.0) == []
     assert scales.due_s == 1.05
     scales = Scales(1 << 50, 0.05)
