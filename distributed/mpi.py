@@ -160,7 +160,7 @@ def _find_mpi() -> Any:
     try:
         from mpi4py import MPI
     except ModuleNotFoundError as error:
-        raise StartFailed("an MPI job takes mpi4py: pip install 'distributed[mpi]'") from error
+        raise StartFailed("an MPI job takes mpi4py: pip install mpi4py") from error
     except (ImportError, RuntimeError) as error:  # it is there, and no library that it was made for
         raise StartFailed(f"mpi4py finds no MPI library that it can use: {str(error).splitlines()[0]}") from error
     world: int = MPI.COMM_WORLD.size

@@ -169,8 +169,9 @@ def plant(paths: dict[str, bytes]) -> None:
         return
     if _standing in sys.path:
         sys.path.remove(_standing)
+    tops = {path.partition("/")[0].removesuffix(".py") for path in paths} - sys.stdlib_module_names - {"distributed"}
     for name, module in list(sys.modules.items()):
-        if _is_below(module, _standing):
+        if name.partition(".")[0] in tops or _is_below(module, _standing):  # from there, or from elsewhere before
             del sys.modules[name]
     sys.path.insert(0, directory)
     importlib.invalidate_caches()

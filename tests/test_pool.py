@@ -13,6 +13,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -877,3 +878,47 @@ def test_a_named_function_that_is_not_there_says_so_and_the_pool_goes_on(pool, n
     with pytest.raises(ImportError, match=says):
         pool.submit(name, 1).get()
     assert pool.submit("builtins.abs", -1).get() == 1
+
+
+def test_globals_that_an_initializer_sets_are_there_for_tasks(tmp_path):
+    program = """
+        from distributed import Executor, Pool
+
+        connection = None
+
+        def connect(address):
+            global connection
+            connection = f"connection to {address}"
+
+        def use(number):
+            return f"{number} by {connection}"
+
+        async def use_later():
+            return connection
+
+        if __name__ == "__main__":
+            with Pool(2, initializer=connect, initargs=("a",)) as one, Pool(one.address) as two:
+                print(one.submit(use, 1).get(), one.submit(lambda: use(2)).get(), list(one.imap(use, [3])))
+                print(one.submit(use_later).get(), two.submit(use, 4).get())
+            with Executor(1, initializer=connect, initargs=("b",)) as executor:
+                print(*executor.map(use, [5, 6]))
+    """
+    (tmp_path / "program.py").write_text(textwrap.dedent(program))
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.splitlines() == [
+        "1 by connection to a 2 by connection to a ['3 by connection to a']",
+        "connection to a 4 by None",
+        "5 by connection to b 6 by connection to b",
+    ], done.stderr
+
+
+def test_closing_before_tasks_have_ended_says_so(caplog):
+    with Pool(1) as pool:
+        handles = pool.map(time.sleep, [60, 60])
+        pool.close(timeout=0.5)
+    for handle in handles:
+        with pytest.raises(TaskCancelled, match="the pool was closed before this task had ended"):
+            handle.get()
+    assert "closed before 2 of its tasks had ended" in caplog.text

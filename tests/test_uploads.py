@@ -308,3 +308,12 @@ def test_coroutines_import_it_too(pool, tmp_path):
 
     assert pool.submit(call).get() == 2
     assert pool.submit("patient.wait", 2).get() == 3
+
+
+def test_it_replaces_a_module_that_was_imported_from_elsewhere_before(pool, tmp_path, monkeypatch):
+    for worker in pool.workers:
+        view = pool.options(workers=worker)
+        assert view.submit(lambda: sys.modules.setdefault("beside", type(sys)("beside")).__name__).get() == "beside"
+    pool.upload(write(tmp_path / "beside.py", "version = 2"))
+    for worker in pool.workers:
+        assert pool.options(workers=worker).submit(lambda: __import__("beside").version).get() == 2

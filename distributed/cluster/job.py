@@ -296,7 +296,7 @@ def credential_of_job() -> str:
     except StartFailed as error:
         raise StartFailed(
             "the ranks are on several machines, and a certificate to encrypt with takes the package cryptography: "
-            "pip install 'distributed[tls]', or name a credential in DISTRIBUTED_TLS_FILE, or, in a network that you "
+            "pip install cryptography, or name a credential in DISTRIBUTED_TLS_FILE, or, in a network that you "
             "trust, say --insecure-plaintext (insecure_plaintext=True)"
         ) from error
 

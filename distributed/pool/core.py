@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import os
 import time
 import weakref
@@ -27,6 +28,8 @@ from distributed.wire.exceptions import note
 from distributed.wire.functions import pack_function
 from distributed.wire.messages import Message
 from distributed.wire.values import Packed, pack_call, unpack
+
+logger = logging.getLogger("distributed.pool")
 
 MEETING_TIME_S = 2.0  # how long a new pool waits for workers to answer; those that take longer come later
 SETTLED = frozenset({DONE, FAILED, RELEASED})
@@ -296,14 +299,16 @@ class Core:
         driver = self.driver
         return self.wait(lambda: not (driver.inbox or driver.is_taking or self.state.unfinished), timeout_s)
 
-    def close(self, timeout_s: float) -> None:
-        """Stop what still runs, say goodbye, close every connection."""
+    def close(self, timeout_s: float, is_waited_for: bool = False) -> None:
+        """Stop what still runs, say goodbye, close every connection. If it was waited for, that is worth a word."""
         if self.is_forked:
             return
         CORES.discard(self)
         try:
             if not self.driver.closed and self.state.unfinished:
-                self.driver.cancel_everything()
+                count = self.driver.cancel_everything("the pool was closed before this task had ended")
+                if is_waited_for and count:
+                    logger.warning("the pool was closed before %d of its tasks had ended: they are cancelled", count)
         except DistributedError:
             pass  # it broke, or somebody else closed it
         finally:

@@ -1,6 +1,6 @@
 """`Deferred`: what a deferred call returns; it behaves as the value, and waits for it when it is first used.
 
-Built on wrapt (``pip install 'distributed[defer]'``), whose proxies pass on what Python looks up on types. Here is only
+Built on wrapt (``pip install wrapt``), whose proxies pass on what Python looks up on types. Here is only
 what a value that is elsewhere needs beyond that: it travels as a handle, shows itself without waiting, and an error
 tells where the call stands in the user's program.
 """
@@ -20,7 +20,7 @@ try:
 
     BaseObjectProxy = wrapt.BaseObjectProxy
 except (ImportError, AttributeError):
-    raise ImportError("deferred calls need wrapt, version 2 or newer: pip install 'distributed[defer]'") from None
+    raise ImportError("deferred calls need wrapt, version 2 or newer: pip install wrapt") from None
 
 from distributed.wire.pickles import CONTEXT, reduce_handle
 

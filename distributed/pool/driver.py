@@ -20,7 +20,7 @@ from typing import Any
 
 from distributed.address import unparse
 from distributed.config import SETTINGS
-from distributed.errors import DistributedError, KeyLost, PoolClosed, ProtocolError
+from distributed.errors import DistributedError, KeyLost, PoolClosed, ProtocolError, TaskCancelled
 from distributed.pool import explain
 from distributed.pool.baton import Baton
 from distributed.pool.callbacks import CallbackThread
@@ -199,9 +199,15 @@ class Driver:
         self.wait(lambda: inquiry.done)
         return inquiry.result
 
-    def cancel_everything(self) -> None:
-        """Cancel every task that has no outcome."""
-        self.inspect(lambda: self._handle(CancelAsked(list(explain.unfinished_tasks(self.state)))))
+    def cancel_everything(self, reason: str) -> int:
+        """Cancel every task that has no outcome, for this reason; how many there were."""
+
+        def cancel() -> int:
+            tasks = list(explain.unfinished_tasks(self.state))
+            self._handle(CancelAsked(tasks, TaskCancelled(reason)))
+            return len(tasks)
+
+        return int(self.inspect(cancel) or 0)
 
     def cancel_unsent(self, task: Task) -> bool:
         """Cancel a task unless it was sent to a worker, or has an outcome; whether it was cancelled."""

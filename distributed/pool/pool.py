@@ -514,16 +514,16 @@ class Pool:
                 self._core.drain(max(timeout / 2, timeout - ENDING_S))
             except PoolClosed:
                 pass
-        self._end(max(GOODBYE_S, deadline - time.monotonic()))
+        self._end(max(GOODBYE_S, deadline - time.monotonic()), is_waited_for=True)
 
     def terminate(self) -> None:
         """End now: running tasks are cancelled."""
         self._end(SETTINGS.close_timeout_s)
 
-    def _end(self, timeout_s: float) -> None:
+    def _end(self, timeout_s: float, is_waited_for: bool = False) -> None:
         deadline = time.monotonic() + timeout_s
         try:
-            self._core.close(min(GOODBYE_S, timeout_s))
+            self._core.close(min(GOODBYE_S, timeout_s), is_waited_for)
         finally:
             if not self._core.is_forked:
                 _OPEN.pop(id(self._core), None)

@@ -135,7 +135,7 @@ def new_pem(path: Path) -> bytes:
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError as error:
         raise StartFailed(
-            "to create a certificate takes the package cryptography: pip install 'distributed[tls]', "
+            "to create a certificate takes the package cryptography: pip install cryptography, "
             f"or put a private key and its certificate, in one PEM file, at {path}"
         ) from error
     key = ec.generate_private_key(ec.SECP256R1())

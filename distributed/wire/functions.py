@@ -8,6 +8,7 @@ the pickle would contain, and reuses the earlier one only while all of it is the
 from __future__ import annotations
 
 import dataclasses
+import dis
 import functools
 import hashlib
 import inspect
@@ -23,7 +24,7 @@ from cloudpickle import cloudpickle as cloud
 
 from distributed.config import SETTINGS
 from distributed.errors import InitializerFailed
-from distributed.wire.pickles import dump
+from distributed.wire.pickles import GIVEN, dump
 from distributed.wire.unpicklable import explain, names_in
 
 _ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None), complex, range, type(Ellipsis)})
@@ -75,7 +76,10 @@ def needing(identity: bytes, needs: Iterable[bytes]) -> bytes:
 
 
 class Initializer:
-    """What executors have to call once; if it raises, before the next task again."""
+    """What executors have to call once; if it raises, before the next task again.
+
+    Globals that it sets are there for all functions of its module, also for those that travel by value.
+    """
 
     def __init__(self, initializer: Any, initargs: tuple[Any, ...]) -> None:
         self.initializer, self.initargs = initializer, initargs
@@ -83,17 +87,34 @@ class Initializer:
 
     def __call__(self) -> None:
         if self.mark in _initialized:
+            GIVEN.update(_initialized[self.mark])
             return
         try:
             self.initializer(*self.initargs)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise InitializerFailed(f"the pool's initializer failed in executor {os.getpid()}: {reason}") from error
-        _initialized.add(self.mark)
+        _initialized[self.mark] = given = _globals_set_by(self.initializer)
+        GIVEN.update(given)
         self.initializer, self.initargs = None, ()  # they may be large, and are called no more
 
 
-_initialized: set[bytes] = set()
+_initialized: dict[bytes, dict[str, dict[str, Any]]] = {}  # and what those have set
+
+
+def _globals_set_by(function: Any) -> dict[str, dict[str, Any]]:
+    """The globals that a function assigns, by its module."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    if type(function) is not types.FunctionType:
+        return {}
+    values, names, todo = function.__globals__, set(), [function.__code__]
+    while todo:
+        code = todo.pop()
+        names |= {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL"}
+        todo += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return {function.__module__: {name: values[name] for name in names & values.keys()}}
 
 
 def call_carried(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

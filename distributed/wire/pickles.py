@@ -177,10 +177,25 @@ class ByValuePickler(cloud.Pickler):
         if isinstance(obj, BaseException):
             return reduce_exception(obj)
         reduced = super().reducer_override(obj)
+        if type(reduced) is tuple and reduced[0] is cloud._make_function:
+            return *reduced[:5], set_function_state
         if isinstance(obj, type) and type(reduced) is tuple and reduced[0] in _CLASS_MAKERS:
             maker, arguments, state = reduced[:3]
             return restore_class, (maker, arguments[-2], arguments), state, None, None, set_class_state
         return reduced
+
+
+# ----------------------------------------------------------------------------------------------- functions by value
+
+GIVEN: Final[dict[str, dict[str, Any]]] = {}
+"""In an executor: globals that the initializer of the pool whose tasks come now has set, by module."""
+
+
+def set_function_state(function: Any, state: Any) -> None:
+    """Fill a function that came by value. Each has globals of its own, but for what an initializer has set for all."""
+    cloud._function_setstate(function, state)
+    if GIVEN:
+        function.__globals__.update(GIVEN.get(function.__module__, ()))
 
 
 # ------------------------------------------------------------------------------------------------- classes by value

@@ -231,7 +231,7 @@ class _Handshake:
         if self._received[:2] in (_TLS_HELLO, _TLS_ALERT):
             self._fail(AuthenticationFailed, _no_credential())
         elif not self._received.startswith(MAGIC):
-            self._fail(ConnectionFailed, "what answers there is not distributed (its first bytes are something else)")
+            self._fail(ConnectionFailed, "the other side is not distributed (its first bytes are something else)")
         elif len(self._received) == len(MAGIC):
             self.wanted = _HELLO.size - len(MAGIC)
         return self.failure is None and len(self._received) == _HELLO.size

@@ -12,6 +12,7 @@ from distributed.config import SETTINGS
 from distributed.errors import DistributedError, ProtocolError
 from distributed.wire.exceptions import note
 from distributed.wire.functions import unpack_function
+from distributed.wire.pickles import GIVEN
 from distributed.wire.values import PICKLE, reduce_handle, unpack
 
 
@@ -52,6 +53,7 @@ class Functions:
     def prepared(self, name: bytes, code: bytes, needs: dict[bytes, bytes]) -> Any:
         """The function of this hash, when what it needs has been called; what that raises, the function raises."""
         reason: BaseException | None = None
+        GIVEN.clear()  # it is another pool's
         for need, need_code in needs.items():
             try:
                 self.get(need, need_code, is_need=True)()
