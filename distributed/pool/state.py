@@ -291,8 +291,8 @@ class PoolState:
         self.lifetimes.shared[task.key] = task
         if task.args is not None:
             self.lifetimes.scattered.keep(task)
-        self._out += self.departures.stored(task)
         self._settle_done(task, now)
+        self._out += self.departures.stored(task)
 
     def _on_exported(self, event: Exported, now: float) -> None:
         task = event.task

@@ -52,9 +52,12 @@ from distributed.wire.messages import (
     Failed,
     Finished,
     Hold,
+    Keep,
+    Leaving,
     Member,
     Members,
     NeedFunction,
+    Offer,
     Recall,
     Recalled,
     Withdraw,
@@ -1044,6 +1047,19 @@ def test_an_exported_value_is_made_again_or_given_to_another_worker_when_its_wor
     [withdrawal] = [what for what in bench.lose(BOB) if isinstance(what, TellCenter)]
     assert isinstance(unpack_exception(withdrawal.message.errors[0]), KeyLost)
     assert (kept.status, kept.outcome) == (DONE, b"v")
+
+
+def test_a_value_that_was_being_put_on_a_worker_that_leaves_is_handed_over_as_soon_as_it_is_there():
+    bench = Bench(ALICE, BOB)
+    coming = bench.task()
+    coming.kind = coming.args = None
+    bench.on(Received(ALICE, Leaving()))
+    bench.on(Storing([coming]))
+    assert bench.on(Received(ALICE, Offer([coming.key], [1], False))) == []
+    out = bench.on(Stored(coming, [ALICE], LARGE, []))
+    assert sent(out, Keep) == [(ALICE, Keep([coming.key]))]
+    assert sent(out, DeleteData) == []
+    assert coming.holders == {ALICE}
 
 
 def test_a_value_that_is_here_is_not_given_up_for_a_recipe_that_lacks_an_input_that_nobody_can_make_again():
