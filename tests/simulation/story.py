@@ -13,8 +13,8 @@ from tests.simulation.actors import CenterActor, WorkerActor
 from tests.simulation.client import Client
 from tests.simulation.faults import Faults
 from tests.simulation.plan import Plan
+from tests.simulation.second_thoughts import SecondThoughts
 from tests.simulation.truths import Truths
-from tests.simulation.users import Users
 from tests.simulation.world import World
 
 CLIENTS = ("a11ce0000000", "b0b000000000")
@@ -29,7 +29,7 @@ SIZES = (10, 10, 10, 3_000, 20_000, 100_000, 1_000_000, 20_000_000)
 DURATIONS_S = (0.0001, 0.0001, 0.003, 0.05, 0.4)
 
 
-class Story(Users, Faults, Truths):
+class Story(SecondThoughts, Faults, Truths):
     """One run. `play` raises AssertionError where something is not as it must be.
 
     What is done, and when, is decided before; each act has dice of its own. So a story of which parts are left out
@@ -98,7 +98,7 @@ class Story(Users, Faults, Truths):
             acts.append((self.moment(), self.dice.choice(self.WORK)))
             acts += [(self.moment(), self.dice.choice(self.ACTIONS)) for _ in range(3)]
         acts += [(self.moment(), self.dice.choice(self.FAULTS)) for _ in range(self.dice.randrange(10))]
-        return acts + self.plan_departures() + self.plan_more()
+        return acts + self.plan_departures() + self.plan_more() + self.plan_second_thoughts()
 
     def plan_departures(self) -> list[tuple[float, Callable[..., None]]]:
         """In some stories workers are asked to leave, at any time; with dice of their own, so that the others stay."""
@@ -112,6 +112,14 @@ class Story(Users, Faults, Truths):
             return []
         more = [self.dice.choice(self.FAULTS) for _ in range(self.n_tasks // TASKS_A_FAULT)]
         return [(self.moment(), fault) for fault in (*dict.fromkeys(self.FAULTS), Faults.drain_worker, *more)]
+
+    def plan_second_thoughts(self) -> list[tuple[float, Callable[..., None]]]:
+        """With dice of their own, too."""
+        dice = random.Random(f"{self.seed} second thoughts")
+        acts = (Story.cancel_at_work, Story.cancel_at_work, Story.publish_and_forget)
+        return [
+            (dice.uniform(self.world.now + 0.2, self.horizon_s), act) for act in dice.choices(acts, k=dice.randrange(5))
+        ]
 
     def moment(self) -> float:
         return self.dice.uniform(self.world.now + 0.2, self.horizon_s)
