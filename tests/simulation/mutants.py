@@ -66,13 +66,14 @@ MUTANTS = (
         "distributed/worker/fetches.py",
         "if not want.tasks:\n                self.drop(want)\n                if path",
         "if False:\n                self.drop(want)\n                if path",
-        seed=1,
+        seed=47,
     ),
     Mutant(
         "the fence is forgotten",
         "distributed/pool/state.py",
         "if task is not None and task.attempt == attempt\n        ]",
         "if task is not None\n        ]",
+        seed=4,
     ),
     Mutant(
         "the fence is forgotten for failures",
@@ -85,6 +86,7 @@ MUTANTS = (
         "distributed/pool/state.py",
         "if task is not None and task.attempt == attempt:\n                view.remove(task)",
         "if task is not None:\n                view.remove(task)",
+        seed=3,
     ),
     Mutant(
         "another attempt has the same number",
@@ -112,7 +114,7 @@ MUTANTS = (
         "self.handle(events.Put(owner, [key], [nbytes], [None if path else content], [path]))",
         "(lambda *told: self.world.after(0.05, self.handle, events.Put(*told)))(\n"
         "                owner, [key], [nbytes], [None if path else content], [path]\n            )",
-        seed=3,
+        seed=10,
     ),
     Mutant(
         "a window is never refilled",
@@ -165,6 +167,7 @@ MUTANTS = (
         "distributed/pool/state.py",
         "if view is not None and view.under_way.get(task.key) is task:",
         "if False:",
+        seed=1,
     ),
     Mutant(
         "a recalled task is forgotten",
@@ -195,7 +198,7 @@ MUTANTS = (
         "distributed/worker/store.py",
         "if self.pins and not self.pins.keys().isdisjoint(keys):",
         "if False:",
-        seed=4,
+        seed=24,
     ),
     Mutant(
         "an outcome is published twice",
@@ -222,7 +225,7 @@ MUTANTS = (
         "distributed/pool/state.py",
         "self.lifetimes.delete_at(view.member.address, key, attempt)",
         "pass",
-        seed=4,
+        seed=28,
     ),
     Mutant(
         "a worker that comes back keeps what nobody accounts for",
@@ -241,7 +244,7 @@ MUTANTS = (
         "distributed/worker/fetches.py",
         "return [] if self._ask_next(want) else [want]",
         "return [] if self._ask_next(want) else []",
-        seed=1,
+        seed=4,
     ),
     # ---------------------------------------- attempts that were never published
     Mutant(
