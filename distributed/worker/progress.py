@@ -22,7 +22,7 @@ write_into = _CELL.pack_into  # (memory, 0, serial + 1, start_s): for loops in w
 
 
 def without_own_frames(stack: str) -> str:
-    """A stack without the frames of the executor, which are the last ones of its thread.
+    """A stack without the frames of the executor, which are the last ones of its thread; without that, if none is left.
 
     >>> print(without_own_frames('Thread 1:\\n  File "user.py"\\n  File "/distributed/worker/executor.py"'))
     Thread 1:
@@ -33,7 +33,7 @@ def without_own_frames(stack: str) -> str:
         lines = thread.splitlines()
         own = next((number for number, line in enumerate(lines) if _OWN_FRAME in line), len(lines))
         threads.append("\n".join(lines[:own]))
-    return "\n\n".join(thread for thread in threads if not thread.startswith("Extension modules:"))
+    return "\n\n".join(thread for thread in threads if "\n" in thread and not thread.startswith("Extension modules:"))
 
 
 class Cell:
