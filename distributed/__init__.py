@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from distributed.center.server import Center
     from distributed.cluster.local import Cluster
     from distributed.pool.futures import Executor
+    from distributed.pool.inside import current_pool
     from distributed.pool.pool import Pool
     from distributed.pool.progress import progress
     from distributed.pool.remote import Failure, RemoteData, as_completed, wait
@@ -37,6 +38,7 @@ _HOMES = {
     "RemoteData": "distributed.pool.remote",
     "Worker": "distributed.worker.server",
     "as_completed": "distributed.pool.remote",
+    "current_pool": "distributed.pool.inside",
     "errors": "distributed.errors",
     "progress": "distributed.pool.progress",
     "rpc": "distributed.rpc",
@@ -68,6 +70,7 @@ __all__ = [
     "Worker",
     "__version__",
     "as_completed",
+    "current_pool",
     "errors",
     "progress",
     "rpc",

@@ -71,6 +71,8 @@ class Settings:
     ahead_s: float = 0.05  # a task predicted to take no longer may wait at a busy executor, ready to run
     asynchronous_tasks_max: int = 1000  # coroutines under way in the asynchronous executor
     flush_interval_s: float = 0.001  # an executor holds back finished results at most this long
+    blocked_executors_max: int = 200  # of one worker, whose tasks wait for tasks; one more gets NestingTooDeep
+    surplus_executors_s: float = 2.0  # executors that nobody needs since those that waited went on stay so long
     requeues_max: int = 5  # a task queued again so often, when an executor died and none was seen to run, crashed it
     look_interval_s: float = 0.02  # how soon to look again for a cancelled task that was not running yet
     coroutine_yield_s: float = 1.0  # how long a cancelled coroutine may take to end before its executor is killed

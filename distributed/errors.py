@@ -16,6 +16,7 @@
     │   ├── TaskCrashed             its executor died on every attempt
     │   ├── TaskTimeout             it ran longer than ``timeout=`` and was killed
     │   ├── TaskCancelled           somebody cancelled it, or something it depends on
+    │   ├── NestingTooDeep          it waits for tasks, as more others do already than a worker allows
     │   └── NoWorker                no worker can run it
     ├── InitializerFailed       the pool's ``initializer=`` raised: its cause tells what and where
     ├── RemoteError             a task raised an exception that cannot travel: this tells of it
@@ -114,6 +115,10 @@ class TaskTimeout(TaskError):
 
 class TaskCancelled(TaskError):
     """Somebody cancelled this task, or one that it depends on. Submit it again if you want it after all."""
+
+
+class NestingTooDeep(TaskError):
+    """Too many tasks of one worker wait for other tasks. Return handles instead of waiting, or raise the setting."""
 
 
 class NoWorker(TaskError):

@@ -22,6 +22,7 @@ from distributed.wire.messages import (
     Output,
     Recalled,
     Restarted,
+    TaskSays,
     WorkerJoined,
     WorkerLeft,
 )
@@ -142,6 +143,7 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     Restarted: lambda message: None,
     NeedFunction: lambda message: None,
     Output: lambda message: None,
+    TaskSays: lambda message: None,  # what it says is looked at before anything else
 }
 FROM_WORKERS: Final = tuple(_CHECKS)
 CHECKS: Final[dict[type, Callable[[Any], None]]] = {

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from distributed import running
 from distributed.config import SETTINGS
 from distributed.errors import ConnectionFailed, DistributedError, KeyLost, PoolClosed
 from distributed.pool import explain
@@ -78,6 +79,8 @@ class Core:
         """Wait until `is_done()`; False if the time was over first."""
         if self.is_forked:
             self.require_open()
+        if running.door is not None and not is_done():  # in a task, maybe of the same cluster: others need the slot
+            return running.door.give_way(lambda: self.driver.wait(is_done, timeout))
         return self.driver.wait(is_done, timeout)
 
     def ask(self, message: Message, timeout: float | None = None) -> Any:

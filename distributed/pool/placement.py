@@ -224,6 +224,8 @@ class Placement:
                 mean_s = first.kind.duration.mean_s
                 share = policy.share(len(queue), len(self.takers), view.member.ncores, mean_s, self.settings)
                 count = min(count, share)
+            if first.message_bytes > room_bytes and first.kind.depth and self._room_before_others(view, first) > 0:
+                count, room_bytes = 1, first.message_bytes
             if count < 1:
                 self._refuse(view, first)
                 return []
@@ -243,7 +245,12 @@ class Placement:
             return self.settings.asynchronous_tasks_max - view.coroutines
         mean_s = task.kind.duration.mean_s
         busy_s, settings = view.busy_s(self.settings), self.settings
-        return policy.room(view.member.ncores, view.on_cores, busy_s, mean_s, settings.window_s, settings)
+        room = policy.room(view.member.ncores, view.on_cores, busy_s, mean_s, settings.window_s, settings)
+        return max(room, self._room_before_others(view, task)) if task.kind.depth else room
+
+    def _room_before_others(self, view: WorkerView, task: Task) -> int:
+        """A task of a task does not wait for a window full of those that will run after it: one may wait for it."""
+        return view.member.ncores + 1 - view.ahead_of(task.kind.depth)  # type: ignore[union-attr]
 
     def _room_bytes(self, view: WorkerView, task: Task) -> int:
         """How much tasks like this one may weigh together in the next message to the worker."""

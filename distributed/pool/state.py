@@ -47,10 +47,12 @@ from distributed.pool.events import (
     Wanted,
 )
 from distributed.pool.failures import Failures, Verdict
+from distributed.pool.inner import Inner
 from distributed.pool.lending import announcement, withdrawal
 from distributed.pool.lifetimes import Lifetimes
 from distributed.pool.membership import Membership
 from distributed.pool.naming import Naming
+from distributed.pool.nesting import Nesting
 from distributed.pool.pauses import Pauses
 from distributed.pool.placement import Placement
 from distributed.pool.restarts import Restarts
@@ -73,6 +75,7 @@ from distributed.wire.messages import (
     Output,
     Recalled,
     Restarted,
+    TaskSays,
     WorkerJoined,
     WorkerLeft,
 )
@@ -93,6 +96,8 @@ class PoolState:
         self.restarts = Restarts(self.membership)
         self.failures = Failures(self.lifetimes, self.workers, settings)
         self.naming = Naming(self.lifetimes.lineage)
+        self.nesting = Nesting(self.lifetimes, self.membership)
+        self.inner = Inner(self)
         self.lending = self.lifetimes.lending
         self.exported = self.lending.exported
         self.counters = {"tasks": 0, "bytes_in_place": 0, "bytes_moved": 0}
@@ -133,6 +138,7 @@ class PoolState:
             Offer: self._on_offer,
             Adopted: self._on_adopted,
             Restarted: self._on_restarted,
+            TaskSays: self.inner.on_task_says,
             Members: self._on_members,
             WorkerJoined: self._on_worker_joined,
             WorkerLeft: self._on_worker_left,
@@ -144,9 +150,19 @@ class PoolState:
         if kind in CHECKS:
             CHECKS[kind](event)
         self._handlers[kind](event, now)
+        if self.nesting.ended:
+            self._on_cancel_asked(CancelAsked(self.nesting.take_unwanted()), now)  # type: ignore[arg-type]
         if kind is not Dropped:
             self._fill(now)
         return self._take_instructions()
+
+    def absorb(self, event: Event, now: float) -> None:
+        """What an event inside of another one calls for; for the handlers of what tasks say."""
+        self._handlers[type(event)](event, now)
+
+    def order(self, instruction: Instruction) -> None:
+        """One more instruction; for the same."""
+        self._out.append(instruction)
 
     def _take_instructions(self) -> list[Instruction]:
         # the lists themselves stay: new ones would be scattered over memory that a burst left behind
@@ -157,6 +173,8 @@ class PoolState:
         if self.lending.has_news:
             out.append(self.lending.take_news())
         if self._resolved:
+            if self.nesting.listeners:
+                out += self.nesting.tell(self._resolved)
             out.append(Resolved(self._resolved[:]))
             self._resolved.clear()
         return out
@@ -396,7 +414,7 @@ class PoolState:
         held = dict(message.held)
         finished = self._accept(event.address, message)
         view.remove_many([task for task, _, _, _ in finished])
-        unusual = bool(self.failures.troubles or message.contains)
+        unusual = bool(self.failures.troubles or message.contains or self.nesting.parents)
         resolved, plain = self._resolved, 0
         spent: dict[Duration, list[int]] = {}
         duration = None
@@ -505,6 +523,7 @@ class PoolState:
 
     def _again_later(self, task: Task, time: float) -> None:
         """Run a task again after a pause."""
+        self.nesting.over(task)
         task.attempt += 1
         task.status, task.worker, task.missing = WAITING, None, 0
         attempt = task.attempt
@@ -642,7 +661,8 @@ class PoolState:
         for position, task in enumerate(view.under_way.values()):
             assert task.kind is not None
             kind = task.kind
-            may_have_run = position < view.member.ncores or kind.asynchronous or kind.options.attempts == 1
+            is_parent = task.key in self.nesting.parents
+            may_have_run = position < view.member.ncores or kind.asynchronous or kind.options.attempts == 1 or is_parent
             if may_have_run:
                 self._carry_out(self.failures.crashed(task, f"worker {address} was lost: {reason}"), task, now)
             else:
@@ -686,6 +706,7 @@ class PoolState:
 
     def _again(self, task: Task, now: float) -> None:
         """Run a task again: its former attempt no longer counts, wherever it may still be."""
+        self.nesting.over(task)
         task.attempt += 1
         self._wait_again(task, now)
 
@@ -729,6 +750,8 @@ class PoolState:
         if task.status == SENT:
             self.unfinished -= 1
             self.lifetimes.let_go(task.inputs)
+            if self.nesting.parents:
+                self.nesting.over(task)
         task.status = DONE
         if not task.published:
             task.published = "done"
@@ -776,6 +799,8 @@ class PoolState:
     def _stop(self, task: Task) -> None:
         """Take a task that will not run (any more) out of the books."""
         self.unfinished -= 1
+        if self.nesting.parents:
+            self.nesting.over(task)
         if task.status == SENT:
             view = self.workers.get(task.worker or "")
             if view is not None and view.under_way.get(task.key) is task:
@@ -796,6 +821,10 @@ class PoolState:
         if self.placement.stranded:
             self._out.append(WakeAt(min(deadline for _, deadline in self.placement.stranded.values())))
 
+    def later(self, time: float, action: Callable[[float], None]) -> None:
+        """Do something at that time."""
+        self._at(time, action)
+
     def _at(self, time: float, action: Callable[[float], None]) -> None:
         heapq.heappush(self._alarms, (time, next(self._numbers), action))
         self._out.append(WakeAt(time))
@@ -803,10 +832,11 @@ class PoolState:
     def check(self) -> None:
         """Assert what must hold between any two events."""
         for address, view in self.workers.items():
-            assert sum(view.load.values()) == view.on_cores
+            assert sum(view.load.values()) == view.on_cores + len(view.waiting)
+            assert view.waiting.keys() <= view.under_way.keys()
             assert view.bytes_under_way == sum(map(view.weight, view.under_way.values()))
             is_full = view.bytes_under_way > self.settings.window_bytes_max
-            assert not is_full or len(view.under_way) <= view.member.ncores, "the window of bytes"
+            assert not is_full or len(view.under_way) <= view.member.ncores or view.depths, "the window of bytes"
             for key, task in view.under_way.items():
                 assert (task.status, task.worker, task.key) == (SENT, address, key), task
         leaving = {address for address, view in self.workers.items() if view.leaving}

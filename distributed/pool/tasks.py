@@ -78,6 +78,7 @@ class Kind:
     duration: Duration
     carried: bool = False  # the function travels with the arguments, as the first of them
     needs: tuple[Code, ...] = ()  # what executors have to call before
+    depth: int = 0  # of tasks that tasks submitted: how many are above them
     hurried: dict[float, Kind] = dataclasses.field(default_factory=dict)  # the same with another priority
 
     def code_of(self, identity: bytes) -> bytes | None:

@@ -39,6 +39,7 @@ class WorkerView:
         "assigned",
         "bytes_under_way",
         "coroutines",
+        "depths",
         "fullness",
         "holds",
         "known",
@@ -49,6 +50,7 @@ class WorkerView:
         "recalling",
         "since",
         "under_way",
+        "waiting",
     )
 
     def __init__(self, member: Member) -> None:
@@ -61,6 +63,8 @@ class WorkerView:
         self.assigned = Levels()  # ready tasks that should run here, because their inputs are here
         self.holds: dict[str, Task] = {}  # tasks with a large value here
         self.known: set[bytes] = set()  # functions whose code this worker has been sent
+        self.waiting: dict[str, Task] = {}  # of those under way for the cores: they wait for tasks, and use none
+        self.depths: dict[int, int] = {}  # tasks under way for the cores that tasks submitted, by depth
         self.recalling = False
         self.leaving = False  # it ends soon, and is given nothing any more
         self.since = 0.0  # when it last finished something, or got work after having none
@@ -71,7 +75,24 @@ class WorkerView:
     @property
     def on_cores(self) -> int:
         """How many tasks are under way that each need a core."""
-        return len(self.under_way) - self.coroutines
+        return len(self.under_way) - self.coroutines - len(self.waiting)
+
+    def ahead_of(self, depth: int) -> int:
+        """How many tasks under way, of this depth or deeper, use a core before one of this depth that is sent now."""
+        count = sum(count for deep, count in self.depths.items() if deep >= depth)
+        return count - sum(task.kind.depth >= depth for task in self.waiting.values() if task.kind is not None)
+
+    def wait(self, task: Task, is_waiting: bool) -> None:
+        """A task under way begins to wait for others, or goes on."""
+        if is_waiting and task.key in self.under_way:
+            self.waiting[task.key] = task
+        else:
+            self.waiting.pop(task.key, None)
+        self._stand()
+
+    def reconsider(self) -> None:
+        """It may have room for what comes now, if it had none for what came before."""
+        self._stand()
 
     def count_in(self, standing: Standing | None) -> None:
         """Keep this up to date from now on; or nothing, as a worker that is given no more work."""
@@ -81,7 +102,8 @@ class WorkerView:
         self._stand()
 
     def _stand(self) -> None:
-        on_cores, ncores = len(self.under_way) - self.coroutines, self.member.ncores
+        on_cores = len(self.under_way) - self.coroutines - len(self.waiting)
+        ncores = self.member.ncores
         self.fullness = on_cores / ncores
         if (standing := self._standing) is None:
             return
@@ -136,6 +158,8 @@ class WorkerView:
             self.coroutines += len(batch)
         else:
             self.load[kind.duration] = self.load.get(kind.duration, 0) + len(batch)
+            if kind.depth:
+                self.depths[kind.depth] = self.depths.get(kind.depth, 0) + len(batch)
         self.bytes_under_way += nbytes
         self._stand()
         code = b"" if kind.function in self.known else kind.code
@@ -178,11 +202,18 @@ class WorkerView:
             if kind.asynchronous:
                 self.coroutines -= count
                 continue
+            if kind.depth:
+                self.depths[kind.depth] -= count
+                if not self.depths[kind.depth]:
+                    del self.depths[kind.depth]
             left = self.load[kind.duration] - count
             if left:
                 self.load[kind.duration] = left
             else:
                 del self.load[kind.duration]
+        if self.waiting:
+            for task in tasks:
+                self.waiting.pop(task.key, None)
         self._stand()
 
 

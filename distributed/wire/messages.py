@@ -527,6 +527,32 @@ class Output(Message):
     text: str
 
 
+@record
+class TaskSays(Message):
+    """Worker to pool: what the code of a task that runs here says to its owner, as its executor sent it (`FromTask`).
+
+    `said` is the header of one of the messages from a task to its owner; `executor` and `serial` say where the answer
+    is to go.
+    """
+
+    key: str
+    attempt: int
+    executor: int
+    serial: int
+    said: bytes
+
+
+@record
+class TellTask(Message):
+    """Pool to worker: an answer for the code of a task that runs there; `said` is the header of a whole message."""
+
+    key: str
+    attempt: int
+    executor: int
+    serial: int
+    said: bytes
+
+
 # ------------------------------------------------------ bulk connections: pool or worker (or anyone, by hand) to worker
 
 
@@ -589,7 +615,8 @@ class Run(Message):
 
     `serial` numbers the first task; the cell in shared memory names the running one. `inputs` maps a position to the
     task's inputs, each ``[key, packed bytes]`` or ``[key, path of a file]``. An empty `code`: you have the function.
-    `needs` are hashes and code of what to call before, in this order.
+    `needs` are hashes and code of what to call before, in this order. `attempts` maps a position to the number of the
+    attempt where it is not the first.
     """
 
     function: bytes
@@ -600,6 +627,7 @@ class Run(Message):
     args: list[bytes]
     inputs: dict[int, list]
     needs: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
+    attempts: dict[int, int] = dataclasses.field(default_factory=dict)
 
 
 NO_ROOM = b"no room"  # in place of an exception: there was no room for the result
@@ -629,3 +657,129 @@ class CancelRunning(Message):
     """Worker to the asynchronous executor: cancel the coroutines with these serials; each still gets an outcome."""
 
     serials: list[int]
+
+
+@record
+class FromTask(Message):
+    """Executor to worker: forward this to the owner of the task with this serial, as `TaskSays`."""
+
+    serial: int
+    said: bytes
+
+
+@record
+class ToTask(Message):
+    """Worker to executor: what the owner of a running task answers to its code (`TellTask`), or the worker: `TooDeep`.
+
+    `said` is the header of a whole message.
+    """
+
+    serial: int
+    said: bytes
+
+
+@record
+class Blocked(Message):
+    """Executor to worker: its task begins to wait for others and gives its slot back, or goes on.
+
+    `returned` are the serials of tasks that it was given and has not begun: others may run them.
+    """
+
+    serial: int
+    is_waiting: bool
+    returned: list[int]
+
+
+# -------------------------------------- a task to its owner and back: inside of FromTask, TaskSays, TellTask and ToTask
+
+
+@record
+class SubmitInner(Message):
+    """Task to owner: run these calls, too, for this attempt of the task. Columns, and names, as in `Compute`.
+
+    `inputs` maps a position to the keys of the handles in that call's arguments. `options` are those of the pool.
+    """
+
+    function: bytes
+    code: bytes
+    name: str
+    asynchronous: bool
+    keys: list[str]
+    args: list[bytes]
+    inputs: dict[int, list]
+    options: dict
+
+
+@record
+class AdoptInner(Message):
+    """Task to owner: it found handles of these keys in values, and wants to know their outcomes."""
+
+    keys: list[str]
+
+
+@record
+class ReleaseInner(Message):
+    """Task to owner: it has no handles of these any more."""
+
+    keys: list[str]
+
+
+@record
+class CancelInner(Message):
+    """Task to owner: it does not want these tasks of its own any more."""
+
+    keys: list[str]
+
+
+@record
+class WantInner(Message):
+    """Task to owner: these holders did not give it the value of this key. Answered by `InnerOutcomes`, once more."""
+
+    key: str
+    refused: list[str]
+
+
+@record
+class StoredInner(Message):
+    """Task to owner: it put a value on these workers; `contains` are the keys of the handles inside."""
+
+    key: str
+    holders: list[str]
+    nbytes: int
+    contains: list[str]
+
+
+@record
+class Waits(Message):
+    """Task to owner: it begins to wait for others, or goes on; a task that waits uses no core."""
+
+    is_waiting: bool
+
+
+@record
+class AskMember(Message):
+    """Task to owner: which worker runs it? Answered by `Members`."""
+
+
+@record
+class InnerOutcomes(Message):
+    """Owner to task: what became of tasks. `statuses` are ``done``, ``failed`` or ``cancelled``.
+
+    `values` holds small packed results, and packed exceptions; for other results `holders` maps the position to who
+    has them, and `members` tells of these.
+    """
+
+    keys: list[str]
+    attempts: list[int]
+    nbytes: list[int]
+    statuses: list[str]
+    values: list
+    holders: dict[int, list]
+    members: list[Member]
+
+
+@record
+class TooDeep(Message):
+    """Worker to task: so many others wait here already; this one does not get a slot to wait for."""
+
+    limit: int

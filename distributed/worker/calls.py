@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import mmap
 import os
+import sys
 from collections import OrderedDict
 from pickle import loads
 from typing import Any
@@ -12,6 +14,7 @@ from distributed.config import SETTINGS
 from distributed.errors import DistributedError, ProtocolError
 from distributed.wire.exceptions import note
 from distributed.wire.functions import unpack_function
+from distributed.wire.messages import Run
 from distributed.wire.pickles import GIVEN
 from distributed.wire.values import PICKLE, reduce_handle, unpack
 
@@ -62,6 +65,13 @@ class Functions:
         function = self.get(name, code)
         return function if reason is None else Unloadable(b"", reason)
 
+    def keep(self, batch: Run) -> None:
+        """A batch is not run here after all. The code that came with it, once, is made something of when it is used."""
+        for name, code in ((batch.function, batch.code), *batch.needs.items()):
+            if code and name not in self._entries:
+                unused = Unloadable(code, ProtocolError("a function that was given back was run"))
+                self._put(name, unused, 0 if name in batch.needs else len(code))
+
     def _put(self, name: bytes, function: Any, nbytes: int) -> None:
         if name not in self._entries:
             self.nbytes += nbytes
@@ -93,7 +103,13 @@ class Inputs:
         where = self.entries[index][1]
         if type(where) is bytes and where[0] == PICKLE:  # a task may have ten thousand of these
             return loads(where)
-        return unpack(map_file(where) if type(where) is str else where, Handle)
+        return unpack(map_file(where) if type(where) is str else where, handle_of)
+
+
+def handle_of(reference: list[Any]) -> object:
+    """A handle in an input: one that can be waited for, if this process runs code that does such things."""
+    inside = sys.modules.get("distributed.pool.inside")
+    return Handle(reference) if inside is None else inside.adopt(reference)
 
 
 def map_file(path: str) -> mmap.mmap | bytes:
@@ -145,6 +161,12 @@ class Handle:
 
     def __deepcopy__(self, memo: object) -> Handle:
         return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        inside: Any = importlib.import_module("distributed.pool.inside")
+        return getattr(inside.adopt(self._reference), name)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Handle) and self._reference[:2] == other._reference[:2]

@@ -63,9 +63,12 @@ class Executor:
         self.under_way_s = 0.0  # predicted duration of what is given
         self.alone = False  # what it has must not be joined by more
         self.killing = False
+        self.surplus = False  # killed because it was one too many
         self.retiring = False  # it gets no more work, and is replaced as soon as it has none
         self.started_s = 0.0
         self.look_at_s = math.inf
+        self.waits_for_others = False  # its task waits for other tasks: it uses no core, and gets nothing more
+        self.waiting_since_s = self.waited_s = 0.0
         self.client = ""  # whose task it was given last: what it prints is for them
         self.functions: OrderedDict[bytes, int] = OrderedDict()
         self.functions_bytes = 0
@@ -147,9 +150,11 @@ class Dispatch:
         self.coroutines: FairQueue[Part] = FairQueue(settings.client_share_horizon_s, 1)
         self.executors: dict[int, Executor] = {}
         self.bad_starts = 0  # in a row
-        self.pauses = 0  # replacements that wait for their time
+        self.pauses = self.plain_pauses = 0  # replacements that wait for their time; those of plain executors
         self.started = 0
         self.stop_reason = ""  # why all were stopped
+        self.waiting = 0  # executors whose tasks wait for others
+        self._has_surplus = False  # an alarm is set
         self._numbers = itertools.count(1)
         self._serials = 1
 
@@ -165,6 +170,30 @@ class Dispatch:
         self.executors[executor.number] = executor
         self.out.append(Spawn(executor.number, asynchronous))
 
+    def _working(self) -> list[Executor]:
+        """The plain executors whose tasks do not wait for others: as many as cores, or more for a while."""
+        return [e for e in self.executors.values() if not (e.asynchronous or e.waits_for_others or e.surplus)]
+
+    def plan_to_end_surplus(self, now: float) -> None:
+        """An executor goes on that waited: in a while, those that nobody needs any more may end."""
+        if not self._has_surplus:
+            self._has_surplus = True
+            self.alarms.set(now + self.settings.surplus_executors_s, "surplus")
+
+    def on_surplus(self, now: float) -> None:
+        self._has_surplus = False
+        working = self._working()
+        surplus = len(working) - self.ncores
+        if surplus <= 0:
+            return
+        for executor in working:
+            if surplus and executor.ready and not executor.given and not executor.killing:
+                executor.surplus = True
+                self._kill(executor)
+                surplus -= 1
+        if surplus:
+            self.plan_to_end_surplus(now)
+
     def on_started(self, event: ExecutorStarted, now: float) -> None:
         executor = self.executors[event.executor]
         executor.ready, executor.pid, executor.started_s = True, event.pid, now
@@ -174,11 +203,12 @@ class Dispatch:
     def on_ended(self, event: ExecutorEnded, now: float) -> None:
         """Sort out what it had, and replace it."""
         executor = self.executors.pop(event.executor)
+        self.waiting -= executor.waits_for_others
         self._bury(executor, event)
         if executor.ready and (event.serial or executor.killing or now - executor.started_s > 1.0):
             self.bad_starts = 0
             if not executor.asynchronous:
-                self.spawn()
+                self._replace()
             return
         self.bad_starts += 1
         pause_s = min(self.settings.respawn_pause_s * 2.0**self.bad_starts, self.settings.respawn_pause_max_s)
@@ -189,6 +219,7 @@ class Dispatch:
             )
         )
         self.pauses += 1
+        self.plain_pauses += not executor.asynchronous
         self.alarms.set(now + pause_s, "respawn", executor.asynchronous)
 
     def retire_all(self) -> list[int]:
@@ -207,6 +238,12 @@ class Dispatch:
         """The pause after a bad start is over. The asynchronous executor comes back only if it is wanted."""
         self.pauses -= 1
         if not asynchronous:
+            self.plain_pauses -= 1
+            self._replace()
+
+    def _replace(self) -> None:
+        """Start another executor in the place of one that is gone, if it was one of those that are needed."""
+        if len(self._working()) + self.plain_pauses < self.ncores:
             self.spawn()
 
     def _bury(self, executor: Executor, event: ExecutorEnded) -> None:
@@ -238,11 +275,12 @@ class Dispatch:
             else:
                 again.append(part)
         for part in reversed(again):
-            self._requeue(part, is_explained)
+            if not is_explained:  # by another task, or by us: then this one had nothing to do with it
+                part.requeues += 1
+            self.requeue(part)
 
-    def _requeue(self, part: Part, is_explained: bool) -> None:
-        if not is_explained:  # by another task, or by us: then this one had nothing to do with it
-            part.requeues += 1
+    def requeue(self, part: Part) -> None:
+        """Tasks that were given and did not run are next again."""
         part.serial = part.executor = 0
         for entry in part.entries:
             if isinstance(entry, Entry):
@@ -272,6 +310,8 @@ class Dispatch:
         """Give queued tasks to executors that have room; spread what there is over all of them."""
         while self.queue.live:
             free = [executor for executor in self.executors.values() if self._has_room(executor)]
+            if self.waiting or self._has_surplus:
+                free = self._within_cores(free)
             if not free:
                 break
             share = math.ceil(self.queue.live / len(free))
@@ -283,7 +323,21 @@ class Dispatch:
         if self.coroutines.live:
             self._fill_asynchronous(now)
 
+    def _within_cores(self, free: list[Executor]) -> list[Executor]:
+        """Those of them that may be given something, while tasks wait for tasks: no more run than there are cores.
+
+        Executors are started for those whose tasks wait.
+        """
+        working = self._working()
+        for _ in range(self.ncores - self.plain_pauses - len(working)):
+            self.spawn()
+        busy = sum(bool(executor.given) for executor in working)
+        idle = [executor for executor in free if not executor.given]
+        return [executor for executor in free if executor.given] + idle[: max(0, self.ncores - busy)]
+
     def _has_room(self, executor: Executor) -> bool:
+        if executor.waits_for_others:
+            return False
         if not executor.ready or executor.killing or executor.retiring or executor.alone or executor.asynchronous:
             return False
         # not at every outcome: single tasks sent after single outcomes would keep batches small for ever
@@ -357,7 +411,9 @@ class Dispatch:
         executor.client = parts[0].order.client
         code = executor.learn(function, self.settings)
         needs = {need.identity: executor.learn(need, self.settings, is_need=True) for need in function.needs}
-        self.out.append(Give(number, Run(function.identity, code, function.name, first, keys, args, inputs, needs)))
+        attempts = _attempts_of(parts)
+        run = Run(function.identity, code, function.name, first, keys, args, inputs, needs, attempts)
+        self.out.append(Give(number, run))
         return len(keys)
 
     # -------------------------------------------------------------------------------- cancel and time out
@@ -468,8 +524,12 @@ class Dispatch:
                 if not executor.asynchronous:
                     given[part.order.client] = given.get(part.order.client, 0) + len(part)
         assert given == {name: c.given for name, c in self.queue.clients.items() if c.given}
-        plain = sum(not e.asynchronous for e in self.executors.values())
-        assert plain <= self.ncores <= plain + self.pauses
+        plain = [e for e in self.executors.values() if not e.asynchronous]
+        assert self.waiting == sum(e.waits_for_others for e in plain) <= self.settings.blocked_executors_max
+        assert self.plain_pauses <= self.pauses
+        assert self.ncores <= len(plain) + self.plain_pauses
+        if not self.waiting and not self._has_surplus:
+            assert sum(not e.surplus for e in plain) <= self.ncores
 
 
 def _inputs_of(part: Part) -> list[list[Any]]:
@@ -482,6 +542,17 @@ def _inputs_of(part: Part) -> list[list[Any]]:
         else:
             columns.append([key, entry])
     return columns
+
+
+def _attempts_of(parts: list[Part]) -> dict[int, int]:
+    """By position, the numbers of the attempts that are not the first ones: nearly always none."""
+    later: dict[int, int] = {}
+    start = 0
+    for part in parts:
+        if part.attempts.count(1) < len(part.attempts):
+            later.update((start + n, attempt) for n, attempt in enumerate(part.attempts) if attempt != 1)
+        start += len(part.attempts)
+    return later
 
 
 def _death(event: ExecutorEnded) -> str:

@@ -15,11 +15,13 @@ import socket
 from time import monotonic
 from typing import Any
 
+from distributed import running
 from distributed.config import SETTINGS
 from distributed.wire.exceptions import note
 from distributed.wire.messages import NeedRoom, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
+from distributed.worker.inner import PlainDoor
 from distributed.worker.link import Link
 from distributed.worker.outcomes import Report, failure, write_into_room
 from distributed.worker.progress import STACK_SIGNAL, Cell, write_into
@@ -33,18 +35,21 @@ class Executor:
     def __init__(self, task_socket: socket.socket, cell: Cell) -> None:
         self.link, self.cell = Link(task_socket), cell
         self.functions, self.report = Functions(), Report(self.link.send)
+        self.door = PlainDoor(self.link, self.report, cell, self.functions)
 
     def serve(self) -> None:
         while (message := self.link.receive()) is not None:
             if isinstance(message, Run):
                 self.run(message)
                 del message
+                self.door.leave()
                 self.cell.clear()
                 self.report.flush()
         self.report.close()
 
     def run(self, batch: Run) -> None:
         """The hot loop, about two microseconds a task: one reading of the clock ends a task and begins the next."""
+        self.door.batch = batch
         if batch.code or batch.needs:  # what is imported or run now is the first task's affair
             self.cell.write(batch.serial, monotonic())
         function = self.functions.prepared(batch.function, batch.code, batch.needs)
@@ -53,7 +58,8 @@ class Executor:
         inputs, memory, name, append = batch.inputs, self.cell.memory, batch.name, self.report.finished.append
         interval, held_since = SETTINGS.flush_interval_s, monotonic()
         start = held_since
-        for serial, payload in enumerate(batch.args, batch.serial):
+        self.door.rest = calls = enumerate(batch.args, batch.serial)  # a task that waits takes what is left
+        for serial, payload in calls:
             write_into(memory, 0, serial + 1, start)
             try:
                 data, special = self._run_one(function, payload, inputs.get(serial - batch.serial), name)
@@ -105,7 +111,9 @@ def run_executor(task_descriptor: int, cell_descriptor: int, asynchronous: bool)
 
             serve_async(task_socket, cell)
         else:
-            Executor(task_socket, cell).serve()
+            executor = Executor(task_socket, cell)
+            running.door = executor.door
+            executor.serve()
     except ConnectionError:
         pass  # the agent is gone: an end like any other
     atexit._run_exitfuncs()

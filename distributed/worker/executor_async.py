@@ -15,11 +15,14 @@ from collections.abc import Coroutine, Generator
 from time import monotonic
 from typing import Any
 
+from distributed import running
 from distributed.config import SETTINGS
+from distributed.running import Running
 from distributed.wire.exceptions import note
-from distributed.wire.messages import NO_ROOM, NOBODY, CancelRunning, Message, NeedRoom, Room, Run
+from distributed.wire.messages import NO_ROOM, NOBODY, CancelRunning, Message, NeedRoom, Room, Run, ToTask
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
+from distributed.worker.inner import CURRENT, LoopDoor
 from distributed.worker.link import Link
 from distributed.worker.outcomes import Report, failure, write_into_room
 from distributed.worker.progress import Cell
@@ -59,7 +62,9 @@ class AsyncExecutor:
         self.link, self.cell = Link(task_socket), cell
         self.functions, self.report = Functions(), Report(self.link.send)
         self.tasks: dict[int, asyncio.Task[None]] = {}
+        self.running: dict[int, Running] = {}
         self.rooms: deque[asyncio.Future[Room]] = deque()
+        running.door = self.door = LoopDoor(self.link)
         self._is_flush_due = False
 
     async def serve(self) -> None:
@@ -70,7 +75,7 @@ class AsyncExecutor:
         self.loop.remove_reader(self.link.socket)
 
     def _read(self) -> None:
-        if not self.link.read(socket.MSG_DONTWAIT) and not self.end.done():
+        if not self.link.read_what_is_there() and not self.end.done():
             self.end.set_result(None)
         while self.link.inbox:
             self._handle(self.link.inbox.popleft())
@@ -82,6 +87,9 @@ class AsyncExecutor:
             for serial in message.serials:
                 if serial in self.tasks:
                     self.tasks[serial].cancel()
+        elif isinstance(message, ToTask):
+            if message.serial in self.running:
+                self.door.hear(self.running[message.serial], message)
         elif isinstance(message, Room):
             self.rooms.popleft().set_result(message)
 
@@ -92,6 +100,7 @@ class AsyncExecutor:
         self.cell.clear()
         for position, payload in enumerate(batch.args):
             serial = batch.serial + position
+            self.running[serial] = Running(serial, batch.keys[position], batch.attempts.get(position, 1))
             steps = self._run_one(serial, function, payload, batch.inputs.get(position, []), batch.name)
             task = self.loop.create_task(Watched(steps, self.cell, serial), name=batch.keys[position])
             task.add_done_callback(functools.partial(self._done, serial))
@@ -99,6 +108,7 @@ class AsyncExecutor:
 
     async def _run_one(self, serial: int, function: Any, payload: bytes, inputs: list[Any], name: str) -> None:
         start = monotonic()
+        CURRENT.set(self.running[serial])
         try:
             data, special = await self._result(function, payload, inputs, name)
         except BaseException as error:  # noqa: BLE001  whatever a task raises is its outcome
@@ -109,7 +119,7 @@ class AsyncExecutor:
     def _done(self, serial: int, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # before its first step, so that nothing in `_run_one` could tell
             self.report.finished.append(failure(serial, asyncio.CancelledError(), 0, own_frames=0))
-        del self.tasks[serial]
+        del self.tasks[serial], self.running[serial]
         self._flush_soon()
 
     def _flush_soon(self) -> None:

@@ -11,6 +11,7 @@ everything, removes the agent's store and ends.
 Messages, one msgpack array a packet. To the fork server, the first packet being a `configure`::
 
     ['configure', {'path': sys.path, 'environment': {name: value or None}, 'directories': [...], 'limit_bytes': n}]
+    ['prepare', module]                       import this once, for all that are started from now on
     ['spawn', executor_id, asynchronous]      with four descriptors: task socket, stdout, stderr, cell
     ['kill', executor_id]
 
@@ -22,6 +23,7 @@ killed it, or somebody at the same time, for want of memory) or nothing.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import resource
 import select
@@ -125,6 +127,16 @@ class ForkServer:
             self.kill(arguments[0])
         elif operation == "configure":
             self.configure(arguments[0])
+        elif operation == "prepare":
+            self.prepare(arguments[0])
+
+    def prepare(self, module: str) -> None:
+        """Import what executors that are started from now on will use: it takes longer than to start one."""
+        try:
+            importlib.import_module(module)
+        except Exception:  # noqa: BLE001  they will see it themselves
+            traceback.print_exc()
+        gc.freeze()
 
     def configure(self, settings: dict[str, Any]) -> None:
         sys.path[:] = settings["path"]

@@ -39,8 +39,9 @@ from distributed.worker.supervise import End, Supervisor
 
 log = logging.getLogger("distributed.worker")
 
-FROM_POOLS = (m.Compute, m.DefineFunction, m.Cancel, m.Recall, m.Keep, m.Hold, m.Restart)
-FROM_EXECUTORS = (m.Outcomes, m.NeedRoom)
+FROM_POOLS = (m.Compute, m.DefineFunction, m.Cancel, m.Recall, m.Keep, m.Hold, m.Restart, m.TellTask)
+FROM_EXECUTORS = (m.Outcomes, m.NeedRoom, m.FromTask, m.Blocked)
+FOR_INNER_TASKS = "distributed.pool.inside"  # what an executor needs whose task submits tasks; many will be started
 FROM_CENTER = (m.OwnerLeft, m.Pin, m.Unpin, m.WorkerLeft, m.Adopt, m.HandedOver)
 
 
@@ -420,6 +421,8 @@ class Worker:
         try:
             if not isinstance(message, FROM_EXECUTORS):
                 raise ProtocolError(f"an executor does not do {message.operation}")
+            if isinstance(message, m.FromTask):
+                self._supervisor.prepare(FOR_INNER_TASKS)
             self._on(events.FromExecutor(executor, message))
         except ProtocolError as error:
             log.warning("executor %d: %s", executor, error)

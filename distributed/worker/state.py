@@ -31,6 +31,7 @@ from distributed.worker.dispatch import Alarms, Dispatch, Executor
 from distributed.worker.events import Send, WakeAt
 from distributed.worker.fetches import Fetches, Want
 from distributed.worker.leaving import Departure
+from distributed.worker.nesting import Nesting
 from distributed.worker.renewal import Renewal
 from distributed.worker.reports import Reports
 from distributed.worker.rooms import Rooms, full
@@ -61,6 +62,7 @@ class WorkerState:
         self.rooms = Rooms(self.store, self.out, settings)
         self.fetches = Fetches(settings, self.store, member.address, self.out)
         self.dispatch = Dispatch(member.ncores, settings, self.alarms, self.store, self._fail)
+        self.nesting = Nesting(self.dispatch, self._fail)
         self.reports = Reports(member, settings, self.store, self.alarms, lambda: describe.load(self))
         self.adoptions = Adoptions(settings, self.store, self.fetches)
         self.renewal = Renewal(self.dispatch)
@@ -110,6 +112,9 @@ class WorkerState:
             messages.WorkerLeft: lambda event: self._missing(self.fetches.peer_left(event.message.address)),
             messages.Outcomes: self._outcomes,
             messages.NeedRoom: self._need_room,
+            messages.FromTask: self.nesting.from_task,
+            messages.TellTask: self.nesting.to_task,
+            messages.Blocked: lambda event: self.nesting.blocked(event, self._now),
         }
 
     def start(self) -> list[Any]:
@@ -170,7 +175,9 @@ class WorkerState:
         return len(busy) > 1 or bool(dispatch.queue.live or dispatch.coroutines.live or self.fetches.pending)
 
     def _is_blocked(self, executor: Executor) -> bool:
-        """Whether all that an executor was given waits for room; a plain one does one thing at a time."""
+        """Whether all that an executor was given waits for room, or for tasks; a plain one does one thing at a time."""
+        if executor.waits_for_others:
+            return True
         waiting = self.rooms.blocked.get(("executor", executor.number))
         return bool(waiting) and (not executor.asynchronous or len(waiting or ()) >= executor.count)
 
@@ -385,6 +392,8 @@ class WorkerState:
         executor = self.dispatch.executors.get(event.executor)
         if executor is None:  # last words of one that was buried already
             return
+        if executor.waited_s:
+            self.nesting.leave_out_waiting(executor, message)
         special = {*message.paths, *message.errors, *message.contains}
         queue = self.dispatch.coroutines if executor.asynchronous else self.dispatch.queue
         reports: dict[str, Finished] = {}
@@ -676,6 +685,8 @@ class WorkerState:
                 self.dispatch.on_yield(*about)
             elif kind == "respawn":
                 self.dispatch.on_respawn(about)
+            elif kind == "surplus":
+                self.dispatch.on_surplus(self._now)
             elif kind in self._rings:
                 self._rings.discard(kind)
                 if kind == "spill":

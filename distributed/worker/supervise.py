@@ -89,6 +89,7 @@ class Supervisor:
         self.task_memory_limit = task_memory_limit
         self.children: dict[int, Child] = {}
         self.is_stopping = self._is_started = False
+        self._prepared: set[str] = set()  # modules that the fork server has imported for them
         self._mark = ""
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
@@ -129,6 +130,12 @@ class Supervisor:
         finally:
             child.close_their_ends()
         self.children[executor_id] = child
+
+    def prepare(self, module: str) -> None:
+        """Executors that are started from now on will use this module."""
+        if module not in self._prepared:
+            self._prepared.add(module)
+            self._control(["prepare", module])
 
     def send(self, executor_id: int, message: Message) -> None:
         """Send a message to an executor; to one that is dead it goes nowhere, and `on_ended` follows."""
@@ -172,6 +179,7 @@ class Supervisor:
         own_path = self.environment.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
         self.control, self.process, self._exit, self._mark = launch(self.environment)
         self._unsent: list[tuple[bytes, list[int]]] = []
+        self._prepared.clear()
         self._ready.clear()
         self._ended.clear()
         settings = {

@@ -59,6 +59,7 @@ FIELDS = {  # by the annotation of a field: what would do most harm if anybody l
     "list[bytes]": [b"\x80\x05."],
     "dict": {},
     "dict[int, list]": {},
+    "dict[int, int]": {},
     "dict[int, str]": {},
     "dict[int, bytes]": {},
     "dict[bytes, bytes]": {},

@@ -233,6 +233,7 @@ OF_TYPE = {
     "list[bytes]": st.lists(st.binary(max_size=8), max_size=3),
     "dict": st.dictionaries(KEYS, ANYTHING, max_size=3),
     "dict[int, list]": st.dictionaries(st.integers(0, 9), st.lists(ANYTHING, max_size=2), max_size=2),
+    "dict[int, int]": st.dictionaries(st.integers(0, 9), st.integers(0, 9), max_size=2),
     "dict[int, str]": st.dictionaries(st.integers(0, 9), KEY_TEXTS, max_size=2),
     "dict[int, bytes]": st.dictionaries(st.integers(0, 9), st.binary(max_size=8), max_size=2),
     "dict[bytes, bytes]": st.dictionaries(st.binary(max_size=8), st.binary(max_size=8), max_size=2),

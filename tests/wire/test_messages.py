@@ -40,6 +40,7 @@ EXAMPLES = {  # by annotation, as it is written in the class
     "list[bytes]": [b"x", b""],
     "dict": {"x": 1},
     "dict[int, list]": {0: [1], 5: []},
+    "dict[int, int]": {0: 2},
     "dict[int, str]": {3: "/dev/shm/x"},
     "dict[int, bytes]": {3: b"error"},
     "dict[bytes, bytes]": {b"need": b"code"},

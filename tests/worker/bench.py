@@ -96,10 +96,10 @@ def key(name, client=ALICE):
     return f"{client}/{name}"
 
 
-def run(names, serial, executor=1, function=F, code=b"", inputs=None, client=ALICE, needs=None):
+def run(names, serial, executor=1, function=F, code=b"", inputs=None, client=ALICE, needs=None, attempts=None):
     args = [f"args of {name}".encode() for name in names]
     keys = [key(name, client) for name in names]
-    return Give(executor, Run(function, code, "f", serial, keys, args, inputs or {}, needs or {}))
+    return Give(executor, Run(function, code, "f", serial, keys, args, inputs or {}, needs or {}, attempts or {}))
 
 
 def finished(names, client=ALICE, attempt=1, value=b"v", durations_us=None, held=()):

@@ -220,7 +220,7 @@ def test_an_attempt_that_runs_is_killed_when_a_newer_one_comes(bench):
     assert bench.client(compute("a", attempt=2)) == [AskRunning(1)]
     assert bench.on(Running(1, 1, 99.0)) == [Kill(1)]
     assert bench.on(ExecutorEnded(1, serial=1, signal=9)) == [Spawn(2)]
-    assert bench.on(ExecutorStarted(2, 7)) == [run("a", 2, 2, code=b"code")]
+    assert bench.on(ExecutorStarted(2, 7)) == [run("a", 2, 2, code=b"code", attempts={0: 2})]
     assert bench.done([2], executor=2) == [finished("a", attempt=2)]
 
 

@@ -1,0 +1,96 @@
+"""Tasks that wait for other tasks: whose slot others use meanwhile, and what they and their owners say to each other.
+
+An executor whose task waits does not count: another one is started in its place when there is something to run, up to
+`blocked_executors_max` that wait. What had been given to it behind that task is queued again. When the task goes on, it
+runs on at once, for a moment one more than there are cores; the executors that are too many by then get nothing, and
+end when they were idle for a while. Whatever task and owner say is passed on unread. Owns no executor: `dispatch` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from distributed.errors import ProtocolError
+from distributed.wire.codec import encode_header
+from distributed.wire.messages import Blocked, FromTask, Outcomes, TaskSays, TellTask, TooDeep, ToTask
+from distributed.worker.dispatch import Dispatch, Executor
+from distributed.worker.events import FromClient, FromExecutor, Give, Send
+from distributed.worker.tasks import Part, stretches
+
+
+class Nesting:
+    """What happens at a worker because of tasks in tasks."""
+
+    def __init__(self, dispatch: Dispatch, failed: Callable[[Part, str, dict], None]) -> None:
+        self.dispatch, self.settings, self.out, self._failed = dispatch, dispatch.settings, dispatch.out, failed
+
+    def from_task(self, event: FromExecutor) -> None:
+        """Pass on what a running task says to its owner."""
+        message: FromTask = event.message  # type: ignore[assignment]
+        executor = self.dispatch.executors.get(event.executor)
+        part, position = executor.find(message.serial) if executor is not None else (None, 0)
+        if part is None or part.verdict:  # last words of a task that is over
+            return
+        said = TaskSays(part.keys[position], part.attempts[position], event.executor, message.serial, message.said)
+        self.out.append(Send(part.order.client, said))
+
+    def to_task(self, event: FromClient) -> None:
+        """Pass on what the owner of a running task says to it."""
+        message: TellTask = event.message  # type: ignore[assignment]
+        executor = self.dispatch.executors.get(message.executor)
+        part, position = executor.find(message.serial) if executor is not None else (None, 0)
+        if part is None or part.order.client != event.client:
+            return
+        if (part.keys[position], part.attempts[position]) == (message.key, message.attempt):
+            self.out.append(Give(message.executor, ToTask(message.serial, message.said)))
+
+    def blocked(self, event: FromExecutor, now: float) -> None:
+        """A task begins to wait for others, or goes on."""
+        message: Blocked = event.message  # type: ignore[assignment]
+        executor = self.dispatch.executors.get(event.executor)
+        if executor is None:
+            return
+        if executor.asynchronous:
+            raise ProtocolError("blocked: by a coroutine")
+        self._take_back(executor, message.returned)
+        part, _ = executor.find(message.serial)
+        if message.is_waiting and part is not None and not executor.waits_for_others:
+            self._begin(executor, message.serial, now)
+        elif not message.is_waiting and executor.waits_for_others:
+            executor.waited_s += now - executor.waiting_since_s
+            executor.waits_for_others = False
+            self.dispatch.waiting -= 1
+            self.dispatch.plan_to_end_surplus(now)
+
+    def _begin(self, executor: Executor, serial: int, now: float) -> None:
+        limit = self.settings.blocked_executors_max
+        if self.dispatch.waiting >= limit:
+            self.out.append(Give(executor.number, ToTask(serial, encode_header(TooDeep(limit)))))
+            return
+        executor.waits_for_others, executor.waiting_since_s = True, now
+        self.dispatch.waiting += 1
+
+    def _take_back(self, executor: Executor, serials: list[int]) -> None:
+        """Tasks that an executor had and did not begin are queued again."""
+        parts: list[Part] = []
+        for start, stop in stretches(serials, set()):
+            while start < stop:
+                part = executor.take(serials[start], stop - start)
+                if part is None:
+                    start += 1
+                    continue
+                start += len(part)
+                parts.append(part)
+        for part in reversed(parts):
+            self.dispatch.queue_of(part).settle(part.order.client, len(part), 0.0)
+            if part.verdict:
+                self._failed(part, "" if part.verdict == "cancelled" else part.verdict, {})
+            else:
+                self.dispatch.requeue(part)
+
+    def leave_out_waiting(self, executor: Executor, message: Outcomes) -> None:
+        """The task that waited is done: the time for which it waited says nothing of its function."""
+        waited_us, executor.waited_s = int(executor.waited_s * 1e6), 0.0
+        if message.serials:
+            last = len(message.serials) - 1  # nothing was run behind it
+            message.durations_us[last] = max(0, message.durations_us[last] - waited_us)

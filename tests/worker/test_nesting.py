@@ -1,0 +1,128 @@
+"""The worker's mind: tasks that wait for tasks give their slot back, and what is said to and by them is passed on."""
+
+import pytest
+
+from distributed.config import Settings
+from distributed.errors import ProtocolError
+from distributed.wire.codec import decode
+from distributed.wire.messages import Blocked, Cancel, FromTask, TaskSays, TellTask, TooDeep, ToTask
+from distributed.worker.events import AskRunning, ExecutorEnded, ExecutorStarted, FromExecutor, Give, Kill, Send, Spawn
+from tests.worker.bench import ALICE, BOB, Bench, compute, finished, key, run
+
+
+@pytest.fixture
+def bench():
+    return Bench()
+
+
+def blocked(bench, serial, executor=1, returned=()):
+    return bench.on(FromExecutor(executor, Blocked(serial, True, list(returned))))
+
+
+def goes_on(bench, serial, executor=1):
+    return bench.on(FromExecutor(executor, Blocked(serial, False, [])))
+
+
+def test_what_a_task_says_goes_to_its_owner_and_the_answer_to_its_executor(bench):
+    bench.client(compute("a", code=b"code", attempt=3))
+    assert bench.on(FromExecutor(1, FromTask(1, b"said"))) == [Send(ALICE, TaskSays(key("a"), 3, 1, 1, b"said"))]
+    assert bench.client(TellTask(key("a"), 3, 1, 1, b"answer")) == [Give(1, ToTask(1, b"answer"))]
+
+
+@pytest.mark.parametrize("wrong", [(key("a"), 2, 1, 1), (key("b"), 1, 1, 1), (key("a"), 1, 9, 1), (key("a"), 1, 1, 9)])
+def test_an_answer_to_a_task_that_is_over_goes_nowhere(bench, wrong):
+    bench.client(compute("a", code=b"code"))
+    assert bench.client(TellTask(*wrong, b"answer")) == []
+    assert bench.client(TellTask(key("a"), 1, 1, 1, b"answer"), client=BOB) == []
+
+
+def test_the_last_words_of_a_task_that_is_over_go_nowhere(bench):
+    bench.client(compute("a", code=b"code"))
+    bench.done([1])
+    assert bench.on(FromExecutor(1, FromTask(1, b"said"))) == []
+    assert bench.on(FromExecutor(7, FromTask(1, b"said"))) == []
+
+
+def test_an_executor_is_started_for_what_is_queued_while_a_task_waits(bench):
+    bench.know()
+    bench.client(compute("a"))
+    assert blocked(bench, 2) == []  # nothing is there to run
+    assert bench.client(compute("b")) == [Spawn(2)]
+    assert bench.on(ExecutorStarted(2, 7)) == [run("b", 3, 2, code=b"code")]
+    assert bench.done([3], executor=2) == [finished("b")]
+    goes_on(bench, 2)
+    assert bench.done([2]) == [finished("a")]
+
+
+def test_the_executor_too_many_gets_nothing_and_ends_when_nobody_needed_it_for_a_while(bench):
+    bench.know()
+    bench.client(compute("a"))
+    blocked(bench, 2)
+    bench.client(compute("b"))
+    bench.on(ExecutorStarted(2, 7))
+    bench.done([3], executor=2)
+    goes_on(bench, 2)
+    (given,) = bench.client(compute("c"))  # the task that waited runs: only behind it, there is one core
+    assert given.executor == 1
+    bench.done([2, 4])
+    assert bench.wait(bench.state.settings.surplus_executors_s) == [Kill(1)]
+    assert bench.on(ExecutorEnded(1, signal=9)) == []
+    (given,) = bench.client(compute("d"))
+    assert given.executor == 2
+
+
+def test_what_was_given_behind_a_task_that_waits_is_given_to_others(bench):
+    bench.know()
+    bench.client(compute("abc"))
+    assert blocked(bench, 2, returned=[3, 4]) == [Spawn(2)]
+    assert bench.on(ExecutorStarted(2, 7)) == [run("bc", 5, 2, code=b"code")]
+    goes_on(bench, 2)
+    assert bench.done([5, 6], executor=2) == [finished("bc")]
+    assert bench.done([2]) == [finished("a")]
+
+
+def test_what_is_cancelled_while_it_is_given_back_is_not_given_again(bench):
+    bench.know()
+    bench.client(compute("abc"))
+    assert bench.client(Cancel([key("b")], [1])) == [AskRunning(1)]
+    assert blocked(bench, 2, returned=[3, 4]) == [Spawn(2)]
+    assert bench.on(ExecutorStarted(2, 7)) == [run("c", 5, 2, code=b"code")]
+
+
+def test_no_more_tasks_wait_than_are_allowed():
+    bench = Bench(settings=Settings(blocked_executors_max=1))
+    bench.know()
+    bench.client(compute("a"))
+    blocked(bench, 2)
+    bench.client(compute("b"))
+    bench.on(ExecutorStarted(2, 7))
+    (refusal,) = blocked(bench, 3, executor=2)
+    assert (refusal.executor, refusal.message.serial) == (2, 3)
+    assert decode(refusal.message.said)[0] == TooDeep(1)
+    assert bench.done([3], executor=2) == [finished("b")]
+
+
+def test_the_end_of_an_executor_whose_task_waits_leaves_as_many_as_there_are_cores(bench):
+    bench.know()
+    bench.client(compute("a"))
+    blocked(bench, 2)
+    bench.client(compute("b"))
+    bench.on(ExecutorStarted(2, 7))
+    (failed,) = bench.on(ExecutorEnded(1, serial=2, signal=9))
+    assert failed.message.kind == "crashed"
+    assert [e.number for e in bench.state.dispatch.executors.values()] == [2]
+
+
+def test_the_time_for_which_a_task_waited_is_not_its_function_s(bench):
+    bench.client(compute("a", code=b"code"))
+    blocked(bench, 1)
+    bench.now += 5
+    goes_on(bench, 1)
+    assert bench.done([1], durations_us=[5_000_300]) == [finished("a", durations_us=[300])]
+
+
+def test_coroutines_do_not_block(bench):
+    bench.client(compute("a", code=b"code", asynchronous=True))
+    bench.on(ExecutorStarted(2, 7))
+    with pytest.raises(ProtocolError, match="coroutine"):
+        blocked(bench, 1, executor=2)
