@@ -10,6 +10,7 @@ from collections import OrderedDict
 from pickle import loads
 from typing import Any
 
+from distributed import running
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError, ProtocolError
 from distributed.wire.exceptions import note
@@ -109,7 +110,7 @@ class Inputs:
 def handle_of(reference: list[Any]) -> object:
     """A handle in an input: one that can be waited for, if this process runs code that does such things."""
     inside = sys.modules.get("distributed.pool.inside")
-    return Handle(reference) if inside is None else inside.adopt(reference)
+    return Handle(reference) if inside is None or running.door is None else inside.adopt(reference)
 
 
 def map_file(path: str) -> mmap.mmap | bytes:

@@ -64,7 +64,7 @@ class AsyncExecutor:
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.running: dict[int, Running] = {}
         self.rooms: deque[asyncio.Future[Room]] = deque()
-        running.door = self.door = LoopDoor(self.link)
+        self.door = LoopDoor(self.link)
         self._is_flush_due = False
 
     async def serve(self) -> None:
@@ -168,4 +168,6 @@ def serve_async(task_socket: socket.socket, cell: Cell) -> None:
     """Run coroutines until the agent is gone; those under way are dropped with the process."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    loop.run_until_complete(AsyncExecutor(task_socket, cell).serve())
+    executor = AsyncExecutor(task_socket, cell)
+    running.door = executor.door
+    loop.run_until_complete(executor.serve())
