@@ -14,11 +14,12 @@ from typing import Any, Protocol
 class Running:
     """One attempt of a task, as its executor runs it."""
 
-    __slots__ = ("attempt", "core", "key", "refusal", "serial", "waiters")
+    __slots__ = ("attempt", "core", "has_submitted", "key", "refusal", "serial", "waiters")
 
     def __init__(self, serial: int, key: str, attempt: int) -> None:
         self.serial, self.key, self.attempt = serial, key, attempt
         self.core: Any = None  # what its code submits tasks with, once it does
+        self.has_submitted = False  # since it last waited
         self.waiters = 0  # threads of it that wait for tasks
         self.refusal: BaseException | None = None  # why it may not wait
 

@@ -682,12 +682,14 @@ class ToTask(Message):
 class Blocked(Message):
     """Executor to worker: its task begins to wait for others and gives its slot back, or goes on.
 
-    `returned` are the serials of tasks that it was given and has not begun: others may run them.
+    `returned` are the serials of tasks that it was given and has not begun: others may run them. `has_submitted`: tasks
+    that it submitted since it last waited are on their way.
     """
 
     serial: int
     is_waiting: bool
     returned: list[int]
+    has_submitted: bool = False
 
 
 # -------------------------------------- a task to its owner and back: inside of FromTask, TaskSays, TellTask and ToTask

@@ -67,6 +67,7 @@ class Executor:
         self.retiring = False  # it gets no more work, and is replaced as soon as it has none
         self.started_s = 0.0
         self.look_at_s = math.inf
+        self.keeps_slot = False  # and the slot it gave back is kept, for a moment, for what its task waits for
         self.waits_for_others = False  # its task waits for other tasks: it uses no core, and gets nothing more
         self.waiting_since_s = self.waited_s = 0.0
         self.client = ""  # whose task it was given last: what it prints is for them
@@ -153,6 +154,7 @@ class Dispatch:
         self.pauses = self.plain_pauses = 0  # replacements that wait for their time; those of plain executors
         self.started = 0
         self.stop_reason = ""  # why all were stopped
+        self.moved_s = 0.0  # when one of these began or ended to wait, or something ended beside them
         self.waiting = 0  # executors whose tasks wait for others
         self._has_surplus = False  # an alarm is set
         self._numbers = itertools.count(1)
@@ -311,7 +313,7 @@ class Dispatch:
         while self.queue.live:
             free = [executor for executor in self.executors.values() if self._has_room(executor)]
             if self.waiting or self._has_surplus:
-                free = self._within_cores(free)
+                free = self._within_cores(free, now)
             if not free:
                 break
             share = math.ceil(self.queue.live / len(free))
@@ -323,17 +325,61 @@ class Dispatch:
         if self.coroutines.live:
             self._fill_asynchronous(now)
 
-    def _within_cores(self, free: list[Executor]) -> list[Executor]:
+    def _within_cores(self, free: list[Executor], now: float) -> list[Executor]:
         """Those of them that may be given something, while tasks wait for tasks: no more run than there are cores.
 
-        Executors are started for those whose tasks wait.
+        Executors are started for those whose tasks wait. What such a task waits for is deeper, and on its way from its
+        owner: its slot is kept for that for a moment, or each level of a recursion would be begun as a whole.
         """
         working = self._working()
         for _ in range(self.ncores - self.plain_pauses - len(working)):
             self.spawn()
-        busy = sum(bool(executor.given) for executor in working)
+        busy = sum(bool(executor.given) for executor in working) + self._kept(now)
+        if self._is_crowded(busy, now):
+            return []
         idle = [executor for executor in free if not executor.given]
         return [executor for executor in free if executor.given] + idle[: max(0, self.ncores - busy)]
+
+    def _kept(self, now: float) -> int:
+        """How many slots are kept for tasks that are more urgent than the next one here."""
+        client = self.queue.turn()
+        parts = client.first_class() if client else None
+        if not parts:
+            return 0
+        since_s, priority = now - self.settings.kept_slot_s, parts[0].order.priority
+        return sum(
+            executor.keeps_slot and executor.waiting_since_s > since_s and priority >= executor.given[0].order.priority
+            for executor in self.executors.values()
+        )
+
+    def _is_crowded(self, busy: int, now: float) -> bool:
+        """Whether so many tasks wait that others shall not begin, but for those that are deeper than all of these.
+
+        Where nothing runs, and nothing has happened for a moment, the next one begins all the same.
+        """
+        client = self.queue.turn()
+        parts = client.first_class() if client else None
+        settings = self.settings
+        many = min(settings.blocked_executors_max / 2, 2 * self.ncores + settings.crowded_executors_min)
+        if not parts or client is None or self.waiting < many:
+            return False
+        waiting = [e.given[0].order for e in self.executors.values() if e.waits_for_others]
+        deepest = min((order.priority for order in waiting if order.client == client.client), default=math.inf)
+        if parts[0].order.priority < deepest:
+            return False
+        if busy:
+            return True
+        quiet_at_s = self.moved_s + self.settings.kept_slot_s
+        if now < quiet_at_s:
+            self.alarms.set(quiet_at_s, "kept")
+        return now < quiet_at_s
+
+    def _use_kept(self, priority: float) -> None:
+        """Something is given that one of the tasks that wait may wait for: the last one, most likely."""
+        for executor in reversed(self.executors.values()):
+            if executor.keeps_slot and priority < executor.given[0].order.priority:
+                executor.keeps_slot = False
+                return
 
     def _has_room(self, executor: Executor) -> bool:
         if executor.waits_for_others:
@@ -411,6 +457,8 @@ class Dispatch:
         executor.client = parts[0].order.client
         code = executor.learn(function, self.settings)
         needs = {need.identity: executor.learn(need, self.settings, is_need=True) for need in function.needs}
+        if self.waiting:
+            self._use_kept(parts[0].order.priority)
         attempts = _attempts_of(parts)
         run = Run(function.identity, code, function.name, first, keys, args, inputs, needs, attempts)
         self.out.append(Give(number, run))

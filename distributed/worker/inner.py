@@ -16,7 +16,7 @@ from typing import Any
 from distributed.errors import NestingTooDeep
 from distributed.running import Running
 from distributed.wire import codec
-from distributed.wire.messages import Blocked, FromTask, Run, TooDeep, ToTask, Waits
+from distributed.wire.messages import Blocked, FromTask, Run, SubmitInner, TooDeep, ToTask, Waits
 from distributed.worker.calls import Functions
 from distributed.worker.link import Link
 from distributed.worker.outcomes import Report
@@ -53,6 +53,8 @@ class PlainDoor:
         return known
 
     def say(self, running: Running, message: Any) -> None:
+        if isinstance(message, SubmitInner):
+            running.has_submitted = True
         self._link.send(FromTask(running.serial, codec.encode_header(message)))
 
     def wake(self) -> None:
@@ -124,7 +126,8 @@ class PlainDoor:
         if running.waiters == 1:
             self._link.hang_bell()
             self._report.flush()
-            self._link.send(Blocked(running.serial, True, self._give_back()))
+            self._link.send(Blocked(running.serial, True, self._give_back(), running.has_submitted))
+            running.has_submitted = False
             if running.core is not None:
                 self.say(running, Waits(True))
 

@@ -52,22 +52,26 @@ class Nesting:
             return
         if executor.asynchronous:
             raise ProtocolError("blocked: by a coroutine")
+        self.dispatch.moved_s = now
         self._take_back(executor, message.returned)
         part, _ = executor.find(message.serial)
         if message.is_waiting and part is not None and not executor.waits_for_others:
-            self._begin(executor, message.serial, now)
+            self._begin(executor, message, now)
         elif not message.is_waiting and executor.waits_for_others:
             executor.waited_s += now - executor.waiting_since_s
-            executor.waits_for_others = False
+            executor.waits_for_others = executor.keeps_slot = False
             self.dispatch.waiting -= 1
             self.dispatch.plan_to_end_surplus(now)
 
-    def _begin(self, executor: Executor, serial: int, now: float) -> None:
+    def _begin(self, executor: Executor, message: Blocked, now: float) -> None:
         limit = self.settings.blocked_executors_max
         if self.dispatch.waiting >= limit:
-            self.out.append(Give(executor.number, ToTask(serial, encode_header(TooDeep(limit)))))
+            self.out.append(Give(executor.number, ToTask(message.serial, encode_header(TooDeep(limit)))))
             return
         executor.waits_for_others, executor.waiting_since_s = True, now
+        executor.keeps_slot = message.has_submitted
+        if executor.keeps_slot:
+            self.dispatch.alarms.set(now + self.settings.kept_slot_s, "kept")
         self.dispatch.waiting += 1
 
     def _take_back(self, executor: Executor, serials: list[int]) -> None:

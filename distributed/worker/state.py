@@ -392,6 +392,8 @@ class WorkerState:
         executor = self.dispatch.executors.get(event.executor)
         if executor is None:  # last words of one that was buried already
             return
+        if self.dispatch.waiting:
+            self.dispatch.moved_s = self._now
         if executor.waited_s:
             self.nesting.leave_out_waiting(executor, message)
         special = {*message.paths, *message.errors, *message.contains}

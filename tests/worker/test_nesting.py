@@ -95,11 +95,35 @@ def test_no_more_tasks_wait_than_are_allowed():
     bench.client(compute("a"))
     blocked(bench, 2)
     bench.client(compute("b"))
-    bench.on(ExecutorStarted(2, 7))
+    assert bench.on(ExecutorStarted(2, 7)) == []  # it could be that something deeper is on its way
+    assert bench.wait(1) == [run("b", 3, 2, code=b"code")]
     (refusal,) = blocked(bench, 3, executor=2)
     assert (refusal.executor, refusal.message.serial) == (2, 3)
     assert decode(refusal.message.said)[0] == TooDeep(1)
     assert bench.done([3], executor=2) == [finished("b")]
+
+
+def test_when_many_wait_what_is_deeper_goes_first_and_the_others_when_nothing_else_happens():
+    bench = Bench(settings=Settings(blocked_executors_max=2))
+    bench.know()
+    bench.client(compute("a"))
+    blocked(bench, 2)
+    bench.client(compute("b"))
+    bench.on(ExecutorStarted(2, 7))
+    assert bench.client(compute("c", priority=-1)) == [run("c", 3, 2, code=b"code")]
+    assert bench.done([3], executor=2) == [finished("c")]
+    assert bench.wait(1) == [run("b", 4, 2)]
+
+
+def test_the_slot_of_a_task_that_waits_for_what_is_on_its_way_is_kept_for_that():
+    bench = Bench(ncores=2)
+    bench.know()
+    bench.client(compute("a"))
+    assert bench.on(FromExecutor(1, Blocked(2, True, [], True))) == []
+    (given,) = bench.client(compute("b"))[-1:]
+    assert given == run("b", 3, 2, code=b"code") or given == Spawn(3)
+    bench.on(ExecutorStarted(3, 7))
+    assert [give.executor for give in bench.client(compute("c", priority=-1)) if isinstance(give, Give)] == [3]
 
 
 def test_the_end_of_an_executor_whose_task_waits_leaves_as_many_as_there_are_cores(bench):
