@@ -72,9 +72,7 @@ class Settings:
     asynchronous_tasks_max: int = 1000  # coroutines under way in the asynchronous executor
     flush_interval_s: float = 0.001  # an executor holds back finished results at most this long
     blocked_executors_max: int = 200  # of one worker, whose tasks wait for tasks; one more gets NestingTooDeep
-    crowded_executors_min: int = (
-        16  # when these and two for each core wait, or half of that, only what is deeper begins
-    )
+    crowded_executors_min: int = 16  # when these and two for each core wait only deeper tasks begin beside others
     kept_slot_s: float = 0.02  # a slot given back by a task that waits is kept so long for the tasks it waits for
     surplus_executors_s: float = 2.0  # executors that nobody needs since those that waited went on stay so long
     requeues_max: int = 5  # a task queued again so often, when an executor died and none was seen to run, crashed it

@@ -176,6 +176,10 @@ class Dispatch:
         """The plain executors whose tasks do not wait for others: as many as cores, or more for a while."""
         return [e for e in self.executors.values() if not (e.asynchronous or e.waits_for_others or e.surplus)]
 
+    def waiting_for_good(self) -> int:
+        """How many wait, but for those that are just being killed."""
+        return sum(e.waits_for_others and not e.killing for e in self.executors.values())
+
     def plan_to_end_surplus(self, now: float) -> None:
         """An executor goes on that waited: in a while, those that nobody needs any more may end."""
         if not self._has_surplus:
@@ -573,7 +577,8 @@ class Dispatch:
                     given[part.order.client] = given.get(part.order.client, 0) + len(part)
         assert given == {name: c.given for name, c in self.queue.clients.items() if c.given}
         plain = [e for e in self.executors.values() if not e.asynchronous]
-        assert self.waiting == sum(e.waits_for_others for e in plain) <= self.settings.blocked_executors_max
+        assert self.waiting == sum(e.waits_for_others for e in plain)
+        assert self.waiting_for_good() <= self.settings.blocked_executors_max
         assert self.plain_pauses <= self.pauses
         assert self.ncores <= len(plain) + self.plain_pauses
         if not self.waiting and not self._has_surplus:

@@ -65,7 +65,7 @@ class Nesting:
 
     def _begin(self, executor: Executor, message: Blocked, now: float) -> None:
         limit = self.settings.blocked_executors_max
-        if self.dispatch.waiting >= limit:
+        if self.dispatch.waiting >= limit and self.dispatch.waiting_for_good() >= limit:
             self.out.append(Give(executor.number, ToTask(message.serial, encode_header(TooDeep(limit)))))
             return
         executor.waits_for_others, executor.waiting_since_s = True, now

@@ -115,15 +115,21 @@ def test_when_many_wait_what_is_deeper_goes_first_and_the_others_when_nothing_el
     assert bench.wait(1) == [run("b", 4, 2)]
 
 
-def test_the_slot_of_a_task_that_waits_for_what_is_on_its_way_is_kept_for_that():
-    bench = Bench(ncores=2)
+def test_the_slot_of_a_task_that_waits_for_what_is_on_its_way_is_kept_for_that(bench):
     bench.know()
-    bench.client(compute("a"))
-    assert bench.on(FromExecutor(1, Blocked(2, True, [], True))) == []
-    (given,) = bench.client(compute("b"))[-1:]
-    assert given == run("b", 3, 2, code=b"code") or given == Spawn(3)
-    bench.on(ExecutorStarted(3, 7))
-    assert [give.executor for give in bench.client(compute("c", priority=-1)) if isinstance(give, Give)] == [3]
+    bench.client(compute("ab"))
+    assert bench.on(FromExecutor(1, Blocked(2, True, [3], True))) == [Spawn(2)]
+    assert bench.on(ExecutorStarted(2, 7)) == []
+    given = bench.client(compute("c", priority=-1))
+    assert given == [run("c", 4, 2, code=b"code"), run("b", 5, 2)]  # and what was here before stands behind it
+
+
+def test_a_slot_is_not_kept_for_long(bench):
+    bench.know()
+    bench.client(compute("ab"))
+    bench.on(FromExecutor(1, Blocked(2, True, [3], True)))
+    assert bench.on(ExecutorStarted(2, 7)) == []
+    assert bench.wait(bench.state.settings.kept_slot_s) == [run("b", 4, 2, code=b"code")]
 
 
 def test_the_end_of_an_executor_whose_task_waits_leaves_as_many_as_there_are_cores(bench):
