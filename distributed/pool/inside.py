@@ -215,7 +215,7 @@ class InnerCore(Core):
     def lend(self, task: Task) -> NoReturn:
         raise DistributedError(f"the handle of {task.key} can only travel in the arguments or the result of a task")
 
-    def close(self, timeout_s: float) -> None:
+    def close(self, timeout_s: float, is_waited_for: bool = False) -> None:
         """Nothing: it ends with the task."""
 
 
