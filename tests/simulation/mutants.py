@@ -31,6 +31,8 @@ class Mutant:
     text: str
     replacement: str
     seed: int = 0
+    workers: int = 3  # in its stories
+    tasks: int = 80
 
     def mutate(self, source: str) -> str:
         """The module's source with the bug in it."""
@@ -338,6 +340,9 @@ MUTANTS = (
         "distributed/worker/rooms.py",
         "if must_yield and not",
         "if False and not",
+        seed=7,
+        workers=2,
+        tasks=160,
     ),
     # ---------------------------------------- executors, coroutines, cancels
     Mutant(
@@ -444,7 +449,8 @@ def try_mutant(mutant: Mutant, seeds: str) -> Catch:
 
 def _play(mutant: Mutant, folder: str, seeds: str, *options: str) -> tuple[int, str]:
     """The last story that was played, and what was found wrong with it; `LATE` if it had not come to its end."""
-    command = [sys.executable, "-m", "tests.simulation.tell", "--seeds", seeds, "--verdicts", *options]
+    size = "--workers", str(mutant.workers), "--tasks", str(mutant.tasks)
+    command = [sys.executable, "-m", "tests.simulation.tell", "--seeds", seeds, "--verdicts", *size, *options]
     environment = {**os.environ, "PYTHONPATH": folder}
     try:
         ran = subprocess.run(
