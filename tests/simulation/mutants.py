@@ -330,12 +330,6 @@ MUTANTS = (
         seed=3,
     ),
     Mutant(
-        "a value that is used while it comes back comes twice",
-        "distributed/worker/moves.py",
-        "self.used.pop(entry, None)\n        self.returned_bytes",
-        "self.returned_bytes",
-    ),
-    Mutant(
         "when everybody waits for room nobody steps back",
         "distributed/worker/rooms.py",
         "if must_yield and not",
@@ -417,12 +411,6 @@ MUTANTS = (
         "distributed/pool/departures.py",
         "task.holders.add(view.member.address)",
         "pass",
-    ),
-    Mutant(
-        "what nobody keeps is told to stay",
-        "distributed/pool/departures.py",
-        "self.lifetimes.delete_at(address, key, attempt)\n        return [Send(address, Keep(kept))] if kept else []",
-        "pass\n        return [Send(address, Keep(kept))] if kept else []",
     ),
 )
 
