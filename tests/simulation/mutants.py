@@ -214,7 +214,7 @@ MUTANTS = (
         "distributed/pool/state.py",
         "may_have_run = position < view.member.ncores or kind.asynchronous or kind.options.attempts == 1",
         "may_have_run = False",
-        seed=1,
+        seed=29,
     ),
     Mutant(
         "batch-mates of a crashed task are forgotten",
@@ -234,6 +234,7 @@ MUTANTS = (
         "distributed/pool/lifetimes.py",
         "if not self._accounts_for(view, key, attempt):",
         "if False:",
+        seed=3,
     ),
     Mutant(
         "handles inside a value are not counted",
@@ -261,14 +262,14 @@ MUTANTS = (
         "distributed/center/state.py",
         "for address, entry in holders.items() if entry[0] == counts}",
         "for address, entry in holders.items()}",
-        seed=4,
+        seed=11,
     ),
     Mutant(
         "an unpublished attempt read: said to count before it is published",
         "distributed/pool/lending.py",
         "task.attempt if task.status == DONE else 0",
         "task.attempt",
-        seed=4,
+        seed=11,
     ),
     Mutant(
         "the center is not told which attempt counts",
@@ -312,7 +313,7 @@ MUTANTS = (
         "distributed/pool/state.py",
         "self._out.append(announcement(self.lending.visible.values()))",
         "pass",
-        seed=5,
+        seed=10,
     ),
     # ---------------------------------------- rooms and spilling
     Mutant(
@@ -344,7 +345,7 @@ MUTANTS = (
         "distributed/worker/dispatch.py",
         "and any(executor.find(n)[0] for n in serials):\n            self._kill(executor)",
         "and any(executor.find(n)[0] for n in serials):\n            pass",
-        seed=1,
+        seed=6,
     ),
     Mutant(
         "a cancelled task runs on",
@@ -372,7 +373,7 @@ MUTANTS = (
         "distributed/pool/lifetimes.py",
         "self.let_go(former)",
         "pass",
-        seed=3,
+        seed=4,
     ),
     Mutant(
         "a recipe whose last heir is gone stays",
@@ -397,7 +398,7 @@ MUTANTS = (
         "distributed/pool/state.py",
         "self.placement.near.pop(task.key, None)",
         "pass",
-        seed=1,
+        seed=4,
     ),
     # ------------------------------------------------------------------------------------------- workers that leave
     Mutant(
@@ -405,12 +406,14 @@ MUTANTS = (
         "distributed/worker/leaving.py",
         "is_done = self.is_over or all(key in self.refused and self.is_alone for key in left)",
         "is_done = True",
+        seed=1,
     ),
     Mutant(
         "what a worker adopts its owner does not learn",
         "distributed/pool/departures.py",
         "task.holders.add(view.member.address)",
         "pass",
+        seed=1,
     ),
 )
 
