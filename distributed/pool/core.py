@@ -142,9 +142,10 @@ class Core:
         try:
             values.extend(map(unpack, packed, itertools.repeat(self.make_handle)))
         except BaseException as error:
-            task = tasks[len(values)]
-            name = f"{task.kind.name} ({task.key})" if task.kind is not None else task.key
-            note(error, f"the value of {name} was unpickled in this process")
+            if len(values) < len(tasks) and not isinstance(error, KeyboardInterrupt):
+                task = tasks[len(values)]
+                name = f"{task.kind.name} ({task.key})" if task.kind is not None else task.key
+                note(error, f"the value of {name} was unpickled in this process")
             raise
         return values
 
@@ -184,6 +185,7 @@ class Core:
         """
         view = self.state.workers.get(address)
         left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        tasks = patience.portion(address, tasks)
         if view is not None:
             try:
                 keys, attempts = [task.key for task in tasks], [task.attempt for task in tasks]
@@ -365,6 +367,10 @@ class Patience:
     def is_over(self, address: str) -> bool:
         """Whether it has been asked for long enough."""
         return time.monotonic() > self._since.setdefault(address, time.monotonic()) + SETTINGS.closed_client_lease_s
+
+    def portion(self, address: str, tasks: list[Task]) -> list[Task]:
+        """How many to ask for at a time: half as many after each failure. It may have too few descriptors for all."""
+        return tasks[: max(1, len(tasks) >> self._tries.get(address, 0))]
 
     def pause_s(self, address: str) -> float:
         """How long to wait before the next try."""

@@ -168,6 +168,7 @@ def test_mates_that_may_run_once_at_most_do(pool, tmp_path):
     assert executions(ran) == others
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_twenty_seconds_of_the_gil_hold_up_nobody_else(pool, tmp_path):
     before, reader, ran = incarnation(pool), Reader(pool), tmp_path / "ran"

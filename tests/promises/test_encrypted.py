@@ -304,6 +304,7 @@ def test_large_values_go_both_ways_between_machines_that_share_nothing(secret_fi
 # --------------------------------------------------------------------------------------------- what was promised before
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_other_promises_are_kept_with_it_too():
     """Some of the tests that know nothing of TLS, with a credential beside each secret."""

@@ -209,7 +209,7 @@ def chain(length, bytes_max):
     return bench, former, most
 
 
-@pytest.mark.parametrize("length", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("length", [20_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_recipes_of_a_long_chain_stay_within_their_bytes(length):
     bench, last, most = chain(length, 100 * KIB)
     lineage = bench.state.lifetimes.lineage

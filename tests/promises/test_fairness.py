@@ -59,6 +59,7 @@ def used_s(ran, since_s, until_s):
     return sum(max(0.0, min(ended_s, until_s) - max(began_s, since_s)) for began_s, ended_s in ran)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_each_pool_gets_its_share_in_every_window():
     with Cluster(n_workers=1, ncores=EXECUTORS) as cluster:

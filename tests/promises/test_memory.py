@@ -100,6 +100,7 @@ def main(story):
         print(json.dumps(story(pool, Scales(cluster, center))))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("story", [many, chain])

@@ -433,6 +433,7 @@ def test_nothing_at_all(pool):
     assert (pool.scatter([]), pool.scatter({}), pool.who_has([]), list(as_completed([]))) == ([], {}, {}, [])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_million_keys(pool):
@@ -451,6 +452,7 @@ def memory_available_bytes():
     return int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(memory_available_bytes() < 18 * GIB, reason="needs 18 GiB of memory that nobody uses")
