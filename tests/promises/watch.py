@@ -11,7 +11,7 @@ import sys
 RECORD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "record")
 OURS = {"distributed", "msgpack", "cloudpickle", "toolz", "tlz", "tornado", "cryptography", "_cffi_backend"}
 OURS |= {"sitecustomize", "usercustomize", "_distutils_hack", "__main__", *sys.stdlib_module_names}
-OURS |= {"org", "colorama", "pycurl", "bcrypt", "_wmi"}  # what pickle, tornado, cryptography and platform try, there or not
+OURS |= {"org", "colorama", "pycurl", "bcrypt", "_wmi"}  # what they and the library try to import, there or not
 
 
 def write(line):
