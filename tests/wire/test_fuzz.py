@@ -223,7 +223,7 @@ KEY_TEXTS, NUMBERS_OF_LISTS = st.text(max_size=6), st.integers(0, 1 << 40)
 OF_TYPE = {
     "str": KEY_TEXTS,
     "int": NUMBERS_OF_LISTS,
-    "float": st.floats(),
+    "float": st.floats(allow_nan=False, allow_infinity=False),  # what a message may hold
     "bool": st.booleans(),
     "bytes": st.binary(max_size=8),
     "Any": ANYTHING,
