@@ -142,7 +142,7 @@ class Core:
         try:
             values.extend(map(unpack, packed, itertools.repeat(self.make_handle)))
         except BaseException as error:
-            if len(values) < len(tasks) and not isinstance(error, KeyboardInterrupt):
+            if len(values) < len(tasks):  # else it is an interrupt, after the last one
                 task = tasks[len(values)]
                 name = f"{task.kind.name} ({task.key})" if task.kind is not None else task.key
                 note(error, f"the value of {name} was unpickled in this process")

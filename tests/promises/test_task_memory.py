@@ -42,9 +42,10 @@ def leak_in_a_child():
     return subprocess.run([sys.executable, "-c", program], check=False).returncode
 
 
-def read_and_change(array, changed):
+def read_and_change(array, changed, kept_s=0):
     mine = array[: changed // 8]
     mine += 1.0
+    time.sleep(kept_s)
     return float(array[0] + array[-1])
 
 
@@ -75,7 +76,7 @@ def test_inputs_that_are_mapped_do_not_count_until_they_are_changed(pool):
     array = pool.scatter(np.ones(400 * MIB // 8))
     assert pool.submit(read_and_change, array, 8).get(60) == 3.0
     with pytest.raises(TaskCrashed, match="--task-memory-limit"):
-        pool.options(attempts=1).submit(read_and_change, array, 300 * MIB).get(60)
+        pool.options(attempts=1).submit(read_and_change, array, 300 * MIB, kept_s=50).get(60)
     assert float(array.get(20)[0]) == 1.0
 
 
