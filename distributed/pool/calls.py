@@ -97,6 +97,25 @@ class Calls:
                 core.driver.pump()
         return handles
 
+    def one_each(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: Options,
+        kinds: Callable[[Kind], Iterable[Kind]],
+    ) -> list[RemoteData]:
+        """A task of the same call for each of the kinds that are made of the usual one; packed once."""
+        core = self._core
+        packed = pack_function(function)
+        kind = self._kind(packed, options)
+        stored: dict[int, tuple[Any, RemoteData]] = {}
+        first = self._task(kind, function if kind.carried else None, args, kwargs, stored)
+        tasks = [Task(core.new_key(), of_place, first.args, first.inputs) for of_place in kinds(kind)]
+        handles = core.new_handles(tasks)
+        core.post(Submitted(tasks))
+        return handles
+
     def draft(self, function: Callable[..., Any], rows: list[tuple[Any, ...]], options: Options) -> Draft:
         """The tasks of such calls, to be submitted in a moment: all that may fail, or take long, is done then."""
         self._core.require_open()

@@ -74,7 +74,7 @@ class Nesting:
     def waits(self, parent: Parent, is_waiting: bool) -> None:
         """It begins to wait for others, and uses no core meanwhile; or goes on."""
         view = self.workers.get(parent.address)
-        if view is not None and parent.task.kind is not None and not parent.task.kind.asynchronous:
+        if view is not None and parent.task.kind is not None and not parent.task.kind.is_beside:
             view.wait(parent.task, is_waiting)
 
     # ------------------------------------------------------------------------------------------------- what it submits

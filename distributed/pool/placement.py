@@ -148,7 +148,11 @@ class Placement:
         names = task.kind.options.workers  # type: ignore[union-attr]
         if not names:
             return []
-        return [view for view in self.takers.values() if view.member.address in names or view.member.name in names]
+        return [
+            view
+            for view in self.takers.values()
+            if (view.member.address in names or view.member.name in names) and task.kind.seat < view.member.ncores  # type: ignore[union-attr]
+        ]
 
     def _held(self, task: Task, allowed: Iterable[WorkerView]) -> dict[str, int]:
         """Candidates and how many input bytes each holds; inputs that travel inside the message weigh nothing."""
@@ -197,7 +201,7 @@ class Placement:
 
     def _refuse(self, view: WorkerView, task: Task) -> None:
         """It has no room, until something is different there."""
-        self._refused_s = max(self._refused_s, float("inf") if task.kind.asynchronous else _need_s(task))  # type: ignore[union-attr]
+        self._refused_s = max(self._refused_s, float("inf") if task.kind.is_beside else _need_s(task))  # type: ignore[union-attr]
         self.standing.roomy.pop(view.member.address, None)
 
     @property
@@ -241,8 +245,8 @@ class Placement:
     def _room(self, view: WorkerView, task: Task) -> int:
         """How many tasks like this one the worker may be sent: bounded by time and number."""
         assert task.kind is not None
-        if task.kind.asynchronous:  # they wait beside one another, and take no core
-            return self.settings.asynchronous_tasks_max - view.coroutines
+        if task.kind.is_beside:  # they wait beside one another, and take no core
+            return self.settings.asynchronous_tasks_max - view.beside
         mean_s = task.kind.duration.mean_s
         busy_s, settings = view.busy_s(self.settings), self.settings
         room = policy.room(view.member.ncores, view.on_cores, busy_s, mean_s, settings.window_s, settings)
@@ -319,7 +323,7 @@ def _level(task: Task) -> tuple[float, int]:
 def _need_s(task: Task) -> float:
     """How long it takes, as far as somebody who is to have room for it is concerned."""
     assert task.kind is not None
-    if task.kind.asynchronous:
+    if task.kind.is_beside:
         return 0.0
     mean_s = task.kind.duration.mean_s
     return UNKNOWN_S if mean_s is None else mean_s

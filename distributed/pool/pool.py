@@ -268,6 +268,27 @@ class Pool:
 
         return defer(self, arguments.function(function))
 
+    def run_on_all(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Run ``function(*args, **kwargs)`` once in every executor, and wait; the values by ``'host:port/number'``.
+
+        For what is to be the same in each process: a setting, a cache to be filled, a connection to be closed. It runs
+        as soon as an executor is free, before what is queued; what runs there is not disturbed. A coroutine function
+        runs once in the asynchronous executor of each worker, ``'host:port/async'``. A process that is started later,
+        with a worker that joins or in the place of one that is gone, has not run it: that is what `initializer` is for.
+
+        The options of the pool hold: `timeout`, `retries`, `workers`. An executor that dies of it runs it again, in its
+        replacement, up to `attempts` times, as with any task. All run it to the end; then the first failure is raised
+        as what the function raised, with a note that names the executor.
+
+        >>> pool = getfixture('pool')
+        >>> import os
+        >>> len(set(pool.run_on_all(os.getpid).values()))
+        2
+        """
+        from distributed.pool.everywhere import run_on_all
+
+        return run_on_all(self._core, self._calls, self._options, arguments.function(function), args, kwargs)
+
     def options(
         self,
         *,

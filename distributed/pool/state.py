@@ -662,7 +662,7 @@ class PoolState:
             assert task.kind is not None
             kind = task.kind
             is_parent = task.key in self.nesting.parents
-            may_have_run = position < view.member.ncores or kind.asynchronous or kind.options.attempts == 1 or is_parent
+            may_have_run = position < view.member.ncores or kind.is_beside or kind.options.attempts == 1 or is_parent
             if may_have_run:
                 self._carry_out(self.failures.crashed(task, f"worker {address} was lost: {reason}"), task, now)
             else:

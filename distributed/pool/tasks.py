@@ -79,7 +79,13 @@ class Kind:
     carried: bool = False  # the function travels with the arguments, as the first of them
     needs: tuple[Code, ...] = ()  # what executors have to call before
     depth: int = 0  # of tasks that tasks submitted: how many are above them
+    seat: int = -1  # of the executor that it is for; -1: any
     hurried: dict[float, Kind] = dataclasses.field(default_factory=dict)  # the same with another priority
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether such tasks take no place among those that wait for cores: they wait for an executor of their own."""
+        return self.asynchronous or self.seat >= 0
 
     def code_of(self, identity: bytes) -> bytes | None:
         """The code of this hash, if it is the function's or that of something it needs."""

@@ -37,8 +37,8 @@ class WorkerView:
         "_standing",
         "_weights",
         "assigned",
+        "beside",
         "bytes_under_way",
-        "coroutines",
         "depths",
         "fullness",
         "holds",
@@ -59,7 +59,7 @@ class WorkerView:
         self.bytes_under_way = 0  # of arguments, and of inputs that travelled along
         self._weights: dict[str, int] = {}  # what each task with inputs adds to that: its inputs may change meanwhile
         self.load: dict[Duration, int] = {}  # tasks under way for the cores, by kind of function
-        self.coroutines = 0  # tasks under way that share one executor, beside those
+        self.beside = 0  # tasks under way beside those: they share one executor, or wait for one of their own
         self.assigned = Levels()  # ready tasks that should run here, because their inputs are here
         self.holds: dict[str, Task] = {}  # tasks with a large value here
         self.known: set[bytes] = set()  # functions whose code this worker has been sent
@@ -75,7 +75,7 @@ class WorkerView:
     @property
     def on_cores(self) -> int:
         """How many tasks are under way that each need a core."""
-        return len(self.under_way) - self.coroutines - len(self.waiting)
+        return len(self.under_way) - self.beside - len(self.waiting)
 
     def ahead_of(self, depth: int) -> int:
         """How many tasks under way, of this depth or deeper, use a core before one of this depth that is sent now."""
@@ -102,7 +102,7 @@ class WorkerView:
         self._stand()
 
     def _stand(self) -> None:
-        on_cores = len(self.under_way) - self.coroutines - len(self.waiting)
+        on_cores = len(self.under_way) - self.beside - len(self.waiting)
         ncores = self.member.ncores
         self.fullness = on_cores / ncores
         if (standing := self._standing) is None:
@@ -154,8 +154,8 @@ class WorkerView:
         if not self.under_way:
             self.since = now
         self.under_way.update(zip(keys, batch, strict=True))
-        if kind.asynchronous:
-            self.coroutines += len(batch)
+        if kind.is_beside:
+            self.beside += len(batch)
         else:
             self.load[kind.duration] = self.load.get(kind.duration, 0) + len(batch)
             if kind.depth:
@@ -181,6 +181,7 @@ class WorkerView:
             once=kind.options.attempts == 1,
             asynchronous=kind.asynchronous,
             needs=needs,
+            seat=kind.seat,
         )
 
     def weight(self, task: Task) -> int:
@@ -199,8 +200,8 @@ class WorkerView:
             self.bytes_under_way -= self._weights.pop(task.key) if task.inputs else len(task.args)  # type: ignore[arg-type]
         for kind, group in itertools.groupby(tasks, key=KIND):
             count = sum(1 for _ in group)
-            if kind.asynchronous:
-                self.coroutines -= count
+            if kind.is_beside:
+                self.beside -= count
                 continue
             if kind.depth:
                 self.depths[kind.depth] -= count

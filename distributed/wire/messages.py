@@ -370,6 +370,7 @@ class Compute(Message):
     once: bool = False  # at most once: given to an executor alone
     asynchronous: bool = False  # a coroutine function: awaited beside others, in the asynchronous executor
     needs: dict[bytes, bytes] = dataclasses.field(default_factory=dict)  # what executors must have run before
+    seat: int = -1  # of the executor that a single task is for, as soon as that is free; -1: any of them
 
 
 @record

@@ -26,6 +26,7 @@ from distributed.config import Settings
 from distributed.wire.messages import CancelRunning, Run
 from distributed.worker.events import AskRunning, ExecutorEnded, ExecutorStarted, Give, Kill, Log, Running, Spawn
 from distributed.worker.queue import FairQueue
+from distributed.worker.seats import Seats
 from distributed.worker.store import Entry, Store
 from distributed.worker.tasks import Function, Part
 
@@ -56,6 +57,7 @@ class Executor:
 
     def __init__(self, number: int, asynchronous: bool) -> None:
         self.number, self.asynchronous = number, asynchronous
+        self.seat = -1  # plain ones have one each, from 0 on: what is sent to a seat is run by whoever has it
         self.ready = False
         self.pid = 0
         self.given: list[Part] = []  # by serial, in the order in which they run
@@ -149,6 +151,7 @@ class Dispatch:
         self.out = store.out
         self.queue: FairQueue[Part] = FairQueue(settings.client_share_horizon_s, ncores)
         self.coroutines: FairQueue[Part] = FairQueue(settings.client_share_horizon_s, 1)
+        self.seats = Seats(self)
         self.executors: dict[int, Executor] = {}
         self.bad_starts = 0  # in a row
         self.pauses = self.plain_pauses = 0  # replacements that wait for their time; those of plain executors
@@ -169,6 +172,8 @@ class Dispatch:
 
     def spawn(self, asynchronous: bool = False) -> None:
         executor = Executor(next(self._numbers), asynchronous)
+        if not asynchronous:
+            executor.seat = self.seats.vacant()
         self.executors[executor.number] = executor
         self.out.append(Spawn(executor.number, asynchronous))
 
@@ -209,6 +214,7 @@ class Dispatch:
     def on_ended(self, event: ExecutorEnded, now: float) -> None:
         """Sort out what it had, and replace it."""
         executor = self.executors.pop(event.executor)
+        self.seats.vacated(executor)
         self.waiting -= executor.waits_for_others
         self._bury(executor, event)
         if executor.ready and (event.serial or executor.killing or now - executor.started_s > 1.0):
@@ -309,8 +315,16 @@ class Dispatch:
     def enqueue(self, part: Part, first: bool = False) -> None:
         """Queue tasks that are ready to run."""
         order = part.order
+        if order.seat >= 0:
+            self.seats.put(part)
+            return
         queue = self.coroutines if order.asynchronous else self.queue
         queue.put(order.client, part, order.priority, not (part.inputs or part.ready), first)
+
+    def dropped(self, part: Part, count: int) -> None:
+        """So many tasks of a part that is queued are no longer wanted."""
+        if part.order.seat < 0:
+            self.queue_of(part).dropped(part.order.client, count)
 
     def fill(self, now: float) -> None:
         """Give queued tasks to executors that have room; spread what there is over all of them."""
@@ -386,7 +400,7 @@ class Dispatch:
                 return
 
     def _has_room(self, executor: Executor) -> bool:
-        if executor.waits_for_others:
+        if executor.waits_for_others or executor.seat in self.seats.waiting:
             return False
         if not executor.ready or executor.killing or executor.retiring or executor.alone or executor.asynchronous:
             return False
@@ -421,6 +435,13 @@ class Dispatch:
         taken = self.queue.take(client, count, predicted_s)
         executor.under_way_s += predicted_s * self._give(executor, function, taken, now)
         return True
+
+    def give_alone(self, executor: Executor, part: Part, now: float) -> None:
+        """Give an idle executor a task that did not stand in the queue."""
+        part.queued = False
+        executor.alone = True
+        self.queue.give_past(part.order.client)
+        self._give(executor, part.function, [part], now)
 
     def _fill_asynchronous(self, now: float) -> None:
         executor = next((e for e in self.executors.values() if e.asynchronous), None)
@@ -580,6 +601,7 @@ class Dispatch:
         assert self.waiting == sum(e.waits_for_others for e in plain)
         assert self.waiting_for_good() <= self.settings.blocked_executors_max
         assert self.plain_pauses <= self.pauses
+        self.seats.check()
         assert self.ncores <= len(plain) + self.plain_pauses
         if not self.waiting and not self._has_surplus:
             assert sum(not e.surplus for e in plain) <= self.ncores

@@ -177,6 +177,10 @@ class FairQueue(Generic[PartT]):
         client.charged_s += predicted_s * count
         return taken
 
+    def give_past(self, name: str) -> None:
+        """A task that does not stand here is given: its client is charged for it when it is done."""
+        self.client(name).given += 1
+
     def settle(self, name: str, count: int, used_s: float) -> None:
         """`count` given tasks are done (or come back): charge what they really used instead of what was predicted."""
         client = self.clients[name]

@@ -145,6 +145,8 @@ class WorkerState:
             self.departure.absorb(now)
         if store.moves.used:
             self._ring_once("return", self.settings.return_pause_s)
+        if dispatch.seats.waiting:
+            dispatch.seats.fill(now)
         if dispatch.queue.live or dispatch.coroutines.live:
             dispatch.fill(now)
         if not self.reports.is_due and (store.added or store.removed):
@@ -198,13 +200,15 @@ class WorkerState:
 
     def _compute(self, event: events.FromClient) -> None:
         message: messages.Compute = event.message  # type: ignore[assignment]
-        check_compute(message)
+        check_compute(message, self.member.ncores)
         function = self.functions.get(message.function, message.once, message.name)
         if message.needs:
             function.needs = tuple([self.functions.get(identity, once=False) for identity in message.needs])
         order = self._order
         if order is None or not order.is_like(event.client, function, message):
-            order = Order(event.client, function, message.priority, message.timeout_s, message.asynchronous)
+            order = Order(
+                event.client, function, message.priority, message.timeout_s, message.asynchronous, message.seat
+            )
             self._order = order
         keys, attempts, args, inputs = message.keys, message.attempts, message.args, message.inputs
         new = dict.fromkeys(keys, order)
@@ -341,7 +345,7 @@ class WorkerState:
                     del self.tasks[part.keys[position]]
                 part.remove(positions)
                 if part.queued:
-                    self.dispatch.queue_of(part).dropped(part.order.client, len(positions))
+                    self.dispatch.dropped(part, len(positions))
         self._drop_all(parts)
 
     def _drop_all(self, parts: list[Part]) -> None:
@@ -354,7 +358,7 @@ class WorkerState:
                 continue
             if part.queued:
                 part.queued = False
-                self.dispatch.queue_of(part).dropped(part.order.client, len(part))
+                self.dispatch.dropped(part, len(part))
             part.function.waiting.pop(part, None)
             if part.missing:
                 self.fetches.forget_task(part, part.inputs[0])

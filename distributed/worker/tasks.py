@@ -104,13 +104,19 @@ class Functions:
 class Order:
     """What the tasks of a Compute message, or of several alike, have in common, and the parts they are in now."""
 
-    __slots__ = ("asynchronous", "client", "function", "parts", "priority", "timeout_s")
+    __slots__ = ("asynchronous", "client", "function", "parts", "priority", "seat", "timeout_s")
 
     def __init__(
-        self, client: str, function: Function, priority: float = 0.0, timeout_s: float = 0.0, asynchronous: bool = False
+        self,
+        client: str,
+        function: Function,
+        priority: float = 0.0,
+        timeout_s: float = 0.0,
+        asynchronous: bool = False,
+        seat: int = -1,
     ) -> None:
         self.client, self.function, self.priority = client, function, priority
-        self.timeout_s, self.asynchronous = timeout_s, asynchronous
+        self.timeout_s, self.asynchronous, self.seat = timeout_s, asynchronous, seat
         self.parts: dict[Part, None] = {}
 
     def is_like(self, client: str, function: Function, message: Compute) -> bool:
@@ -121,6 +127,7 @@ class Order:
             and self.priority == message.priority
             and self.timeout_s == message.timeout_s
             and self.asynchronous == message.asynchronous
+            and self.seat == message.seat
         )
 
     def divide(self, keys: list[str], attempts: list[int], args: list[bytes], inputs: dict[int, list]) -> list[Part]:
@@ -249,11 +256,13 @@ INPUTS = frozenset({(str, int, int, list, bytes), (str, int, int, list, type(Non
 """The types of an input: key, attempt, nbytes, holders, inline."""
 
 
-def check_compute(message: Compute) -> None:
+def check_compute(message: Compute, ncores: int) -> None:
     """Whether the columns of a Compute fit together, and its inputs are inputs."""
     count = len(message.keys)
     if len(message.attempts) != count or len(message.args) != count:
         raise ProtocolError("compute: columns of different lengths")
+    if message.seat >= 0 and (message.asynchronous or count > 1 or message.seat >= ncores):
+        raise ProtocolError("compute: a seat is for one plain task, and there are as many as cores")
     if not all(type(name) is bytes and type(code) is bytes for name, code in message.needs.items()):
         raise ProtocolError("compute.needs: not hashes and code")
     for position, inputs in message.inputs.items():

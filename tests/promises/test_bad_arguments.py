@@ -292,6 +292,11 @@ TAKES = {
         "workers": Wrong(lambda pool, x: pool.options(workers=x), NO_WORKERS),
         "key": Wrong(lambda pool, x: pool.options(key=x), OPTIONAL),
     },
+    "Pool.run_on_all": {
+        "function": Wrong(lambda pool, x: pool.run_on_all(x), NO_FUNCTIONS),
+        "args": Wrong(lambda pool, x: pool.run_on_all(print, x), UNPICKLABLE),
+        "kwargs": Wrong(lambda pool, x: pool.run_on_all(print, end=x), UNPICKLABLE, "'end'"),
+    },
     "Pool.defer": {"function": Wrong(lambda pool, x: pool.defer(x), NO_FUNCTIONS)},
     "Pool.upload": {
         "path": [
