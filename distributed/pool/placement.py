@@ -7,6 +7,7 @@ have under way, is arithmetic in :mod:`distributed.pool.policy`; what a task is 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterable, Iterator
 
 from distributed.config import KIB, Settings
@@ -279,11 +280,11 @@ class Placement:
             self._relocate(busiest, now)
             return [look_again]
         surplus = busiest.on_cores - busiest.member.ncores
-        if surplus <= 0 or busiest.recalling:
+        if surplus <= 0 or busiest.recall_at_s == math.inf:
             return []
-        if busiest.wait_s(self.settings, now, more=0) <= self.settings.move_wait_min_s:
+        if now < busiest.recall_at_s or busiest.wait_s(self.settings, now, more=0) <= self.settings.move_wait_min_s:
             return [look_again]
-        busiest.recalling = True
+        busiest.recall_at_s = math.inf
         return [Send(busiest.member.address, Recall((surplus + 1) // 2))]
 
     def _givers(self) -> Collection[WorkerView]:

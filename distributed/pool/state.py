@@ -537,7 +537,7 @@ class PoolState:
     def _on_recalled(self, event: Received, now: float) -> None:
         message: Any = event.message
         view = self.workers[event.address]
-        view.recalling = False
+        view.recall_at_s = now if message.keys else now + self.settings.move_wait_min_s  # its executors have them all
         for key, attempt in zip(message.keys, message.attempts, strict=True):
             task = view.under_way.get(key)
             if task is not None and task.attempt == attempt:

@@ -47,7 +47,7 @@ class WorkerView:
         "load",
         "member",
         "number",
-        "recalling",
+        "recall_at_s",
         "since",
         "under_way",
         "waiting",
@@ -65,7 +65,7 @@ class WorkerView:
         self.known: set[bytes] = set()  # functions whose code this worker has been sent
         self.waiting: dict[str, Task] = {}  # of those under way for the cores: they wait for tasks, and use none
         self.depths: dict[int, int] = {}  # tasks under way for the cores that tasks submitted, by depth
-        self.recalling = False
+        self.recall_at_s = 0.0  # when it may be asked to give tasks back; for ever later while it is being asked
         self.leaving = False  # it ends soon, and is given nothing any more
         self.since = 0.0  # when it last finished something, or got work after having none
         self.number = 0  # the how manyth of the pool's workers it is

@@ -735,6 +735,17 @@ def test_a_worker_that_ran_dry_takes_from_a_busy_one():
     assert all(task.attempt == 2 for task in last)
 
 
+def test_a_worker_that_has_nothing_to_give_back_is_not_asked_again_at_once():
+    bench = Bench(ALICE, ncores=2)
+    bench.kind.duration.mean_s = 0.001
+    bench.on(Submitted([bench.task() for _ in range(30)]))
+    bench.kind.duration.mean_s = 1.0
+    bench.on(Connected(member(BOB, ncores=2)))
+    assert sent(bench.on(Received(ALICE, Recalled([], []))), Recall) == []
+    bench.now += SETTINGS.move_wait_min_s
+    assert sent(bench.on(Tick()), Recall) == [(ALICE, Recall(14))]
+
+
 def test_another_worker_on_the_same_address_replaces_the_one_that_was_there():
     bench = Bench(ALICE)
     x = bench.done(value=None)
