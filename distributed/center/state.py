@@ -19,10 +19,9 @@ A client's lease::
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from distributed.center.borrowing import Borrowing, Waiter
@@ -37,12 +36,12 @@ from distributed.center.events import (
     Received,
     Say,
     Send,
-    Tell,
     Told,
     WakeAt,
 )
 from distributed.center.handover import Handover
 from distributed.center.handover import Told as ToBeTold
+from distributed.center.names import Names, Publication
 from distributed.config import SETTINGS, Settings
 from distributed.key import owner_of
 from distributed.version import version_difference
@@ -58,14 +57,6 @@ class Lease:
     name: str = ""
     connection: int = 0
     deadline: float = 0.0
-
-
-@dataclasses.dataclass(slots=True)
-class Publication:
-    """A name: the key it stands for, and every key that this keeps alive."""
-
-    key: str
-    keys: list[str]
 
 
 class Refused(Exception):
@@ -87,14 +78,10 @@ class CenterState:
         self.directory = Directory()
         self.handover = Handover(settings, self.directory)
         self.leases: dict[str, Lease] = {}
-        self.names: dict[str, Publication] = {}
-        self.named: dict[str, int] = {}  # key -> how many names keep it
-        self.unpublished: dict[str, str] = {}  # name -> the key it had
+        self.names = Names(settings, self.directory, self._is_held, self._fate)
         self.borrowing = Borrowing(settings)
         self._clients: dict[int, str] = {}  # by connection
-        self._publishing: dict[int, tuple[int, int]] = {}  # token -> connection, request
-        self._tokens = 0
-        self._alarms: list[tuple[float, str, Any]] = []  # heap of (time, 'lease' or 'waiter', which)
+        self._alarms: list[tuple[float, str, Any]] = []  # heap of (time, 'lease', 'waiter' or 'name', which)
         self._woken_at = float("inf")
         self._now = started
         self._out: list[Instruction] = []
@@ -107,10 +94,13 @@ class CenterState:
         elif isinstance(event, Disconnected):
             self._disconnected(event.connection)
         elif isinstance(event, Told):
-            self._told(event.token)
+            self._out += self.names.told(event.token)
         else:
             self._tick()
-        if len(self._alarms) > 2 * (len(self.leases) + 2 * len(self.borrowing.waiters)) + ALARMS_TO_SPARE:
+        if (
+            len(self._alarms)
+            > 2 * (len(self.leases) + 2 * len(self.borrowing.waiters) + len(self.names.waiting)) + ALARMS_TO_SPARE
+        ):
             self._clear_alarms()
         if self._alarms and self._alarms[0][0] < self._woken_at:
             self._woken_at = self._alarms[0][0]
@@ -153,6 +143,8 @@ class CenterState:
     def _matters(self, time: float, kind: str, which: Any) -> bool:
         if kind == "waiter":
             return which in self.borrowing.waiters
+        if kind == "name":
+            return which in self.names.waiting
         lease = self.leases.get(which)
         return lease is not None and not lease.connection and lease.deadline == time
 
@@ -175,7 +167,7 @@ class CenterState:
             self._tell_all_but(connection, m.WorkerJoined(message.member))
             self._say_joined(message.member)
         self._answer_with_members(connection, request)
-        self._merge_names(message, connection)
+        self._out += self.names.merge(message, connection, self._owners())
         self._add(registration, message.keys, message.attempts, message.nbytes)
         self._tell(self.handover.pump())
 
@@ -205,31 +197,6 @@ class CenterState:
                 text = f"worker {member.address} differs from {other.address}: {difference}"
                 self._out.append(Say(f"{text}; install the same versions, or tasks may fail to unpickle"))
                 return
-
-    def _merge_names(self, message: m.Register, connection: int) -> None:
-        """Learn names that only the worker knows (the center came back), teach it those that it does not know."""
-        for name, key in message.names.items():
-            if self.unpublished.get(name) == key:
-                self._out.append(Send(connection, m.Unpin(name, self._owners())))
-            elif name not in self.names and len(self.names) < self.settings.names_max:
-                self._learn_name(name, key, message.published.get(name, [key]))
-                others = [other for other in self.directory.by_connection if other != connection]
-                if others:
-                    self._out.append(Broadcast(others, m.Pin(name, key, self.names[name].keys)))
-        for name, publication in self.names.items():
-            if message.names.get(name) != publication.key:
-                self._out.append(Send(connection, m.Pin(name, publication.key, publication.keys)))
-
-    def _learn_name(self, name: str, key: str, keys: Iterable[str]) -> None:
-        self.names[name] = Publication(key, list(dict.fromkeys([key, *keys])))
-        for kept in self.names[name].keys:
-            self.named[kept] = self.named.get(kept, 0) + 1
-
-    def _forget_name(self, name: str) -> None:
-        for kept in self.names.pop(name).keys:
-            self.named[kept] -= 1
-            if not self.named[kept]:
-                del self.named[kept]
 
     def _unregister(self, message: m.Unregister, connection: int, request: int) -> None:
         registration = self.directory.by_connection.get(connection)
@@ -289,6 +256,7 @@ class CenterState:
             if owner and owner not in self.leases:
                 self._lapse(owner, Lease())
         self._answer_those_who_wait_for(keys)
+        self._out += self.names.heard_of(keys)
 
     def _remove_keys(self, message: m.RemoveKeys, connection: int, request: int) -> None:
         registration = self._registration(connection, request)
@@ -348,57 +316,47 @@ class CenterState:
     # ------------------------------------------------------------------------------------------------- names
 
     def _publish(self, message: m.Publish, connection: int, request: int) -> None:
-        known = self.names.get(message.name)
-        if known is not None and known.key == message.key:  # asked again, because the answer was lost with a connection
-            self._reply(connection, request, None)
-            return
-        if known is not None:
+        known = self.names.publications.get(message.name)
+        if known is not None and known.key != message.key:
             raise Refused("NameTaken", f"the name {message.name!r} is taken; unpublish it first")
         if not 0 < len(message.name) <= self.settings.name_characters_max:
             raise Refused("DistributedError", f"a name has 1 to {self.settings.name_characters_max} characters")
-        if len(self.names) >= self.settings.names_max:
-            raise Refused("DistributedError", f"{len(self.names)} names are published, no more fit; unpublish some")
-        self._learn_name(message.name, message.key, message.keys)
-        keys = self.names[message.name].keys
-        self.unpublished.pop(message.name, None)
-        if not self.directory.by_connection:
-            self._reply(connection, request, None)
-            return
-        self._tokens += 1
-        self._publishing[self._tokens] = connection, request
-        self._out.append(Tell(list(self.directory.by_connection), m.Pin(message.name, message.key, keys), self._tokens))
-
-    def _told(self, token: int) -> None:
-        connection, request = self._publishing.pop(token)
-        self._reply(connection, request, None)
+        count = len(self.names.publications)
+        if known is None and count >= self.settings.names_max:
+            raise Refused("DistributedError", f"{count} names are published, no more fit; unpublish some")
+        self._out += self.names.publish(message, connection, request, self._now)
+        if message.name in self.names.waiting:
+            self._wake(self.names.waiting[message.name].deadline, "name", message.name)
 
     def _unpublish(self, message: m.Unpublish, connection: int, request: int) -> None:
-        name, key = message.name, message.key or self._known_name(message.name).key
-        known = self.names.get(name)
-        if known is None:  # said again; or a worker that has the name will register with it, as after a restart
-            self._remember_unpublished(name, key)
-        elif known.key == key:
-            self._forget_name(name)
-            self._remember_unpublished(name, key)
-            self._tell_workers(m.Unpin(name, self._owners()))
+        key = message.key or self._known_name(message.name).key
+        self._out += self.names.unpublish(message.name, key, self._owners())
         self._reply(connection, request, None)
 
-    def _remember_unpublished(self, name: str, key: str) -> None:
-        self.unpublished.pop(name, None)
-        self.unpublished[name] = key
-        if len(self.unpublished) > self.settings.unpublished_names_max:
-            del self.unpublished[next(iter(self.unpublished))]
+    def _is_held(self, key: str, connections: set[int]) -> bool:
+        """Whether a worker that has one of these connections holds what counts as the value of a key."""
+        counts = self.borrowing.attempt_of(key)
+        return any(
+            self.directory.members[address].connection in connections and counts in (None, entry[0])
+            for address, entry in self.directory.who_has(key).items()
+        )
+
+    def _fate(self, key: str) -> str:
+        """What the owner of a key says of it."""
+        if self.borrowing.error_of(key):
+            return "lost"
+        return "to come" if self.borrowing.attempt_of(key) == 0 else ""
 
     def _look_up(self, message: m.LookUp, connection: int, request: int) -> None:
         if message.name:
             self._reply(connection, request, self._known_name(message.name).key)
         else:
-            self._reply(connection, request, sorted(self.names))
+            self._reply(connection, request, sorted(self.names.publications))
 
     def _known_name(self, name: str) -> Publication:
-        if name not in self.names:
+        if name not in self.names.publications:
             raise Refused("NameUnknown", f"nothing is published under the name {name!r}")
-        return self.names[name]
+        return self.names.publications[name]
 
     # ------------------------------------------------------------------------------------------------- borrowing
 
@@ -408,6 +366,7 @@ class CenterState:
             raise Refused("ProtocolError", "export: the columns differ in length")
         self.borrowing.export(client, message.keys, message.attempts)
         self._answer_those_who_wait_for(message.keys)
+        self._out += self.names.heard_of(message.keys)
         self._reply(connection, request, None)
 
     def _withdraw(self, message: m.Withdraw, connection: int, request: int) -> None:
@@ -416,6 +375,7 @@ class CenterState:
             raise Refused("ProtocolError", "withdraw: the columns differ in length")
         self.borrowing.withdraw(client, message.keys, message.errors)
         self._answer_those_who_wait_for(message.keys)
+        self._out += self.names.heard_of(message.keys)
         self._reply(connection, request, None)
 
     def _who_has(self, message: m.WhoHas, connection: int, request: int) -> None:
@@ -444,13 +404,13 @@ class CenterState:
         if waiter.by_hand:
             return holders
         if counts is None:  # its owner has not said, and cannot have published it unless there is a name for it
-            return holders if key in self.named or not owner_of(key) else {}
+            return holders if key in self.names.kept or not owner_of(key) else {}
         return {address: entry for address, entry in holders.items() if entry[0] == counts}
 
     def _error_of(self, key: str) -> bytes | None:
         """Why a key will not come. That its owner released it is no reason while it has a name."""
         error = self.borrowing.error_of(key)
-        return None if error == b"" and key in self.named else error
+        return None if error == b"" and key in self.names.kept else error
 
     def _may_come(self, key: str, waiter: Waiter) -> bool:
         owner = owner_of(key)
@@ -503,7 +463,7 @@ class CenterState:
                 {"client": client, "name": lease.name, "connected": bool(lease.connection)}
                 for client, lease in self.leases.items()
             ],
-            "names": {name: publication.key for name, publication in sorted(self.names.items())},
+            "names": {name: publication.key for name, publication in sorted(self.names.publications.items())},
             "keys": self.directory.count(),
             "nbytes": sum(registration.nbytes for registration in self.directory.members.values()),
             "waiting": len(self.borrowing.waiters),
@@ -529,6 +489,8 @@ class CenterState:
                 if lease is not None and not lease.connection and lease.deadline <= self._now:
                     self._out.append(Say(f"client {which} is gone: its keys go too"))
                     self._end_lease(which)
+            elif kind == "name":
+                self._out += self.names.give_up(which, self._now)
             else:
                 waiter = self.borrowing.give_up(which, self._now)
                 if waiter is not None:
@@ -548,8 +510,7 @@ class CenterState:
         for client, lease in self.leases.items():
             assert self._clients[lease.connection] == client if lease.connection else client in alarms
         assert all(owner in self.leases for owner in self.borrowing.exported)
-        named = collections.Counter(key for publication in self.names.values() for key in publication.keys)
-        assert self.named == named, "keys that names keep"
+        self.names.check()
         assert not self._alarms or self._woken_at <= self._alarms[0][0]
 
 

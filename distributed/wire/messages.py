@@ -287,7 +287,8 @@ class UnregisterClient(Message):
 class Publish(Message):
     """Pool to center: keep `key`, and all `keys` that its value refers to, under `name`.
 
-    Reply: None, when every worker has been told. A name that is taken is refused.
+    Reply: None, when each of the keys is at a worker that has been told; the sender keeps them until then. A name that
+    is taken is refused, and one whose keys nobody has for `publish_wait_s`.
     """
 
     name: str

@@ -649,6 +649,7 @@ class WorkerState:
     def _pin(self, event: events.FromCenter) -> None:
         message: messages.Pin = event.message  # type: ignore[assignment]
         self.store.pin(message.name, message.key, message.keys)
+        self.reports.report()  # the center must know what is here before it hears that this name keeps it
 
     def _on_client_disconnected(self, event: events.ClientDisconnected) -> None:
         self.attached.pop(event.client, None)

@@ -11,81 +11,20 @@ from distributed.center.events import (
     Close,
     Disconnected,
     End,
-    Instruction,
     Received,
     Say,
     Send,
-    Tell,
-    Tick,
-    Told,
     WakeAt,
 )
-from distributed.center.state import CenterState
 from distributed.config import SETTINGS
-from distributed.wire import codec
 from distributed.wire import messages as m
+from tests.center.bench import ALICE, BOB, Bench, bounded, member, register
 
-ALICE, BOB = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 LEASE_S = SETTINGS.closed_client_lease_s
-
-
-def member(address: str, incarnation: str = "one", **changes) -> m.Member:
-    return m.Member(address, incarnation, address, 2, 1000, versions={"python": "3.11"}, **changes)
-
-
-class Bench:
-    """A center in a world of fake connections; every message passes through the real codec, both ways."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-        self.state = CenterState(started=0.0)
-
-    def say(self, connection: int, message: m.Message, request: int = 0) -> list[Instruction]:
-        return self.event(Received(connection, *codec.decode(codec.encode_header(message, request))))
-
-    def event(self, event) -> list[Instruction]:
-        out = [travelled(instruction) for instruction in self.state.handle(event, self.now)]
-        self.state.check()
-        return [instruction for instruction in out if not isinstance(instruction, Say)]
-
-    def ask(self, connection: int, message: m.Message):
-        """The result of a request that is answered at once, with nothing else sent."""
-        [answer] = self.say(connection, message, request=9)
-        assert isinstance(answer, Send), answer
-        assert (answer.connection, answer.request) == (connection, 9)
-        assert isinstance(answer.message, m.Reply), answer.message
-        return answer.message.result
-
-    def worker(self, connection: int, address: str, keys: dict[str, int] | None = None, **changes) -> None:
-        keys = keys or {}
-        self.say(connection, register(address, keys, **changes), request=1)
-
-    def client(self, connection: int, client: str) -> None:
-        self.say(connection, m.RegisterClient(client), request=1)
-
-    def tick_at(self, now: float) -> list[Instruction]:
-        self.now = now
-        return self.event(Tick())
-
-
-def register(address: str, keys: dict[str, int], incarnation: str = "one", **changes) -> m.Register:
-    return m.Register(member(address, incarnation), list(keys), [1] * len(keys), list(keys.values()), **changes)
-
-
-def travelled(instruction: Instruction) -> Instruction:
-    if isinstance(instruction, (Send, Broadcast, Tell)):
-        message, _ = codec.decode(codec.encode_header(instruction.message))
-        return dataclasses.replace(instruction, message=message)
-    return instruction
 
 
 def as_list(some: m.Member) -> list:
     return list(dataclasses.astuple(some))
-
-
-@pytest.fixture
-def bench() -> Bench:
-    return Bench()
 
 
 # ------------------------------------------------------------------------------------------------------------ members
@@ -275,64 +214,6 @@ def test_an_owner_known_only_from_keys_gets_one_lease_to_appear(bench: Bench) ->
     assert bench.tick_at(1000 + LEASE_S) == [Broadcast([1], m.OwnerLeft(ALICE))]
 
 
-# -------------------------------------------------------------------------------------------------------------- names
-
-
-def test_publish_is_answered_when_every_worker_knows(bench: Bench) -> None:
-    bench.worker(1, "alice:1")
-    bench.worker(2, "bob:1")
-    bench.client(3, ALICE)
-    keys = [f"{ALICE}/1", f"{ALICE}/2"]
-    assert bench.say(3, m.Publish("table", keys[0], keys), request=4) == [
-        Tell([1, 2], m.Pin("table", keys[0], keys), 1)
-    ]
-    assert bench.event(Told(1)) == [Send(3, m.Reply(None), 4)]
-    assert bench.ask(5, m.LookUp("table")) == keys[0]
-    assert bench.ask(5, m.LookUp("")) == ["table"]
-
-
-def test_a_taken_name_and_an_unknown_name_are_refused(bench: Bench) -> None:
-    bench.client(3, ALICE)
-    bench.ask(3, m.Publish("table", "x", []))
-    for wrong in (m.Publish("table", "y", []), m.LookUp("chair"), m.Unpublish("chair"), m.Publish("", "y", [])):
-        [answer] = bench.say(3, wrong, request=4)
-        assert isinstance(answer.message, m.Refusal), wrong
-    assert bench.ask(5, m.LookUp("table")) == "x"
-
-
-def test_publishing_again_what_is_published_is_done_already(bench: Bench) -> None:
-    bench.client(3, ALICE)
-    for _ in range(2):
-        assert bench.ask(3, m.Publish("table", "x", [])) is None
-
-
-def test_unpublish_tells_workers_who_still_lives(bench: Bench) -> None:
-    bench.worker(1, "alice:1")
-    bench.client(3, ALICE)
-    bench.say(3, m.Publish("table", "x", []))
-    assert bench.say(4, m.Unpublish("table"), request=4) == [
-        Broadcast([1], m.Unpin("table", [ALICE])),
-        Send(4, m.Reply(None), 4),
-    ]
-
-
-def test_names_come_back_with_the_workers_and_reach_those_who_join_later(bench: Bench) -> None:
-    bench.worker(1, "alice:1")
-    said = bench.say(2, register("bob:1", {}, names={"table": "x"}, published={"table": ["x", "y"]}))
-    assert Broadcast([1], m.Pin("table", "x", ["x", "y"])) in said
-    assert Send(2, m.Pin("table", "x", ["x", "y"])) not in said
-    assert Send(3, m.Pin("table", "x", ["x", "y"])) in bench.say(3, register("carol:1", {}))
-
-
-def test_a_worker_that_was_away_does_not_bring_an_unpublished_name_back(bench: Bench) -> None:
-    bench.client(3, ALICE)
-    bench.ask(3, m.Publish("table", "x", ["x"]))
-    bench.ask(3, m.Unpublish("table"))
-    said = bench.say(1, register("alice:1", {}, names={"table": "x"}, published={"table": ["x"]}))
-    assert Send(1, m.Unpin("table", [ALICE])) in said
-    assert bench.state.names == {}
-
-
 # ---------------------------------------------------------------------------------------------------------- borrowing
 
 
@@ -404,7 +285,7 @@ def test_a_key_that_is_held_but_that_nobody_exported_or_named_is_no_ones_to_borr
     bench.say(2, m.Publish("table", key, [key]), request=1)
     assert bench.ask(3, m.WhoHas([key], wait_s=60)) == {key: {"alice:1": [1, 5]}}
     bench.say(2, m.Unpublish("table"))
-    assert bench.state.named == {}
+    assert bench.state.names.kept == {}
 
 
 def test_what_a_client_took_back_while_it_was_away_is_not_exported_when_it_returns(bench: Bench) -> None:
@@ -472,12 +353,6 @@ def test_a_waiting_request_leaves_with_its_connection(bench: Bench) -> None:
     bench.worker(1, "alice:1", {"x": 1})
 
 
-def bounded(**settings) -> Bench:
-    bench = Bench()
-    bench.state = CenterState(dataclasses.replace(SETTINGS, **settings))
-    return bench
-
-
 def test_requests_that_wait_are_bounded() -> None:
     bench = bounded(borrowers_waiting_max=1)
     bench.say(3, m.WhoHas(["x"], wait_s=60), request=8)
@@ -512,43 +387,6 @@ def test_clients_that_come_and_go_leave_no_alarms_behind(bench: Bench) -> None:
     assert len(bench.state._alarms) < 100
     bench.worker(1, "alice:1")
     assert bench.tick_at(bench.now + LEASE_S) == [Broadcast([1], m.OwnerLeft(ALICE))]
-
-
-def test_names_are_bounded_in_number_and_length() -> None:
-    bench = bounded(names_max=1, name_characters_max=8)
-    assert bench.ask(2, m.Publish("table", "x", [])) is None
-    for name in ("more", "", "n" * 9):
-        [refused] = bench.say(2, m.Publish(name, "y", []), request=9)
-        assert isinstance(refused.message, m.Refusal)
-    bench.worker(1, "alice:1", names={"table": "x", "other": "y"})
-    assert set(bench.state.names) == {"table"}
-    bench.say(2, m.Unpublish("table"), request=9)
-    bench.say(2, m.Publish("more", "y", []), request=9)
-    assert set(bench.state.names) == {"more"}
-
-
-def test_unpublishing_twice_is_as_good_as_once(bench: Bench) -> None:
-    bench.worker(1, "alice:1", {"x": 1})
-    bench.say(2, m.Publish("table", "x", []), request=8)
-    for _ in range(2):
-        answer = bench.say(2, m.Unpublish("table", "x"), request=9)
-        assert answer[-1] == Send(2, m.Reply(None), 9)
-    assert bench.state.names == {}
-
-
-def test_unpublishing_again_does_not_take_a_name_from_who_has_it_now(bench: Bench) -> None:
-    bench.say(2, m.Publish("table", "x", []), request=7)
-    bench.say(2, m.Unpublish("table", "x"), request=8)
-    bench.say(3, m.Publish("table", "y", []), request=7)
-    assert bench.ask(2, m.Unpublish("table", "x")) is None
-    assert bench.ask(2, m.LookUp("table")) == "y"
-
-
-def test_a_name_unpublished_before_its_worker_came_back_stays_so(bench: Bench) -> None:
-    assert bench.ask(2, m.Unpublish("table", "x")) is None
-    out = bench.say(1, register("alice:1", {"x": 1}, names={"table": "x"}), request=5)
-    assert Send(1, m.Unpin("table", [])) in out
-    assert bench.state.names == {}
 
 
 def test_ping_status_and_terminate(bench: Bench) -> None:

@@ -129,6 +129,8 @@ class VirtualExecutor:
         """The process ends, by its own hand or another's. What it said before is heard before."""
         if self.is_alive:
             self.is_alive = False
+            if self.outcomes:
+                self.world.fault("outcomes untold")
             self.world.crashes.update([job.key for job, _ in self.current.values()])
             ended = events.ExecutorEnded(self.number, self.running()[0], signal)
             self._spoke_at = max(self._spoke_at, self.world.now + self.world.delay_s())

@@ -32,7 +32,8 @@ class Faults:
         """A worker leaves by itself: whether it is missed."""
         departure = worker.state.departure
         left = [key for key in worker.state.store.entries if not departure.is_spare(key)]
-        self.world.note("fault", f"{worker.name} leaves, with {len(left)} values")
+        if left:
+            self.world.fault("values left behind", f"{worker.name} leaves, with {len(left)} values")
         self.may_repeat |= departure.is_over
         if left:
             is_excused = departure.is_over or departure.is_alone or departure.is_cut_off(self.world.now)

@@ -293,6 +293,13 @@ MUTANTS = (
         "pass",
         seed=2,
     ),
+    Mutant(
+        "a name is answered before who has its value knows of it",
+        "distributed/center/names.py",
+        "if self._missing(name):",
+        "if False:",
+        seed=33,
+    ),
     # ---------------------------------------- the center's leases, loans
     Mutant(
         "a client that the center never saw again keeps its keys",

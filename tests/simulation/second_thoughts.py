@@ -94,7 +94,7 @@ class SecondThoughts(Users):
                 self.world.after(LATER_S, look, self.losses())
 
         def look(losses: int) -> None:
-            if losses == self.losses() and not self.may_lose and name in self.names and not self.anybody_leaves():
+            if losses == self.losses() and name in self.names:
                 workers = [worker for worker in self.workers.values() if worker.is_alive]
                 is_there = any(task.key in worker.state.store.entries for worker in workers)
                 assert is_there, f"{task.key} is published as {name!r}, but nowhere, and nothing went wrong"

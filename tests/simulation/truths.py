@@ -85,7 +85,7 @@ class Truths:
         self.world.run(self.world.now + 5.0)
         living = {worker.name: worker for worker in self.workers.values() if worker.is_alive}
         assert self.center.state.directory.members.keys() == living.keys()
-        names = {name: publication.key for name, publication in self.center.state.names.items()}
+        names = {name: publication.key for name, publication in self.center.state.names.publications.items()}
         if not self.world.faults["center lost"]:  # a new one cannot know what was unpublished while a worker was away
             assert names.keys().isdisjoint(self.unpublished), f"unpublished, but there again: {names}"
         for address, worker in living.items():
@@ -102,21 +102,28 @@ class Truths:
 
     def find_repeated(self) -> None:
         """What finished, or runs, does not run again because the center was away or somebody was stopped."""
-        if self.may_repeat or self.may_be_full or self.world.faults["request broken"]:
+        if (
+            self.may_repeat
+            or self.may_be_full
+            or self.world.faults["request broken"]
+            or self.world.faults["outcomes untold"]
+        ):
             return
         for key, plan in self.plans.items():
             is_plain = not (plan.trouble or plan.is_asynchronous or plan.is_scattered)
             assert self.world.starts[key] < 2 or not is_plain, f"{key} was run {self.world.starts[key]} times"
 
     def find_published(self) -> None:
-        """What is published is there, whatever its owner did, unless a worker or a center was lost."""
+        """What is published is there, whatever its owner did, unless a worker was lost or left it behind."""
         there = {key for worker in self.workers.values() if worker.is_alive for key in worker.state.store.entries}
-        for name in self.names if not self.may_lose else ():
-            key = self.center.state.names[name].key
+        if self.world.faults["worker lost"] or self.world.faults["values left behind"]:
+            return
+        for name in self.names:
+            key = self.center.state.names.publications[name].key
             assert key in there, f"{key} is published as {name!r}, but nowhere"
 
     def release_everything(self) -> None:
-        for name in self.center.state.names:  # also those that came back with a worker that had missed their end
+        for name in self.center.state.names.publications:  # also those that a worker that missed their end brought back
             self.clients[0].ask(m.Unpublish(name), lambda result, refusal: None)
         for client, task in self.lent:
             if (client, task) in self.held:

@@ -749,6 +749,12 @@ def test_a_replica_that_only_a_name_kept_goes_with_the_name(bench):
     assert list(bench.state.store.entries) == [key("a")]
 
 
+def test_what_is_here_is_reported_before_the_center_hears_that_a_name_is_known(bench):
+    bench.on(CenterConnected())
+    bench.on(Put("", ["c"], [1], [b"1"], [""]))
+    assert bench.center(Pin("n", "c", [])) == [ToCenter(AddKeys(["c"], [1], [1]))]
+
+
 def test_the_center_gets_a_snapshot_then_deltas(bench):
     bench.on(Put("", ["a", "b"], [1, 1], [b"1", b"2"], ["", ""]))
     bench.center(Pin("n", "a", []))

@@ -1,0 +1,180 @@
+"""Published names: told to all workers, and answered when their values are safe."""
+
+from __future__ import annotations
+
+import pytest
+
+from distributed.center.events import Broadcast, Disconnected, Send, Tell, Told, WakeAt
+from distributed.config import SETTINGS
+from distributed.wire import messages as m
+from tests.center.bench import ALICE, Bench, bounded, register
+
+DONE = Send(3, m.Reply(None), 4)
+KEYS = [f"{ALICE}/1", f"{ALICE}/2"]
+PUBLISH = m.Publish("table", KEYS[0], KEYS)
+PIN = m.Pin("table", KEYS[0], KEYS)
+WAIT = WakeAt(1000 + SETTINGS.publish_wait_s)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """Two workers, each with one of two keys, and their owner."""
+    bench = Bench()
+    bench.worker(1, "alice:1", {KEYS[0]: 1})
+    bench.worker(2, "bob:1", {KEYS[1]: 1})
+    bench.client(3, ALICE)
+    return bench
+
+
+def test_publish_is_answered_when_every_worker_knows(bench: Bench) -> None:
+    assert bench.say(3, PUBLISH, request=4) == [Tell([1, 2], PIN, 1)]
+    assert bench.event(Told(1)) == [DONE]
+    assert bench.ask(5, m.LookUp("table")) == KEYS[0]
+    assert bench.ask(5, m.LookUp("")) == ["table"]
+
+
+def test_publish_waits_for_a_holder_that_has_not_found_the_center_again() -> None:
+    bench = Bench()
+    bench.client(3, ALICE)
+    assert bench.say(3, m.Publish("table", KEYS[0], []), request=4) == [WAIT]
+    pin = m.Pin("table", KEYS[0], KEYS[:1])
+    assert Tell([1], pin, 1) in bench.say(1, register("alice:1", {KEYS[0]: 1}))
+    assert bench.event(Told(1)) == [DONE]
+
+
+def test_publish_waits_until_the_value_comes_to_a_worker_that_knows(bench: Bench) -> None:
+    bench.say(3, m.Publish("table", "x", []), request=4)
+    assert bench.event(Told(1)) == []
+    assert bench.say(2, m.AddKeys(["x"], [1], [1])) == [DONE]
+
+
+def test_only_the_attempt_that_counts_is_worth_waiting_for(bench: Bench) -> None:
+    bench.say(3, m.Export([f"{ALICE}/3"], [2]))
+    bench.say(3, m.Publish("table", f"{ALICE}/3", []), request=4)
+    bench.event(Told(1))
+    assert bench.say(1, m.AddKeys([f"{ALICE}/3"], [1], [1])) == []
+    assert bench.say(2, m.AddKeys([f"{ALICE}/3"], [2], [1])) == [DONE]
+
+
+def test_a_worker_that_has_the_name_already_need_not_be_told() -> None:
+    bench = Bench()
+    bench.say(3, m.Publish("table", "x", []), request=4)
+    assert DONE in bench.say(1, register("alice:1", {"x": 1}, names={"table": "x"}))
+
+
+def test_publish_is_refused_when_nobody_has_the_value_for_long(bench: Bench) -> None:
+    bench.say(3, m.Publish("table", "x", []), request=4)
+    bench.event(Told(1))
+    [refused, unpinned] = bench.tick_at(WAIT.time)
+    assert refused == Send(3, m.Refusal("KeyLost", "nothing is published as 'table': no worker has x"), 4)
+    assert unpinned == Broadcast([1, 2], m.Unpin("table", []))
+    assert bench.ask(5, m.LookUp("")) == []
+
+
+def test_publish_is_refused_at_once_when_the_value_is_lost(bench: Bench) -> None:
+    bench.say(3, PUBLISH, request=4)
+    bench.event(Disconnected(1))
+    bench.event(Told(1))
+    [refused, _] = bench.say(3, m.Withdraw(KEYS[:1], [b"packed error"]))
+    assert refused == Send(3, m.Refusal("KeyLost", f"nothing is published as 'table': {KEYS[0]} is lost"), 4)
+
+
+def test_a_value_that_refers_to_what_failed_or_is_not_there_yet_is_published_nevertheless(bench: Bench) -> None:
+    failed, running = f"{ALICE}/3", f"{ALICE}/4"
+    bench.say(3, m.Publish("table", KEYS[0], [failed, running]), request=4)
+    bench.event(Told(1))
+    assert bench.say(3, m.Withdraw([failed], [b"packed error"])) == []
+    assert bench.say(3, m.Export([running], [0])) == [DONE]
+
+
+def test_a_time_that_is_over_when_the_name_is_safe_does_nothing(bench: Bench) -> None:
+    bench.say(3, PUBLISH, request=4)
+    bench.event(Told(1))
+    assert bench.tick_at(WAIT.time) == []
+    assert bench.ask(5, m.LookUp("")) == ["table"]
+
+
+def test_publishing_again_because_the_answer_was_lost_has_an_answer_of_its_own(bench: Bench) -> None:
+    bench.say(3, PUBLISH, request=4)
+    bench.say(6, PUBLISH, request=7)
+    assert bench.event(Told(1)) == [Send(6, m.Reply(None), 7)]
+    assert bench.event(Told(2)) == []
+    bench.say(3, PUBLISH, request=4)
+    assert bench.event(Told(3)) == [DONE]
+
+
+def test_a_taken_name_and_an_unknown_name_are_refused(bench: Bench) -> None:
+    bench.say(3, PUBLISH)
+    for wrong in (m.Publish("table", "y", []), m.LookUp("chair"), m.Unpublish("chair"), m.Publish("", "y", [])):
+        [answer] = bench.say(3, wrong, request=4)
+        assert isinstance(answer.message, m.Refusal), wrong
+    assert bench.ask(5, m.LookUp("table")) == KEYS[0]
+
+
+def test_unpublish_tells_workers_who_still_lives(bench: Bench) -> None:
+    bench.say(3, PUBLISH)
+    bench.event(Told(1))
+    assert bench.say(4, m.Unpublish("table"), request=4) == [
+        Broadcast([1, 2], m.Unpin("table", [ALICE])),
+        Send(4, m.Reply(None), 4),
+    ]
+
+
+def test_who_waits_for_a_name_that_somebody_unpublishes_waits_no_longer(bench: Bench) -> None:
+    bench.say(3, PUBLISH, request=4)
+    assert DONE in bench.say(5, m.Unpublish("table"), request=4)
+    assert bench.event(Told(1)) == []
+
+
+def test_names_come_back_with_the_workers_and_reach_those_who_join_later() -> None:
+    bench = Bench()
+    bench.worker(1, "alice:1")
+    said = bench.say(2, register("bob:1", {}, names={"table": "x"}, published={"table": ["x", "y"]}))
+    assert Broadcast([1], m.Pin("table", "x", ["x", "y"])) in said
+    assert Send(2, m.Pin("table", "x", ["x", "y"])) not in said
+    assert Send(3, m.Pin("table", "x", ["x", "y"])) in bench.say(3, register("carol:1", {}))
+
+
+def test_a_worker_that_was_away_does_not_bring_an_unpublished_name_back(bench: Bench) -> None:
+    bench.say(3, PUBLISH)
+    bench.say(3, m.Unpublish("table"))
+    said = bench.say(7, register("carol:1", {}, names={"table": KEYS[0]}, published={"table": KEYS}))
+    assert Send(7, m.Unpin("table", [ALICE])) in said
+    assert bench.state.names.publications == {}
+
+
+def test_names_are_bounded_in_number_and_length() -> None:
+    bench = bounded(names_max=1, name_characters_max=8)
+    bench.say(2, m.Publish("table", "x", []), request=9)
+    for name in ("more", "", "n" * 9):
+        [refused] = bench.say(2, m.Publish(name, "y", []), request=9)
+        assert isinstance(refused.message, m.Refusal)
+    bench.worker(1, "alice:1", names={"table": "x", "other": "y"})
+    assert set(bench.state.names.publications) == {"table"}
+    bench.say(2, m.Unpublish("table"), request=9)
+    bench.say(2, m.Publish("more", "y", []), request=9)
+    assert set(bench.state.names.publications) == {"more"}
+
+
+def test_unpublishing_twice_is_as_good_as_once(bench: Bench) -> None:
+    bench.say(2, m.Publish("table", "x", []), request=8)
+    for _ in range(2):
+        answer = bench.say(2, m.Unpublish("table", "x"), request=9)
+        assert answer[-1] == Send(2, m.Reply(None), 9)
+    assert bench.state.names.publications == {}
+
+
+def test_unpublishing_again_does_not_take_a_name_from_who_has_it_now(bench: Bench) -> None:
+    bench.say(2, m.Publish("table", "x", []), request=7)
+    bench.say(2, m.Unpublish("table", "x"), request=8)
+    bench.say(3, m.Publish("table", "y", []), request=7)
+    assert bench.ask(2, m.Unpublish("table", "x")) is None
+    assert bench.ask(2, m.LookUp("table")) == "y"
+
+
+def test_a_name_unpublished_before_its_worker_came_back_stays_so() -> None:
+    bench = Bench()
+    assert bench.ask(2, m.Unpublish("table", "x")) is None
+    out = bench.say(1, register("alice:1", {"x": 1}, names={"table": "x"}), request=5)
+    assert Send(1, m.Unpin("table", [])) in out
+    assert bench.state.names.publications == {}
