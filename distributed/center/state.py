@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -84,11 +85,14 @@ class CenterState:
         self._alarms: list[tuple[float, str, Any]] = []  # heap of (time, 'lease', 'waiter' or 'name', which)
         self._woken_at = float("inf")
         self._now = started
+        self._all_here_s = math.inf  # until then those who knew the center before may come back
         self._out: list[Instruction] = []
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Absorb one event; return the instructions it calls for."""
         self._now, self._out = now, []
+        if self._all_here_s == math.inf:  # counted from the first event: it may have been stopped before that
+            self._all_here_s = now + self.settings.closed_client_lease_s
         if isinstance(event, Received):
             self._received(event)
         elif isinstance(event, Disconnected):
@@ -418,8 +422,7 @@ class CenterState:
             return False
         if not owner or self.borrowing.attempt_of(key) is not None:
             return True
-        is_young = self._now < self.started + self.settings.closed_client_lease_s  # its owner may still register again
-        return owner in self.leases or is_young
+        return owner in self.leases or self._now < self._all_here_s  # or it may still register again
 
     def _answer(self, waiter: Waiter, with_errors: bool = True) -> None:
         answer: dict[str, dict[str, Entry] | bytes] = {}

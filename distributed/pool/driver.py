@@ -28,6 +28,7 @@ from distributed.pool.channel import RECEIVE_BYTES, Channel
 from distributed.pool.dialling import Dialled, Dialler
 from distributed.pool.events import (
     CancelAsked,
+    CenterReached,
     CenterSaid,
     Connect,
     Connected,
@@ -591,6 +592,7 @@ class Driver:
                 logger.warning("connected to the center %s again", self.center_address)
             self._center_since = time.monotonic()
             self._push(channel, RegisterClient(self.client))
+            self._handle(CenterReached())
             for number, asked in self._requests.unanswered(self._center_since):
                 self._push(channel, asked.message, number)
         else:

@@ -128,6 +128,11 @@ class Received:
 
 
 @record
+class CenterReached:
+    """There is a connection to the center (again), and our registration is on its way: what is said now follows it."""
+
+
+@record
 class CenterSaid:
     """The center sent a message."""
 

@@ -21,6 +21,7 @@ from distributed.pool.departures import Departures
 from distributed.pool.events import (
     Borrowed,
     CancelAsked,
+    CenterReached,
     CenterSaid,
     Claimed,
     Connected,
@@ -123,6 +124,7 @@ class PoolState:
             Located: self._on_located,
             Wanted: self._on_wanted,
             CancelAsked: self._on_cancel_asked,
+            CenterReached: self._on_center_reached,
             CenterSaid: self._on_center_said,
             Connected: self._on_connected,
             Disconnected: self._on_disconnected,
@@ -601,12 +603,15 @@ class PoolState:
     def _on_center_said(self, event: CenterSaid, now: float) -> None:
         self._handlers[type(event.message)](event, now)
 
-    def _on_members(self, event: CenterSaid, now: float) -> None:
-        """The center knows us (again): it tells who is here, and is told what may have been lost on the way."""
-        members: list[Member] = event.message.members  # type: ignore[attr-defined]
+    def _on_center_reached(self, event: CenterReached, now: float) -> None:
+        """Said in one breath with our name: borrowers may be there before us, and who is there lends what it says."""
         if self.lending.visible:  # before anything is withdrawn: an export takes that back
             self._out.append(announcement(self.lending.visible.values()))
             self._out += [withdrawal(task) for task in self.lending.visible.values() if task.status == FAILED]
+
+    def _on_members(self, event: CenterSaid, now: float) -> None:
+        """The center knows us (again), and tells who is here."""
+        members: list[Member] = event.message.members  # type: ignore[attr-defined]
         for view in self.membership.keep_only(member.address for member in members):
             self._lose_data(view, now)
         for member in members:

@@ -23,6 +23,7 @@ class Bench:
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
         self.state = CenterState(started=0.0)
+        self.state.handle(Tick(), 0.0)  # so it is old enough to know all that there are
 
     def say(self, connection: int, message: m.Message, request: int = 0) -> list[Instruction]:
         return self.event(Received(connection, *codec.decode(codec.encode_header(message, request))))

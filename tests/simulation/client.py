@@ -61,6 +61,7 @@ class Client(Actor):
         end.on_message, end.on_close = self._hear_center, self._lose_center
         self.center = end
         end.send(m.RegisterClient(self.name))
+        self.handle(events.CenterReached())
         for number, (message, _) in self.asking.items():
             end.send(message, number)
 
