@@ -1,4 +1,7 @@
-"""Addresses: ``host:port`` and nothing else. Pure text; resolving a name is the transport's business."""
+"""Addresses: ``host:port``, and ``host:port?via=host:port`` where one is dialled through a center.
+
+Pure text; resolving a name is the transport's business.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,52 @@ def parse(address: str, default_port: int | None = None) -> tuple[str, int]:
     return host, int(port_text)
 
 
+def host(name: str, value: object) -> str:
+    """A host as it stands in an address.
+
+    >>> host('announce', 'maxi'), host('announce', '10.0.0.7')
+    ('maxi', '10.0.0.7')
+    >>> host('announce', 'maxi:1')
+    Traceback (most recent call last):
+    distributed.errors.BadAddress: announce='maxi:1' is not a host: write a name or an IP address, without a port
+    """
+    try:
+        return parse(unparse(arguments.text(name, value), 0))[0]
+    except BadAddress:
+        reason = "is not a host: write a name or an IP address, without a port"
+        raise BadAddress(f"{name}={arguments.shown(value)} {reason}") from None
+
+
+def split_via(address: str) -> tuple[str, str]:
+    """Who is meant, and the center through which they are reached; '' if they are reached directly.
+
+    >>> split_via('maxi:40123?via=alice:8787'), split_via('alice:8787')
+    (('maxi:40123', 'alice:8787'), ('alice:8787', ''))
+    >>> split_via('maxi:40123?by=alice')
+    Traceback (most recent call last):
+    distributed.errors.BadAddress: 'maxi:40123?by=alice' is not an address; ...
+    """
+    if not isinstance(address, str) or "?" not in address:
+        return unparse(*parse(address)), ""
+    there, _, option = address.partition("?")
+    name, _, center = option.partition("=")
+    try:
+        if name == "via":
+            return unparse(*parse(there)), unparse(*parse(center))
+    except BadAddress:
+        pass
+    raise BadAddress(
+        f"{arguments.shown(address)} is not an address; a worker behind a center is written host:port?via=host:port, "
+        "for example maxi:40123?via=alice:8787"
+    )
+
+
 def _bad(address: object) -> BadAddress:
+    if isinstance(address, str) and "?" in address:
+        return BadAddress(
+            f"{arguments.shown(address)}: via= leads to a worker, and here belongs the address of a daemon that is "
+            "reached directly: host:port, for example 127.0.0.1:8787"
+        )
     return BadAddress(f"{arguments.shown(address)} is not an address; write host:port, for example 127.0.0.1:8787")
 
 

@@ -179,8 +179,24 @@ def _add_worker_options(parser: argparse.ArgumentParser) -> None:
         help="memory that one running task may have of its own, beside the values that it reads; with more it is "
         f"killed (default: {SETTINGS.task_memory_fraction:g} of the machine's; none: no limit)",
     )
-    parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--host",
+        type=_host,
+        help="address to listen on (default: 127.0.0.1 if the center is there, too; else the one that leads to the "
+        "center where there is TLS, or with --insecure-plaintext; else none, as with --via-center)",
+    )
     parser.add_argument("--port", type=_port, default=0, help="default: 0, which picks a free one")
+    parser.add_argument(
+        "--announce",
+        type=_host_elsewhere,
+        metavar="HOST",
+        help="the name or address under which others know this machine (default: where it listens)",
+    )
+    parser.add_argument(
+        "--via-center",
+        action="store_true",
+        help="nobody connects to this worker: whoever wants it is led there by the center, to which it dials back",
+    )
     parser.add_argument("--name", type=_name, help="a name for people; default: the address")
     parser.add_argument("--directory", type=_path, help="where large values are kept (default: in memory, /dev/shm)")
     parser.add_argument(
@@ -245,6 +261,11 @@ def _host(text: str) -> str:
 
 
 @_argument
+def _host_elsewhere(text: str) -> str:
+    return addresses.host("--announce", text)
+
+
+@_argument
 def _name(text: str) -> str:
     return checks.text("the name", text)
 
@@ -283,10 +304,6 @@ def _run_worker(arguments: argparse.Namespace) -> int:
         from distributed.wire.security import find_secret
         from distributed.worker.server import Worker
 
-        is_encrypted = find_secret().credential is not None
-        addresses.require_loopback(arguments.host, arguments.insecure_plaintext, is_encrypted)
-        if arguments.parent_fd is None:  # else the center was there before us
-            await ending.unless_ended(_reach(arguments.center))
         worker = Worker(
             arguments.center,
             arguments.host,
@@ -298,7 +315,12 @@ def _run_worker(arguments: argparse.Namespace) -> int:
             directory=arguments.directory,
             spill_directory=arguments.spill_directory,
             insecure_plaintext=arguments.insecure_plaintext,
+            announce=arguments.announce,
+            via_center=arguments.via_center,
         )
+        worker.place.check(find_secret().credential is not None)
+        if arguments.parent_fd is None:  # else the center was there before us
+            await ending.unless_ended(_reach(arguments.center))
         await ending.start(worker)
         ending.say_ready(_worker_lines(worker, arguments.center), address=worker.address)
         return worker
@@ -374,7 +396,7 @@ def _worker_lines(worker: Any, center: str) -> list[str]:
     beyond = f"what does not fit goes to {spill}" if spill else "nothing beyond that: there is no --spill-directory"
     return [
         f"Worker at {worker.address}",
-        f"  center   {center}",
+        f"  center   {center}" + (", which leads everyone here" if member.relayed else ""),
         f"  cores    {member.ncores}",
         f"  memory   {format_bytes(member.memory_limit)} for values, in {member.directory}; {beyond}",
         f"  secret   {secret_path()}",

@@ -238,6 +238,21 @@ class Connection:
         if not self.is_closed:
             self._finish("closed on this side")
 
+    def detach(self) -> socket.socket | None:
+        """The socket, which carries no messages any more and is the caller's; `on_close` is not called.
+
+        None, and nothing has changed, if something is still to be sent, or came already that is no message.
+        """
+        sock = self._sock
+        self.flush()
+        if sock is None or self.is_closed or self._outgoing or self._decoder.pending_bytes:
+            return None
+        self._loop.remove_reader(sock)
+        self._loop.remove_writer(sock)
+        self._sock, self.is_closed, self._reason = None, True, "it carries something else now"
+        self.on_message, self.on_close = _ignore, _ignore
+        return sock
+
     def _finish(self, reason: str) -> None:
         """Nothing is received any more, and nothing more will be sent than what waits, if the peer takes it."""
         self.is_closed, self._reason = True, reason

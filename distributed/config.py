@@ -29,6 +29,13 @@ class Settings:
     connection_close_s: float = 2.0  # a peer that reads nothing holds up the end of its connection no longer
     reconnect_interval_s: float = 0.5
     bulk_connections_max: int = 128  # of one worker, a thread each; one more closes the one idle for longest
+    direct_connect_s: float = 3.0  # who does not answer so soon, and may be reached through the center, is reached so
+    direct_again_s: float = 60.0  # and no direct way is tried before this time is over
+    dial_back_s: float = 10.0  # a worker that was asked to dial back to the center does so within this time
+    spliced_connections_max: int = (
+        4096  # through one center; each takes two descriptors, all of them a third of what it has
+    )
+    spliced_bytes_max: int = 64 * KIB  # under way in the center in each direction of one of them
     keys_per_request_max: int = 256  # each large value is an open file at the holder while it answers
     silent_worker_s: float = 30.0  # a center's or worker's machine that answers nothing, not even probes, is gone
 

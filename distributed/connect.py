@@ -6,9 +6,10 @@ It knows nothing of frames and messages.
 
 from __future__ import annotations
 
+import math
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed import address as addresses
 from distributed.config import SETTINGS
@@ -30,26 +31,54 @@ def connect_blocking(
     secret: Secret,
     unix: str = "",
     timeout_s: float | None = None,
+    tcp_timeout_s: float = math.inf,
     expects: str = "",
     incarnation: str = "",
 ) -> socket.socket:
     """An authenticated blocking socket of this kind ('control' or 'bulk'), without a timeout.
 
     Over the Unix socket `unix` if it answers, else over TCP. `expects` is the role of who should answer, and
-    `incarnation` the worker's; empty: whoever does. Raises `ConnectionFailed` or one of its kind.
+    `incarnation` the worker's; empty: whoever does. `tcp_timeout_s` is how long the machine there may take to answer;
+    whoever listens on it has all of `timeout_s`. Raises `ConnectionFailed` or one of its kind.
     """
     timeout_s = SETTINGS.connect_timeout_s if timeout_s is None else timeout_s
-    deadline = time.monotonic() + timeout_s
-    sock = _connect_unix(unix, timeout_s) or _connect_tcp(address, deadline, timeout_s)
+    began = time.monotonic()
+    sock = connect_unix(unix, timeout_s) or _connect_tcp(address, began, min(timeout_s, tcp_timeout_s))
+    who = Meant(address, expects, incarnation, place_of(sock.getpeername()))
+    return open_over(sock, who, kind=kind, role=role, secret=secret, timeout_s=timeout_s, began=began)
+
+
+class Meant(NamedTuple):
+    """Who should answer, as far as that is known; what is empty is not compared. `address` is for people."""
+
+    address: str
+    role: str = ""
+    incarnation: str = ""
+    place: str = ""
+
+
+def open_over(
+    sock: socket.socket,
+    meant: Meant,
+    *,
+    kind: str,
+    role: str,
+    secret: Secret,
+    timeout_s: float = SETTINGS.connect_timeout_s,
+    began: float | None = None,
+) -> socket.socket:
+    """The authenticated socket that becomes of a connected one, which is closed if it comes to nothing."""
+    deadline = (time.monotonic() if began is None else began) + timeout_s
     try:
-        means = Itself(place_of(sock.getpeername()), incarnation)
+        means = Itself(meant.place, meant.incarnation)
         if secret.credential is not None and sock.family != socket.AF_UNIX:
             sock = _encrypt(sock, secret.credential, deadline)
-        _authenticate(sock, ClientHandshake(secret, role, kind, address, expects=expects, means=means), deadline)
+        handshake = ClientHandshake(secret, role, kind, meant.address, expects=meant.role, means=means)
+        _authenticate(sock, handshake, deadline)
         sock.settimeout(None)
     except OSError as error:
         sock.close()
-        raise failed(error, address, timeout_s) from error
+        raise failed(error, meant.address, timeout_s) from error
     except BaseException:
         sock.close()
         raise
@@ -75,7 +104,7 @@ def _encrypt(sock: socket.socket, credential: Credential, deadline: float) -> so
     return encrypted
 
 
-def _connect_unix(path: str, timeout_s: float) -> socket.socket | None:
+def connect_unix(path: str, timeout_s: float) -> socket.socket | None:
     """Connected to a Unix socket, if there is such a path on this machine and somebody listens there."""
     if not path:
         return None
@@ -89,8 +118,9 @@ def _connect_unix(path: str, timeout_s: float) -> socket.socket | None:
     return sock
 
 
-def _connect_tcp(address: str, deadline: float, timeout_s: float) -> socket.socket:
+def _connect_tcp(address: str, began: float, timeout_s: float) -> socket.socket:
     host, port = addresses.parse(address)
+    deadline = began + timeout_s
     last: OSError | None = None
     try:
         for family, type_, protocol, _, target in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -123,14 +153,15 @@ def _authenticate(sock: socket.socket, handshake: ClientHandshake, deadline: flo
     sock.sendall(handshake.start())
     while handshake.wanted:
         sock.settimeout(_left(deadline))
-        answer = handshake.receive(_receive_exactly(sock, handshake.wanted, deadline))
+        answer = handshake.receive(receive_exactly(sock, handshake.wanted, deadline))
         if answer:
             sock.sendall(answer)
     if handshake.failure is not None:
         raise handshake.failure
 
 
-def _receive_exactly(sock: socket.socket, nbytes: int, deadline: float) -> bytes:
+def receive_exactly(sock: socket.socket, nbytes: int, deadline: float) -> bytes:
+    """So many bytes, and none more."""
     data = b""
     while len(data) < nbytes:
         sock.settimeout(_left(deadline))

@@ -31,7 +31,7 @@ logger = logging.getLogger("distributed.comm")
 LISTEN_BACKLOG = 1024
 ACCEPTED_AT_ONCE_MAX = 64  # connections taken from the listen queue in one turn of the loop
 ACCEPT_PAUSE_S = 0.1  # when the process has no descriptors left
-HANDSHAKES_PART = 1 / 3  # of the descriptors that this process may have; the others are for those who proved themselves
+DESCRIPTORS_PART = 1 / 3  # of those that this process may have: no one purpose takes more
 
 
 class Listener:
@@ -160,9 +160,16 @@ class Listener:
                 oldest = next(iter(self._handshakes))
                 del self._handshakes[oldest]
                 oldest.cancel("too many handshakes are under way, and this is the oldest")
-            task = self._loop.create_task(self._admit(sock, peer))
-            self._handshakes[task] = None
-            task.add_done_callback(functools.partial(self._forget, sock))
+            self._greet(sock, peer, own_place(sock.getsockname()))
+
+    def take(self, sock: socket.socket, peer: str) -> None:
+        """Somebody begins to open a connection at the other end of this socket, which was made for that elsewhere."""
+        self._greet(sock, peer, "")
+
+    def _greet(self, sock: socket.socket, peer: str, place: str) -> None:
+        task = self._loop.create_task(self._admit(sock, peer, place))
+        self._handshakes[task] = None
+        task.add_done_callback(functools.partial(self._forget, sock))
 
     def _forget(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
         self._handshakes.pop(task, None)
@@ -178,12 +185,12 @@ class Listener:
             next(iter(self._handshakes)).cancel("no descriptors are left")
         self._resume = self._loop.call_later(ACCEPT_PAUSE_S, self._watch)
 
-    async def _admit(self, sock: socket.socket, peer: str) -> None:
+    async def _admit(self, sock: socket.socket, peer: str, place: str) -> None:
         """Authenticate one peer and hand it over; whatever fails closes this socket, with one line in the log."""
         timeout_s = SETTINGS.handshake_timeout_s
         try:
             is_encrypted = speaks_tls(sock, self._secret)
-            itself = Itself("" if is_encrypted else own_place(sock.getsockname()), self._incarnation)
+            itself = Itself("" if is_encrypted else place, self._incarnation)
             handshake = ServerHandshake(self._secret, self._role, peer, itself=itself)
             sock.setblocking(False)
             tune(sock, timeout_s)
@@ -217,7 +224,12 @@ class Listener:
 
 def _handshakes_max() -> int:
     """How many may be under way: so many that strangers never hold the last descriptors of this process."""
+    return within_descriptors(SETTINGS.handshakes_under_way_max, 1)
+
+
+def within_descriptors(most: int, each: int) -> int:
+    """So many, unless they would take more than their part of this process's descriptors."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
-        return SETTINGS.handshakes_under_way_max
-    return max(1, min(SETTINGS.handshakes_under_way_max, int(descriptors * HANDSHAKES_PART)))
+        return most
+    return max(1, min(most, int(descriptors * DESCRIPTORS_PART / each)))

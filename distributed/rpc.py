@@ -23,8 +23,9 @@ from distributed import address as addresses
 from distributed import arguments
 from distributed.bulk import BulkClient
 from distributed.config import SETTINGS
-from distributed.connect import connect_blocking, explain
+from distributed.connect import Meant, connect_blocking, explain
 from distributed.errors import ConnectionFailed, ProtocolError, by_name
+from distributed.relay import Roads, through_center
 from distributed.wire import frames
 from distributed.wire.codec import decode, encode_header
 from distributed.wire.messages import REGISTRY, Message, Refusal, Reply
@@ -44,7 +45,7 @@ def rpc(
     Parameters
     ----------
     address
-        ``host:port``.
+        ``host:port``; or ``host:port?via=host:port`` of a worker that only the center reaches, behind ``via=``.
     asynchronous
         Whether calls return awaitables. Nothing is guessed from a running event loop: in a notebook, too, plain calls
         block and return their result.
@@ -61,7 +62,7 @@ def rpc(
         rpc('127.0.0.1:8788').update_data(data={'x': 1})
         await rpc('127.0.0.1:8787', asynchronous=True).who_has(keys=['x'])
     """
-    addresses.parse(address)
+    addresses.split_via(address)
     arguments.truth("asynchronous", asynchronous)
     timeout_s = SETTINGS.connect_timeout_s if timeout_s is None else arguments.positive("timeout_s", timeout_s)
     if secret is not None and not isinstance(secret, Secret):
@@ -136,7 +137,8 @@ class _Line:
         self._lock = threading.Lock()
         self._decoder = frames.Decoder()
         self._requests = itertools.count(1)
-        self._bulk = BulkClient(address, "", secret, "hand")
+        self._there, self._via = addresses.split_via(address)
+        self._bulk = BulkClient(self._there, "", Roads(self._via, "hand", secret), relayed=bool(self._via))
 
     def ask(self, operation: str, *args: Any, **fields: Any) -> Any:
         """Send one request and wait for its answer."""
@@ -203,10 +205,15 @@ class _Line:
         if self._sock is not None and _was_closed(self._sock):
             self._hang_up()
         if self._sock is None:
-            self._sock = connect_blocking(
-                self.address, kind="control", role="hand", secret=self._secret, timeout_s=self._timeout_s
-            )
+            self._sock = self._connect()
         return self._send_and_receive(self._sock, data, request, patience_s)
+
+    def _connect(self) -> socket.socket:
+        if self._via:
+            return through_center(self._via, Meant(self._there), kind="control", role="hand", secret=self._secret)
+        return connect_blocking(
+            self._there, kind="control", role="hand", secret=self._secret, timeout_s=self._timeout_s
+        )
 
     def _send_and_receive(self, sock: socket.socket, data: bytes, request: int, patience_s: float) -> Reply | Refusal:
         sock.settimeout(patience_s)

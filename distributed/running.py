@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
+CENTER = "DISTRIBUTED_CENTER"  # in an executor's environment: the center's address, as its worker knows it
+
 
 class Running:
     """One attempt of a task, as its executor runs it."""

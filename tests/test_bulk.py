@@ -23,6 +23,7 @@ from distributed.config import SETTINGS
 from distributed.connect import tune
 from distributed.errors import ConnectionFailed, DistributedError, ProtocolError, StoreFull
 from distributed.pieces import may_be_filled_again
+from distributed.relay import Roads
 from distributed.wire.messages import GetData, NeedRoom, Ping, Refusal, Room, UpdateData, Values
 from distributed.wire.security import Secret, ServerHandshake
 from distributed.wire.values import pack, reduce_handle, unpack
@@ -128,7 +129,7 @@ def holder(store: DirectoryStore, secret: Secret) -> Iterator[Holder]:
 
 @pytest.fixture
 def client(holder: Holder, secret: Secret) -> Iterator[BulkClient]:
-    client = BulkClient(holder.address, "", secret, "pool")
+    client = BulkClient(holder.address, "", Roads("", "pool", secret))
     yield client
     client.close()
 
@@ -418,7 +419,9 @@ def test_a_connection_that_was_closed_while_idle_is_opened_again(store, holder, 
 
 def test_too_many_connections_close_the_one_idle_for_longest(store, holder, secret):
     store.hold("x", b"abc")
-    clients = [BulkClient(holder.address, "", secret, "pool") for _ in range(holder.bulk._connections_max + 3)]
+    clients = [
+        BulkClient(holder.address, "", Roads("", "pool", secret)) for _ in range(holder.bulk._connections_max + 3)
+    ]
     for _ in range(2):
         assert [client.fetch(["x"], [0])[0].data for client in clients] == [b"abc"] * len(clients)
     for client in clients:
@@ -429,7 +432,7 @@ def test_nobody_there_is_a_failed_connection(secret):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     with pytest.raises(ConnectionFailed, match=f"127.0.0.1:{port}: nobody listens there"):
-        BulkClient(f"127.0.0.1:{port}", "", secret, "pool").fetch(["x"], [0])
+        BulkClient(f"127.0.0.1:{port}", "", Roads("", "pool", secret)).fetch(["x"], [0])
 
 
 def test_a_holder_that_ends_is_a_failed_connection(holder, client):

@@ -29,6 +29,7 @@ from distributed.connect import connect_blocking
 from distributed.errors import AuthenticationFailed, ConnectionFailed, WrongPeer
 from distributed.listen import Listener
 from distributed.loop import new_loop
+from distributed.relay import Roads
 from distributed.wire import frames
 from distributed.wire.codec import encode_header
 from distributed.wire.credential import Credential, new_pem
@@ -241,7 +242,7 @@ def test_values_arrive_in_both_directions_and_the_kernel_is_given_no_plain_byte(
     monkeypatch.setattr(os, "sendfile", refuse)
     monkeypatch.setattr(os, "splice", refuse, raising=False)
     values = {"small": b"abc", "middle": content(SETTINGS.inline_bytes_max + 1), "large": content(LARGE), "empty": b""}
-    client = BulkClient(daemon.address, "", secret, "pool")
+    client = BulkClient(daemon.address, "", Roads("", "pool", secret))
     for _ in range(2):
         client.put("", {key: pack(value) for key, value in values.items()})
         fetched = client.fetch(list(values), [0] * len(values))
@@ -261,7 +262,7 @@ def test_what_the_other_side_of_a_bulk_connection_idles_it_stays(daemon, store, 
     monkeypatch.setattr(
         EncryptedStream, "_limit_silence", lambda stream: stream.sock.settimeout(0.05)
     )  # as if it had been idle for the whole lease
-    client = BulkClient(daemon.address, "", secret, "pool")
+    client = BulkClient(daemon.address, "", Roads("", "pool", secret))
     assert client.fetch(["x"], [0])[0].data == b"abc"
     stream = client._stream
     threading.Event().wait(0.2)
@@ -537,7 +538,7 @@ def test_another_certificate_that_the_trusted_one_has_signed_is_another(daemon, 
 def test_nobody_on_the_wire_reads_what_is_said(daemon, wire, store, secret):
     store.hold("x", MARK * 10_000)
     assert answered(wire.address, secret, WhoHas([MARK.decode()]), Ping()) == [[MARK.decode()], "pong"]
-    client = BulkClient(wire.address, "", secret, "pool")
+    client = BulkClient(wire.address, "", Roads("", "pool", secret))
     assert bytes(client.fetch(["x"], [0])[0].data) == MARK * 10_000
     client.put("", {"y": pack(MARK * 10_000)})
     client.close()
@@ -621,7 +622,7 @@ def test_without_tls_a_tunnel_with_another_port_is_refused(tmp_path):
 @pytest.mark.parametrize("way", ["to the client", "to the worker"])
 def test_a_transfer_that_is_cut_is_a_failed_connection_and_gives_back_its_room(daemon, wire, store, secret, way):
     store.hold("x", content(50_000_000))
-    client = BulkClient(wire.address, "", secret, "pool")
+    client = BulkClient(wire.address, "", Roads("", "pool", secret))
     client.fetch(["nothing"], [0])
     is_half_way = threading.Event()
     passed = {True: 0, False: 0}

@@ -13,11 +13,11 @@ from typing import Any
 from distributed.bulk.encrypted import stream_over
 from distributed.bulk.stream import Stream
 from distributed.config import SETTINGS
-from distributed.connect import connect_blocking, explain, tune
+from distributed.connect import explain, tune
 from distributed.errors import ConnectionFailed, ProtocolError, StoreFull, by_name
 from distributed.pieces import fill_file, open_to_write
+from distributed.relay import Roads
 from distributed.wire.messages import GetData, Message, NeedRoom, Refusal, Reply, Room, UpdateData, Values
-from distributed.wire.security import Secret
 from distributed.wire.values import Packed
 
 ReceiveInto = Callable[[int], "str | memoryview"]
@@ -51,10 +51,10 @@ class BulkClient:
     the room it had reserved for the old one.
     """
 
-    def __init__(self, address: str, unix: str, secret: Secret, role: str, incarnation: str = "") -> None:
+    def __init__(self, address: str, unix: str, roads: Roads, incarnation: str = "", relayed: bool = False) -> None:
         self._stream: Stream | None = None
-        self.address, self.unix, self._secret, self._role = address, unix, secret, role
-        self.incarnation = incarnation
+        self.address, self.unix, self._roads = address, unix, roads
+        self.incarnation, self._relayed = incarnation, relayed
         self._is_answered = False
         self.is_aborted = False  # and of no use any more
 
@@ -116,17 +116,7 @@ class BulkClient:
     def _attempt(self, operation: Callable[[], Any]) -> Any:
         try:
             if self._stream is None:
-                self._stream = stream_over(
-                    connect_blocking(
-                        self.address,
-                        kind="bulk",
-                        role=self._role,
-                        secret=self._secret,
-                        unix=self.unix,
-                        expects="" if self._role == "hand" else "worker",
-                        incarnation=self.incarnation,
-                    )
-                )
+                self._stream = stream_over(self._connect())
             return operation()
         except OSError as error:
             self.close()
@@ -136,6 +126,11 @@ class BulkClient:
         except BaseException:
             self.close()
             raise
+
+    def _connect(self) -> socket.socket:
+        return self._roads.connect(
+            self.address, kind="bulk", unix=self.unix, incarnation=self.incarnation, relayed=self._relayed
+        )
 
     def _connected(self) -> Stream:
         if self._stream is None:

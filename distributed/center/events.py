@@ -32,11 +32,18 @@ class Told:
 
 
 @record
+class Parted:
+    """Two connections that were joined by `Join` have ended."""
+
+    splice: int
+
+
+@record
 class Tick:
     """A time that was asked for by `WakeAt` has come."""
 
 
-Event = Received | Disconnected | Told | Tick
+Event = Received | Disconnected | Told | Parted | Tick
 
 # ------------------------------------------------------------------------------------------------------- instructions
 
@@ -68,6 +75,22 @@ class Tell:
 
 
 @record
+class Join:
+    """Pass bytes on between two connections, which carry no messages any more; report `Parted` at the end."""
+
+    splice: int
+    one: int
+    other: int
+
+
+@record
+class Part:
+    """End what was joined."""
+
+    splice: int
+
+
+@record
 class WakeAt:
     """Report a `Tick` at this time. It replaces what was asked for before."""
 
@@ -94,4 +117,4 @@ class End:
     """End the center cleanly."""
 
 
-Instruction = Send | Broadcast | Tell | WakeAt | Close | Say | End
+Instruction = Send | Broadcast | Tell | Join | Part | WakeAt | Close | Say | End

@@ -5,6 +5,7 @@ what that says. It decides nothing, and knows of messages only how to carry them
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import socket
@@ -17,14 +18,19 @@ from distributed.center import events
 from distributed.center.state import CenterState
 from distributed.comm import Connection
 from distributed.config import SETTINGS
+from distributed.connect import tune
 from distributed.errors import DistributedError
-from distributed.listen import Listener
+from distributed.listen import Listener, within_descriptors
+from distributed.relay import below_tls
+from distributed.splicer import Splicer
 from distributed.version import installed
 from distributed.wire import codec
 from distributed.wire import messages as m
 from distributed.wire.security import Secret, credential_path, find_or_create_secret, secret_path
 
 log = logging.getLogger("distributed.center")
+
+SOCKETS_PER_SPLICE = 2
 
 
 class Center:
@@ -71,6 +77,7 @@ class Center:
         self._telling: set[asyncio.Task] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._listener: Listener | None = None
+        self._splicer: Splicer | None = None
         self._page: Any = None
         self._finished, self._closing = asyncio.Event(), asyncio.Event()
 
@@ -84,7 +91,9 @@ class Center:
         addresses.require_loopback(self.host, self.insecure_plaintext, secret.credential is not None)
         self._loop = asyncio.get_running_loop()
         about: dict[str, Any] = {"address": "", "pid": os.getpid(), "versions": installed()}
-        self.state = CenterState(started=self._loop.time(), about=about)
+        splices_max = within_descriptors(SETTINGS.spliced_connections_max, SOCKETS_PER_SPLICE)
+        settings = dataclasses.replace(SETTINGS, spliced_connections_max=splices_max)
+        self.state = CenterState(settings, started=self._loop.time(), about=about)
         self._listener = await Listener.start(self.host, self.port, "", secret, "center", self._connected, _refuse_bulk)
         self.address = about["address"] = self._listener.address
         if self.status_port is not None:
@@ -124,6 +133,8 @@ class Center:
         if self._listener is not None:
             await self._listener.close()
         self._finished.set()
+        if self._splicer is not None:
+            self._splicer.close()
         for task in self._telling:
             task.cancel()
         await asyncio.gather(*self._telling, return_exceptions=True)
@@ -178,6 +189,11 @@ class Center:
                 task = self._loop.create_task(self._tell(connections, message, token))
                 self._telling.add(task)
                 task.add_done_callback(self._telling.discard)
+            case events.Join(splice, one, other):
+                self._join(splice, one, other)
+            case events.Part(splice):
+                if self._splicer is not None:
+                    self._splicer.part(splice)
             case events.WakeAt(time):
                 if self._timer is not None:
                     self._timer.cancel()
@@ -199,6 +215,27 @@ class Center:
         if connection is not None:
             log.warning("closed the connection of %s: %s", connection.peer_address, reason)
             connection.close()
+
+    def _join(self, splice: int, *numbers: int) -> None:
+        """Hand the sockets of two connections to the splicer; one that is not ready for that ends with the other."""
+        connections = [self._connections.pop(number, None) for number in numbers]
+        detached = [connection.detach() for connection in connections if connection is not None]
+        socks = [below_tls(sock) for sock in detached if sock is not None]
+        if len(socks) != len(numbers):
+            for sock in socks:
+                sock.close()
+            for connection in filter(None, connections):
+                connection.close()
+            self._loop.call_soon(self._parted, splice)
+            return
+        if self._splicer is None:
+            self._splicer = Splicer(lambda number: self._loop.call_soon_threadsafe(self._parted, number))
+        tune(socks[1], SETTINGS.client_lease_s)  # the worker's, which may not read before it has made room
+        self._splicer.join(splice, *socks)
+
+    def _parted(self, splice: int) -> None:
+        if not self._finished.is_set():
+            self._handle(events.Parted(splice))
 
     async def _tell(self, numbers: list[int], message: m.Message, token: int) -> None:
         """Ask all of them; who is gone, refuses or is too slow has been told as well as it can be."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,9 @@ from distributed.center.events import (
     End,
     Event,
     Instruction,
+    Join,
+    Part,
+    Parted,
     Received,
     Say,
     Send,
@@ -43,12 +47,14 @@ from distributed.center.events import (
 from distributed.center.handover import Handover
 from distributed.center.handover import Told as ToBeTold
 from distributed.center.names import Names, Publication
+from distributed.center.splices import Asking, Splices
 from distributed.config import SETTINGS, Settings
 from distributed.key import owner_of
 from distributed.version import version_difference
 from distributed.wire import messages as m
 
 ALARMS_TO_SPARE = 64  # so many that are for nobody are not worth the trouble
+TOKEN_BYTES = 16
 
 
 @dataclasses.dataclass(slots=True)
@@ -72,7 +78,11 @@ class CenterState:
     """The center's mind. Read any attribute, change none: `handle` is the only door."""
 
     def __init__(
-        self, settings: Settings = SETTINGS, started: float = 0.0, about: dict[str, Any] | None = None
+        self,
+        settings: Settings = SETTINGS,
+        started: float = 0.0,
+        about: dict[str, Any] | None = None,
+        new_token: Callable[[], str] = lambda: secrets.token_hex(TOKEN_BYTES),
     ) -> None:
         self.settings, self.started = settings, started
         self.about = about if about is not None else {}  # what the shell adds to a status: address, versions
@@ -81,8 +91,9 @@ class CenterState:
         self.leases: dict[str, Lease] = {}
         self.names = Names(settings, self.directory, self._is_held, self._fate)
         self.borrowing = Borrowing(settings)
+        self.splices = Splices(settings, new_token)
         self._clients: dict[int, str] = {}  # by connection
-        self._alarms: list[tuple[float, str, Any]] = []  # heap of (time, 'lease', 'waiter' or 'name', which)
+        self._alarms: list[tuple[float, str, Any]] = []  # heap of (time, 'lease', 'waiter', 'name' or 'splice', which)
         self._woken_at = float("inf")
         self._now = started
         self._all_here_s = math.inf  # until then those who knew the center before may come back
@@ -99,12 +110,12 @@ class CenterState:
             self._disconnected(event.connection)
         elif isinstance(event, Told):
             self._out += self.names.told(event.token)
+        elif isinstance(event, Parted):
+            self.splices.part(event.splice)
         else:
             self._tick()
-        if (
-            len(self._alarms)
-            > 2 * (len(self.leases) + 2 * len(self.borrowing.waiters) + len(self.names.waiting)) + ALARMS_TO_SPARE
-        ):
+        many = len(self.leases) + 2 * len(self.borrowing.waiters) + len(self.names.waiting) + len(self.splices.asking)
+        if len(self._alarms) > 2 * many + ALARMS_TO_SPARE:
             self._clear_alarms()
         if self._alarms and self._alarms[0][0] < self._woken_at:
             self._woken_at = self._alarms[0][0]
@@ -114,6 +125,8 @@ class CenterState:
     def _received(self, event: Received) -> None:
         operation = _OPERATIONS.get(type(event.message))
         try:
+            if event.connection in self.splices.by_connection:
+                raise Refused("ProtocolError", f"{event.message.operation}: nothing follows a splice but its answer")
             if operation is None:
                 raise Refused("ProtocolError", f"the center has no operation {event.message.operation!r}")
             operation(self, event.message, event.connection, event.request)
@@ -149,6 +162,8 @@ class CenterState:
             return which in self.borrowing.waiters
         if kind == "name":
             return which in self.names.waiting
+        if kind == "splice":
+            return which in self.splices.asking
         lease = self.leases.get(which)
         return lease is not None and not lease.connection and lease.deadline == time
 
@@ -185,6 +200,7 @@ class CenterState:
             reason = "another worker started at its address"
             left = m.WorkerLeft(older.member.address, older.member.incarnation, reason)
             self._tell_all_but(connection, left)
+            self._refuse_splices_to(older.member)
 
     def _answer_with_members(self, connection: int, request: int) -> None:
         members = [registration.member for registration in self.directory.members.values()]
@@ -214,6 +230,7 @@ class CenterState:
         self._tell(self.handover.forget(member.address))
         self._tell_all_but(registration.connection, m.WorkerLeft(member.address, member.incarnation, reason))
         self._out.append(Say(f"worker {member.address} left: {reason}"))
+        self._refuse_splices_to(member)
 
     def _registration(self, connection: int, request: int) -> Registration | None:
         """Who reports; None for what still comes over the connection of an older registration."""
@@ -434,6 +451,47 @@ class CenterState:
                 answer[key] = holders
         self._reply(waiter.connection, waiter.request, answer)
 
+    # ------------------------------------------------------------------------------------------------- splices
+
+    def _splice(self, message: m.Splice, connection: int, request: int) -> None:
+        self._require_unused(connection, request)
+        registration = self.directory.members.get(message.address)
+        if registration is None:
+            raise Refused("ConnectionFailed", f"no worker of the address {message.address!r} is a member of the center")
+        if message.incarnation not in ("", registration.member.incarnation):
+            reason = "another worker is there than the one that was meant: has it been started again?"
+            raise Refused("WrongPeer", reason)
+        if self.splices.is_full():
+            most = self.settings.spliced_connections_max
+            reason = f"the center passes on {most} connections already, and takes no more (spliced_connections_max)"
+            raise Refused("ConnectionFailed", reason)
+        token = self.splices.ask(connection, request, registration.member.incarnation, self._now)
+        self._wake(self.splices.asking[token].deadline, "splice", token)
+        self._out.append(Send(registration.connection, m.DialBack(token)))
+
+    def _dialled_back(self, message: m.DialledBack, connection: int, request: int) -> None:
+        self._require_unused(connection, request)
+        joined = self.splices.join(message.token)
+        if joined is None:
+            raise Refused("ProtocolError", "dialled_back: nobody waits for this token")
+        number, asking = joined
+        self._reply(asking.connection, asking.request, asking.incarnation)
+        self._reply(connection, request, None)
+        self._out.append(Join(number, asking.connection, connection))
+
+    def _require_unused(self, connection: int, request: int) -> None:
+        """What is led elsewhere is nobody's connection to the center, and begins with one request."""
+        if connection in self._clients or connection in self.directory.by_connection or not request:
+            raise Refused("ProtocolError", "splice and dialled_back are the only request on a connection of their own")
+
+    def _refuse_splice(self, asking: Asking, reason: str) -> None:
+        refusal = m.Refusal("ConnectionFailed", reason)
+        self._out.append(Send(asking.connection, refusal, asking.request))
+
+    def _refuse_splices_to(self, member: m.Member) -> None:
+        for asking in self.splices.despair(member.incarnation):
+            self._refuse_splice(asking, "the worker is not a member of the center any more")
+
     # ------------------------------------------------------------------------------------------------- questions
 
     def _has_what(self, message: m.HasWhat, connection: int, request: int) -> None:
@@ -470,14 +528,17 @@ class CenterState:
             "keys": self.directory.count(),
             "nbytes": sum(registration.nbytes for registration in self.directory.members.values()),
             "waiting": len(self.borrowing.waiters),
+            "spliced": len(self.splices.joined),
         }
 
     # ------------------------------------------------------------------------------------------------- time and loss
 
     def _disconnected(self, connection: int) -> None:
         self.borrowing.forget_connection(connection)
+        self.splices.forget_connection(connection)
         registration = self.directory.by_connection.get(connection)
-        if registration is not None:
+        if registration is not None:  # perhaps without a word: what leads to its machine would end only much later
+            self._out += [Part(number) for number in self.splices.leading_to(registration.member.incarnation)]
             self._drop_worker(registration, "its connection broke")
         client = self._clients.pop(connection, None)
         if client is not None:
@@ -494,6 +555,11 @@ class CenterState:
                     self._end_lease(which)
             elif kind == "name":
                 self._out += self.names.give_up(which, self._now)
+            elif kind == "splice":
+                asking = self.splices.give_up(which, self._now)
+                if asking is not None:
+                    patience_s = self.settings.dial_back_s
+                    self._refuse_splice(asking, f"the worker did not dial back to the center within {patience_s:g} s")
             else:
                 waiter = self.borrowing.give_up(which, self._now)
                 if waiter is not None:
@@ -506,6 +572,7 @@ class CenterState:
         self.directory.check()
         self.handover.check()
         self.borrowing.check()
+        self.splices.check()
         alarms = {which for _, kind, which in self._alarms if kind == "lease"}
         for connection, client in self._clients.items():
             assert self.leases[client].connection == connection
@@ -539,6 +606,8 @@ _OPERATIONS: dict[type[m.Message], Callable[..., None]] = {
     m.Export: CenterState._export,
     m.Withdraw: CenterState._withdraw,
     m.WhoHas: CenterState._who_has,
+    m.Splice: CenterState._splice,
+    m.DialledBack: CenterState._dialled_back,
     m.HasWhat: CenterState._has_what,
     m.Ncores: CenterState._ncores,
     m.Ping: CenterState._ping,

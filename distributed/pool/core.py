@@ -46,7 +46,7 @@ class Core:
         self.client = os.urandom(6).hex()
         self.state = PoolState(now=time.monotonic())
         self.driver = Driver(self.state, center, self.client, secret)
-        self.transfer = Transfer(self.client, secret)
+        self.transfer = Transfer(self.client, self.driver.dialler.roads)
         self.lent: dict[str, Task] = {}  # tasks whose handle was pickled for others, until released
         self.is_forked = False
         self._numbers = itertools.count(1)

@@ -13,6 +13,7 @@ from typing import Any
 from distributed.config import SETTINGS
 from distributed.connect import connect_blocking
 from distributed.errors import DistributedError
+from distributed.relay import Roads
 from distributed.wire.messages import Member
 
 logger = logging.getLogger("distributed.pool")
@@ -32,6 +33,7 @@ class Dialler:
 
     def __init__(self, center: str, secret: Any, report: Callable[[Dialled], None]) -> None:
         self.center, self.secret = center, secret
+        self.roads = Roads(center, "pool", secret)
         self.why_over: Callable[[], str] = lambda: ""  # why there will never be a center there again, if that is known
         self._report = report
         self._closing = threading.Event()
@@ -39,18 +41,9 @@ class Dialler:
         self._backlog: deque[Callable[[], None]] = deque()
         self._threads = 0  # daemon threads, not an executor's: a program may end while one of them still tries
 
-    def dial(self, address: str, unix: str = "", expects: str = "center", incarnation: str = "") -> socket.socket:
-        """Connect, blocking."""
-        return connect_blocking(
-            address,
-            kind="control",
-            role="pool",
-            secret=self.secret,
-            unix=unix,
-            timeout_s=SETTINGS.connect_timeout_s,
-            expects=expects,
-            incarnation=incarnation,
-        )
+    def dial(self) -> socket.socket:
+        """Connect to the center, blocking."""
+        return connect_blocking(self.center, kind="control", role="pool", secret=self.secret, expects="center")
 
     def reach_worker(self, member: Member) -> None:
         """Try once."""
@@ -84,10 +77,19 @@ class Dialler:
 
     def _try_worker(self, member: Member) -> None:
         try:
-            dialled = Dialled(member, self.dial(member.address, member.unix, "worker", member.incarnation))
+            dialled = Dialled(member, self._connect(member))
         except (DistributedError, OSError, ValueError) as error:
             dialled = Dialled(member, None, str(error))
         self._hand_over(dialled)
+
+    def _connect(self, member: Member) -> socket.socket:
+        return self.roads.connect(
+            member.address,
+            kind="control",
+            unix=member.unix,
+            incarnation=member.incarnation,
+            relayed=member.relayed,
+        )
 
     def _try_center(self, after_s: float) -> None:
         self._closing.wait(after_s)
@@ -96,7 +98,7 @@ class Dialler:
                 self._hand_over(Dialled(None, None, reason))
                 return
             try:
-                dialled = Dialled(None, self.dial(self.center))
+                dialled = Dialled(None, self.dial())
             except (DistributedError, OSError, ValueError):
                 self._closing.wait(SETTINGS.reconnect_interval_s)
             else:

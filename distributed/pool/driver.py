@@ -148,7 +148,7 @@ class Driver:
     def start(self) -> None:
         """Register with the center, then let the thread take over. Raises `ConnectionFailed` and its kind."""
         try:
-            self._adopt(Dialled(None, self.dialler.dial(self.center_address)))
+            self._adopt(Dialled(None, self.dialler.dial()))
         except BaseException:
             self.abandon()
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from distributed.pool.remote import RemoteData
 from distributed.pool.tasks import DONE, FAILED, Kind, Options, Task
 from distributed.pool.transfer import Transfer
 from distributed.pool.view import WorkerView
+from distributed.relay import Roads
 from distributed.running import Door, Running
 from distributed.wire.messages import (
     AdoptInner,
@@ -139,7 +141,8 @@ class InnerCore(Core):
     def transfer(self) -> Transfer:  # type: ignore[override]
         """Connections to workers, for what is large; kept for the next task."""
         if self.client not in _transfers:
-            _transfers[self.client] = Transfer(self.client, find_secret())
+            center = os.environ.get(running.CENTER, "")
+            _transfers[self.client] = Transfer(self.client, Roads(center, "pool", find_secret()))
         return _transfers[self.client]
 
     def new_key(self, name: str = "") -> str:

@@ -15,8 +15,8 @@ from typing import Any
 from distributed.bulk import BulkClient
 from distributed.pieces import open_to_read
 from distributed.pool.buffers import Buffers
+from distributed.relay import Roads
 from distributed.wire.messages import Member
-from distributed.wire.security import Secret
 from distributed.wire.values import Packed
 
 IDLE_CONNECTIONS_MAX = 4  # to one worker; a thread that finds none makes one
@@ -25,8 +25,8 @@ IDLE_CONNECTIONS_MAX = 4  # to one worker; a thread that finds none makes one
 class Transfer:
     """Bulk connections of one pool: kept when idle, one request at a time on each."""
 
-    def __init__(self, client: str, secret: Secret) -> None:
-        self.client, self.secret = client, secret
+    def __init__(self, client: str, roads: Roads) -> None:
+        self.client, self._roads = client, roads
         self.bytes_sent = self.bytes_received = 0  # of values, over sockets
         self._idle: dict[str, list[BulkClient]] = {}  # by incarnation
         self._busy: dict[int, BulkClient] = {}  # by thread
@@ -87,7 +87,7 @@ class Transfer:
         return values
 
     def _client_of(self, member: Member) -> BulkClient:
-        return BulkClient(member.address, member.unix, self.secret, "pool", member.incarnation)
+        return BulkClient(member.address, member.unix, self._roads, member.incarnation, member.relayed)
 
     @contextlib.contextmanager
     def _connection(self, member: Member) -> Iterator[BulkClient]:

@@ -46,6 +46,7 @@ class Member:
     directory: str = ""  # its store; whoever can open the nonce file in it is on the same machine
     pid: int = 0
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    relayed: bool = False  # nobody connects to its address: everyone reaches it through the center (see `Splice`)
 
 
 # ---------------------------------------------------------------------------------------------- everyone to everyone
@@ -107,7 +108,30 @@ class Ncores(Message):
     """How many cores has each worker? Reply: ``{address: ncores}``."""
 
 
+@record
+class Splice(Message):
+    """Anyone to center, alone on its connection: I cannot reach the worker at `address`, lead this connection to it.
+
+    Reply: the worker's incarnation, when the worker has dialled back. From there on the connection carries bytes
+    between the two, who begin with the opening of a connection as if it were direct. With an `incarnation` it is that
+    worker or none.
+    """
+
+    address: str
+    incarnation: str = ""
+
+
 # ------------------------------------------------------------------------------------------------- worker to center
+
+
+@record
+class DialledBack(Message):
+    """Worker to center, alone on its connection, after a `DialBack`: lead this connection to whoever asked for it.
+
+    Reply: None; what follows on the connection is between the two. Each token serves once.
+    """
+
+    token: str
 
 
 @record
@@ -189,6 +213,13 @@ class ReportLoad(Message):
 
 
 # ------------------------------------------------------------------------------------------------- center to worker
+
+
+@record
+class DialBack(Message):
+    """Center to worker: somebody who cannot reach you asked for you (`Splice`). Connect to me, and say this token."""
+
+    token: str
 
 
 @record

@@ -15,8 +15,8 @@ from distributed.bulk import BulkClient
 from distributed.bulk import Fetched as Value
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError, StoreFull, WrongPeer
+from distributed.relay import Roads
 from distributed.wire.messages import Member
-from distributed.wire.security import Secret
 from distributed.worker.events import Fetch, Fetched, FetchFailed
 from distributed.worker.files import NONCE, Files
 
@@ -31,8 +31,8 @@ class NoRoomHere(StoreFull):
 class Fetcher:
     """Fetches from peers. `members` maps the addresses that are known to what is known about them."""
 
-    def __init__(self, files: Files, secret: Secret, members: dict[str, Member]) -> None:
-        self._files, self._secret, self._members = files, secret, members
+    def __init__(self, files: Files, roads: Roads, members: dict[str, Member]) -> None:
+        self._files, self._roads, self._members = files, roads, members
         self._threads = ThreadPoolExecutor(SETTINGS.fetch_threads_max, thread_name_prefix="distributed-fetch")
         self._lock = threading.Lock()
         self._idle: dict[str, list[BulkClient]] = {}
@@ -162,8 +162,9 @@ class Fetcher:
 
     def _new_client(self, peer: str, member: Member | None) -> BulkClient:
         if member is None:
-            return BulkClient(peer, "", self._secret, "worker")
-        return BulkClient(peer, member.unix if _is_here(member) else "", self._secret, "worker", member.incarnation)
+            return BulkClient(peer, "", self._roads)
+        unix = member.unix if _is_here(member) else ""
+        return BulkClient(peer, unix, self._roads, member.incarnation, member.relayed)
 
     def _give_back(self, client: BulkClient) -> None:
         with self._lock:

@@ -24,16 +24,19 @@ from distributed.config import SETTINGS
 from distributed.connect import UNIX_PATH_BYTES_MAX
 from distributed.errors import DistributedError, ProtocolError
 from distributed.listen import Listener
+from distributed.relay import Roads
 from distributed.version import installed
 from distributed.wire import codec
 from distributed.wire import messages as m
 from distributed.wire.security import find_secret
 from distributed.worker import events
+from distributed.worker.callbacks import Callbacks
 from distributed.worker.doorway import Doorway
 from distributed.worker.errands import Errands, in_thread
 from distributed.worker.fetch import Fetcher
 from distributed.worker.files import Files
 from distributed.worker.launch import executor_environment
+from distributed.worker.place import LOOPBACK, Place
 from distributed.worker.state import WorkerState
 from distributed.worker.supervise import End, Supervisor
 
@@ -53,7 +56,8 @@ class Worker:
     center
         Address of the center to join.
     host, port
-        Where to listen; port 0 picks a free one.
+        Where to listen; port 0 picks a free one. Default: loopback if the center is there, too; else the address that
+        leads to the center, but only where what is said is encrypted, or may be read: else `via_center`.
     ncores
         How many tasks run at a time; default: all cores.
     memory_limit
@@ -68,6 +72,10 @@ class Worker:
         directory on disk, if there is one with room; ``'none'``: nowhere).
     insecure_plaintext
         Listen on other addresses than loopback, although nothing is encrypted.
+    announce
+        The name or address under which others know this machine; default: where it listens.
+    via_center
+        Nobody connects to this worker: it listens on loopback only, and whoever wants it is led there by the center.
 
     Examples
     --------
@@ -82,7 +90,7 @@ class Worker:
     def __init__(
         self,
         center: str,
-        host: str = "127.0.0.1",
+        host: str | None = None,
         port: int = 0,
         ncores: int | None = None,
         memory_limit: int | None = None,
@@ -91,9 +99,17 @@ class Worker:
         directory: str | None = None,
         spill_directory: str | None = None,
         insecure_plaintext: bool = False,
+        announce: str | None = None,
+        via_center: bool = False,
     ) -> None:
         self.center = addresses.unparse(*addresses.parse(center))
-        self.host, self.port = arguments.text("host", host), arguments.port("port", port)
+        self.place = Place(
+            None if host is None else arguments.text("host", host),
+            arguments.port("port", port),
+            None if announce is None else addresses.host("announce", announce),
+            arguments.truth("via_center", via_center),
+            arguments.truth("insecure_plaintext", insecure_plaintext),
+        )
         most = SETTINGS.executors_max
         self.ncores = machine.cores() if ncores is None else arguments.count("ncores", ncores, 1, most)
         self.memory_limit = None if memory_limit is None else arguments.count("memory_limit", memory_limit, 2)
@@ -103,7 +119,6 @@ class Worker:
         self.name = None if name is None else arguments.text("name", name)
         self.directory = None if directory is None else arguments.path("directory", directory)
         self.spill_directory = None if spill_directory is None else arguments.path("spill_directory", spill_directory)
-        self.insecure_plaintext = arguments.truth("insecure_plaintext", insecure_plaintext)
         self.address = ""
         self._members: dict[str, m.Member] = {}
         self._news: list[m.WorkerJoined | m.WorkerLeft] | None = None  # while we wait for the answer to `Register`
@@ -141,7 +156,7 @@ class Worker:
     async def start(self) -> None:
         """Listen, start executors, and join the cluster; afterwards `address` and `member` are known."""
         self._secret = find_secret()
-        addresses.require_loopback(self.host, self.insecure_plaintext, self._secret.credential is not None)
+        self.place = self.place.settled(self.center, self._secret.credential is not None)
         try:
             await self._start()
         except BaseException:
@@ -158,7 +173,8 @@ class Worker:
         self._doorway = Doorway(self.state.store, self._on)
         self._bulk = BulkServer(self._doorway)
         self._closers.append(self._close_bulk)
-        self._errands = Errands(self._files, Fetcher(self._files, self._secret, self._members), self._on)
+        roads = Roads(self.center, "worker", self._secret)
+        self._errands = Errands(self._files, Fetcher(self._files, roads, self._members), self._on)
         self._closers.append(self._errands.close)
         connection = await self._connect()
         await starting
@@ -176,6 +192,7 @@ class Worker:
             self._on_executor_ended,
             self._on_output,
             executor_environment(self._secret),
+            center=self.center,
             directories=directories,
             task_memory_limit=self.task_memory_limit,
         )
@@ -194,8 +211,8 @@ class Worker:
         unix = unix if len(os.fsencode(unix)) <= UNIX_PATH_BYTES_MAX else ""
         incarnation = secrets.token_hex(8)
         self._listener = await Listener.start(
-            self.host,
-            self.port,
+            self.place.host or LOOPBACK,
+            self.place.port,
             unix,
             self._secret,
             "worker",
@@ -204,10 +221,9 @@ class Worker:
             incarnation,
         )
         self._closers.append(self._listener.close)
-        host, port = addresses.parse(self._listener.address)
-        if host in ("0.0.0.0", "::"):
-            host = machine.address_towards(self.center)
-        self.address = addresses.unparse(host, port)
+        self._callbacks = Callbacks(self.center, self._secret, self._listener.take)
+        self._closers.append(self._callbacks.close)
+        self.address = self.place.announced(self._listener.address, self.center)
         limit = self.memory_limit or int(SETTINGS.memory_fraction * machine.memory_bytes())
         self.member = m.Member(
             address=self.address,
@@ -219,6 +235,7 @@ class Worker:
             directory=self._files.directory,
             pid=os.getpid(),
             versions=installed(),
+            relayed=self.place.via_center,
         )
 
     @property
@@ -334,6 +351,8 @@ class Worker:
             self._members[message.member.address] = message.member
         elif isinstance(message, m.Members):
             self._know(message.members)
+        elif isinstance(message, m.DialBack):
+            self._callbacks.dial(message.token)
         elif isinstance(message, FROM_CENTER):
             if isinstance(message, m.WorkerLeft) and self._forget_member(message):
                 self._errands.forget(message.address)

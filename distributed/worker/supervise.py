@@ -24,6 +24,7 @@ import msgpack
 from distributed import offspring
 from distributed.config import SETTINGS
 from distributed.errors import StartFailed
+from distributed.running import CENTER
 from distributed.wire.messages import Message
 from distributed.worker.child import Child
 from distributed.worker.forkserver import GIVE_UP_TIME_S, PACKET_BYTES_MAX
@@ -69,8 +70,8 @@ class Supervisor:
     Callbacks run in the event loop: ``on_started(executor_id, pid)``, ``on_message(executor_id, message)``,
     ``on_output(executor_id, stream, text)``, which says whether it was shown, and, last and once for every `spawn`,
     ``on_ended(executor_id, End)``.
-    `environment` is added to that of the executors. `directories` are removed should this process die. An executor with
-    more than `task_memory_limit` bytes of its own is killed (0: none is).
+    `environment` is added to that of the executors, who are told where the `center` is. `directories` are removed
+    should this process die. An executor with more than `task_memory_limit` bytes of its own is killed (0: none is).
     """
 
     def __init__(
@@ -81,12 +82,13 @@ class Supervisor:
         on_output: Callable[[int, str, str], bool],
         environment: Mapping[str, str] | None = None,
         *,
+        center: str = "",
         directories: Sequence[str] = (),
         task_memory_limit: int = 0,
     ) -> None:
         self.on_started, self.on_message, self.on_ended, self.on_output = on_started, on_message, on_ended, on_output
         self.environment, self.directories = dict(environment or {}), list(directories)
-        self.task_memory_limit = task_memory_limit
+        self.center, self.task_memory_limit = center, task_memory_limit
         self.children: dict[int, Child] = {}
         self.is_stopping = self._is_started = False
         self._prepared: set[str] = set()  # modules that the fork server has imported for them
@@ -184,7 +186,7 @@ class Supervisor:
         self._ended.clear()
         settings = {
             "path": path,
-            "environment": {"PYTHONPATH": own_path},
+            "environment": {"PYTHONPATH": own_path, CENTER: self.center or None},
             "directories": self.directories,
             "limit_bytes": self.task_memory_limit,
         }

@@ -95,7 +95,11 @@ class Machines:
     def daemon(self, name: str, *arguments: str) -> tuple[Terminal, str]:
         """A center or worker there, and its address."""
         place = ["--host", self.addresses[name], "--insecure-plaintext"]
-        terminal = Terminal(*arguments, *place, prefix=apart(self.full[name]), **self._environment)
+        return self.start(name, *arguments, *place)
+
+    def start(self, name: str, *arguments: str) -> tuple[Terminal, str]:
+        """The same where it listens as it likes."""
+        terminal = Terminal(*arguments, prefix=apart(self.full[name]), **self._environment)
         self._stack.callback(terminal.kill)
         said = terminal.said()
         return terminal, said.get("Center") or said["Worker"]
@@ -133,3 +137,39 @@ def machines(*names: str, **environment: Any) -> Iterator[Machines]:
         pytest.skip(reason)
     with contextlib.ExitStack() as stack:
         yield Machines(stack, names, environment)
+
+
+class Islands(Machines):
+    """Machines that reach the hub and nobody else, each by a cable of its own, in a network that others lack."""
+
+    def __init__(self, stack: contextlib.ExitStack, names: tuple[str, ...], environment: dict[str, Any]) -> None:
+        self._stack, self._environment = stack, {name: str(value) for name, value in environment.items()}
+        self.full = {name: f"distributed-{os.getpid()}-{name}" for name in ("hub", *names)}
+        self.addresses, self.hubs = {"hub": "0.0.0.0"}, {"hub": "127.0.0.1"}
+        self._uplinks = dict.fromkeys(names, "uplink")
+        for name in self.full.values():
+            run("ip", "netns", "add", name)
+            stack.callback(run, "ip", "netns", "del", name)
+            run("ip", "-n", name, "link", "set", "lo", "up")
+        for number, name in enumerate(names, start=1):
+            self.hubs[name], self.addresses[name] = f"10.86.{number}.1", f"10.86.{number}.2"
+            self.ip("hub", "link", "add", f"to{number}", "type", "veth", "peer", "uplink", "netns", self.full[name])
+            for end, device, address in (
+                ("hub", f"to{number}", self.hubs[name]),
+                (name, "uplink", self.addresses[name]),
+            ):
+                self.ip(end, "address", "add", f"{address}/24", "dev", device)
+                self.ip(end, "link", "set", device, "up")
+
+    def center_from(self, name: str, center: str) -> str:
+        """The hub's center, as it is known on this machine."""
+        return f"{self.hubs[name]}:{center.rpartition(':')[2]}"
+
+
+@contextlib.contextmanager
+def islands(*names: str, **environment: Any) -> Iterator[Islands]:
+    """Islands with these names around the 'hub'. Skips the test where they cannot be made."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with contextlib.ExitStack() as stack:
+        yield Islands(stack, names, environment)

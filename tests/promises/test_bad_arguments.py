@@ -409,7 +409,7 @@ TAKES = {
     },
     "Worker": {
         "center": Wrong(of_worker("center"), NO_ADDRESSES, "host:port"),
-        "host": Wrong(of_worker("host"), WRONG_TEXTS),
+        "host": Wrong(of_worker("host"), OPTIONAL),
         "port": Wrong(of_worker("port"), [*NO_PORTS, (TypeError, None)]),
         "ncores": Wrong(of_worker("ncores"), [*FROM_ONE, *TOO_MANY]),
         "memory_limit": Wrong(of_worker("memory_limit"), FROM_ONE),
@@ -418,9 +418,16 @@ TAKES = {
         "directory": Wrong(of_worker("directory"), NO_PATHS),
         "spill_directory": Wrong(of_worker("spill_directory"), NO_PATHS),
         "insecure_plaintext": Wrong(of_worker("insecure_plaintext"), WRONG_TRUTHS),
+        "announce": Wrong(of_worker("announce"), [*OPTIONAL, *[(ValueError, x) for x in ("a b", "a:1", "x" * 300)]]),
+        "via_center": Wrong(of_worker("via_center"), WRONG_TRUTHS),
     },
     "rpc": {
-        "address": Wrong(lambda pool, x: rpc(x), NO_ADDRESSES, "host:port"),
+        "address": [
+            Wrong(lambda pool, x: rpc(x), NO_ADDRESSES, "host:port"),
+            Wrong(
+                lambda pool, x: rpc(f"a:1?via={x}"), [(BadAddress, x) for x in ("", "b", "b:x", "b:1?via=c:1")], "via"
+            ),
+        ],
         "asynchronous": Wrong(lambda pool, x: rpc("a:1", asynchronous=x), WRONG_TRUTHS),
         "timeout_s": Wrong(lambda pool, x: rpc("a:1", timeout_s=x), [*NO_TIMEOUTS, (ValueError, 0)]),
         "secret": Wrong(
@@ -597,6 +604,7 @@ COMMANDS = {
         "--task-memory-limit": NO_SIZE,
         "--host": NO_HOST,
         "--port": NO_PORT,
+        "--announce": NO_HOST,
         "--name": ["", "x" * 5000, "\udcff"],
         "--directory": NO_PATH,
         "--spill-directory": NO_PATH,
@@ -611,7 +619,18 @@ COMMANDS = {
     },
     "status": {"HOST:PORT": ["", "a:b", "a:99999", ":1", "[::1", "a b:1"]},
 }
-SWITCHES = {"--insecure-plaintext", "--tls", "--verbose", "--json", "--help", "--version", "-m", "SCRIPT", "ARGUMENT"}
+SWITCHES = {
+    "--insecure-plaintext",
+    "--tls",
+    "--verbose",
+    "--via-center",
+    "--json",
+    "--help",
+    "--version",
+    "-m",
+    "SCRIPT",
+    "ARGUMENT",
+}
 
 
 def run_command(name, *arguments):

@@ -16,6 +16,7 @@ import pytest
 
 from distributed import Pool
 from distributed.bulk import BulkClient
+from distributed.relay import Roads
 from distributed.wire.security import find_secret
 from tests.promises.observe import terminals
 
@@ -79,7 +80,7 @@ def test_an_array_that_is_asked_for_is_counted(pool_over_tcp):
     assert array.wait(20)
     (holder,) = array._task.holders
     before = crossed_bytes()
-    client = BulkClient(holder, "", find_secret(), "pool")
+    client = BulkClient(holder, "", Roads("", "pool", find_secret()))
     (found,) = client.fetch([array.key], [0])
     assert found.nbytes > 1 << 20
     assert crossed_bytes() - before > 1 << 20

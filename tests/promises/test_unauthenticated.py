@@ -458,11 +458,12 @@ def asked(daemons, name, role, *operations):
 FOR_REGISTERED_WORKERS = ["add_keys", "remove_keys", "report_load"]
 FOR_REGISTERED_CLIENTS = ["export", "withdraw"]
 FOR_ATTACHED_POOLS = ["compute", "define_function", "cancel", "recall"]
-FROM_THE_CENTER = ["owner_left", "pin", "unpin", "members", "worker_joined", "worker_left"]
+FROM_THE_CENTER = ["dial_back", "owner_left", "pin", "unpin", "members", "worker_joined", "worker_left"]
 FROM_EXECUTORS = ["outcomes", "need_room"]
 FROM_WORKERS = ["finished", "failed", "recalled", "evicted", "need_function", "output", "values", "room"]
 TO_EXECUTORS = ["run", "cancel_running"]
 ON_BULK = ["get_data", "update_data"]
+LED_ELSEWHERE = ["splice", "dialled_back"]  # by who is a member, and with a token that was given
 TO_THE_CENTER = ["register", "register_client", "publish", "look_up", "who_has", *FOR_REGISTERED_WORKERS]
 
 NOT_DONE_AT = {
@@ -470,6 +471,7 @@ NOT_DONE_AT = {
         *FOR_REGISTERED_WORKERS,
         *FOR_REGISTERED_CLIENTS,
         *FOR_ATTACHED_POOLS,
+        *LED_ELSEWHERE,
         "attach",
         "delete_data",
         *FROM_THE_CENTER,
@@ -480,6 +482,7 @@ NOT_DONE_AT = {
     ],
     "worker": [
         *TO_THE_CENTER,
+        *LED_ELSEWHERE,
         *FOR_REGISTERED_CLIENTS,
         *FOR_ATTACHED_POOLS,
         *FROM_THE_CENTER,

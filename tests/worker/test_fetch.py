@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from distributed.relay import Roads
 from distributed.wire.messages import Member
 from distributed.wire.security import Secret
 from distributed.worker import fetch as fetch_module
@@ -35,7 +36,7 @@ def fetching(daemon, tmp_path):
     """A fetcher that knows the worker as it was before."""
     files = Files(str(tmp_path))
     members = {daemon.address: Member(daemon.address, BEFORE, "bob", 1, 1 << 30)}
-    fetcher = Fetcher(files, SECRET, members)
+    fetcher = Fetcher(files, Roads("", "worker", SECRET), members)
     yield fetcher, members
     fetcher.close()
     files.close()

@@ -15,6 +15,7 @@ from distributed.center.server import Center
 from distributed.comm import connect
 from distributed.errors import BadAddress, ConnectionFailed, DistributedError, StoreFull
 from distributed.listen import Listener
+from distributed.relay import Roads
 from distributed.wire import messages as m
 from distributed.wire.functions import pack_function
 from distributed.wire.security import find_or_create_secret, find_secret
@@ -123,7 +124,7 @@ def run(scenario):
 
 async def in_bulk(worker, work):
     """Run `work(client)` with a bulk connection in a thread."""
-    client = BulkClient(worker.address, "", find_secret(), "pool")
+    client = BulkClient(worker.address, "", Roads("", "pool", find_secret()))
     try:
         return await asyncio.to_thread(work, client)
     finally:

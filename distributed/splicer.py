@@ -1,0 +1,175 @@
+"""Bytes between pairs of sockets, both ways, in a thread of their own: what the center passes on, it never looks at.
+
+A stream that is read slowly is read no faster from its other end: of each direction there is one piece in here at most,
+and the kernel's queues tell the writer to wait. In one turn no stream gets more than its share, and the event loop
+beside this thread is held up by none: while bytes are copied nobody holds the interpreter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from distributed.config import SETTINGS
+
+log = logging.getLogger("distributed.center")
+
+PIECES_PER_TURN = 4  # of one direction, before the others get their turn
+CLOSE_S = 1.0
+
+
+class _Flow:
+    """One direction: what comes out of `source` goes into `target`."""
+
+    __slots__ = ("is_over", "source", "target", "waiting")
+
+    def __init__(self, source: socket.socket, target: socket.socket) -> None:
+        self.source, self.target = source, target
+        self.waiting = memoryview(b"")  # read, and not taken by the target yet: until then nothing more is read
+        self.is_over = False  # the source said all, and the target has been told so
+
+    def move(self, scratch: memoryview) -> None:
+        """Pass on what is there, as far as the target takes it; `OSError` when either is gone."""
+        for _ in range(PIECES_PER_TURN):
+            try:
+                if not self.waiting:
+                    count = self.source.recv_into(scratch)
+                    if not count:
+                        self.is_over = True
+                        self.target.shutdown(socket.SHUT_WR)
+                        return
+                    self.waiting = scratch[:count]
+                while self.waiting:
+                    self.waiting = self.waiting[self.target.send(self.waiting) :]
+            except (BlockingIOError, InterruptedError):
+                break
+        self.waiting = memoryview(bytes(self.waiting))  # others need the scratch
+
+
+class _Splice:
+    """Two sockets, and both directions between them."""
+
+    def __init__(self, number: int, one: socket.socket, other: socket.socket) -> None:
+        self.number, self.socks = number, (one, other)
+        self.flows = (_Flow(one, other), _Flow(other, one))
+
+    def wanted(self, sock: socket.socket) -> int:
+        """What to wait for at one of its sockets."""
+        events = 0
+        for flow in self.flows:
+            if flow.source is sock and not flow.waiting and not flow.is_over:
+                events |= selectors.EVENT_READ
+            if flow.target is sock and flow.waiting:
+                events |= selectors.EVENT_WRITE
+        return events
+
+
+class Splicer:
+    """Joins sockets. `on_parted(number)` is called in its thread, once for each `join`, when both are closed."""
+
+    def __init__(self, on_parted: Callable[[int], object]) -> None:
+        self._on_parted = on_parted
+        self._splices: dict[int, _Splice] = {}
+        self._commands: deque[Callable[[], None]] = deque()
+        self._is_closed = False
+        self._scratch = memoryview(bytearray(SETTINGS.spliced_bytes_max))
+        self._selector = selectors.DefaultSelector()
+        self._bell, self._ringer = socket.socketpair()
+        for sock in (self._bell, self._ringer):
+            sock.setblocking(False)
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name="distributed-splicer", daemon=True)
+        self._thread.start()
+
+    def join(self, number: int, one: socket.socket, other: socket.socket) -> None:
+        """Pass bytes on between these two plain sockets, which are closed in here, until both have said all."""
+        splice = _Splice(number, one, other)
+        for sock in splice.socks:
+            sock.setblocking(False)
+        self._command(lambda: self._begin(splice))
+
+    def part(self, number: int) -> None:
+        """End a splice, whatever is on its way."""
+        self._command(lambda: self._end(self._splices.get(number)))
+
+    def close(self) -> None:
+        """End all of them, and the thread."""
+        self._command(self._finish)
+        self._thread.join(CLOSE_S)
+
+    # ------------------------------------------------------------------------------------------------- in the thread
+
+    def _command(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
+        with contextlib.suppress(OSError):  # it is full, so the thread will wake; or closed, so there is none
+            self._ringer.send(b"\0")
+
+    def _run(self) -> None:
+        while not self._is_closed:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    self._obey()
+                else:
+                    self._turn(key.data)
+        self._selector.close()
+        self._bell.close()
+        self._ringer.close()
+
+    def _obey(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._bell.recv(4096)
+        while self._commands:
+            self._commands.popleft()()
+
+    def _begin(self, splice: _Splice) -> None:
+        self._splices[splice.number] = splice
+        self._watch(splice)
+
+    def _turn(self, splice: _Splice) -> None:
+        """Whatever of it is ready."""
+        if splice.number not in self._splices:  # ended in this very turn
+            return
+        try:
+            for flow in splice.flows:
+                if not flow.is_over:
+                    flow.move(self._scratch)
+        except OSError as error:
+            log.debug("a connection through the center broke: %s", error)
+            self._end(splice)
+            return
+        if all(flow.is_over for flow in splice.flows):
+            self._end(splice)
+        else:
+            self._watch(splice)
+
+    def _watch(self, splice: _Splice) -> None:
+        for sock in splice.socks:
+            events, known = splice.wanted(sock), self._selector.get_map().get(sock)
+            if known is None:
+                if events:
+                    self._selector.register(sock, events, splice)
+            elif not events:  # the kernel would tell of its end again and again
+                self._selector.unregister(sock)
+            elif events != known.events:
+                self._selector.modify(sock, events, splice)
+
+    def _end(self, splice: Any) -> None:
+        if splice is None:
+            return
+        for sock in splice.socks:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(sock)
+            sock.close()
+        del self._splices[splice.number]
+        self._on_parted(splice.number)
+
+    def _finish(self) -> None:
+        for splice in list(self._splices.values()):
+            self._end(splice)
+        self._is_closed = True

@@ -1,0 +1,72 @@
+"""Where a worker listens, and under which address others know it: what was asked for, and what follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+
+from distributed import address as addresses
+from distributed import machine
+from distributed.errors import BadAddress
+
+LOOPBACK = "127.0.0.1"
+EVERYWHERE = ("0.0.0.0", "::")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker is, as told; `settled` fills in what was not.
+
+    >>> Place(None, 0, None, False, False).settled('127.0.0.1:8787', is_encrypted=False).host
+    '127.0.0.1'
+    >>> Place('127.0.0.1', 0, 'maxi', True, False).announced('127.0.0.1:40123', 'alice:8787')
+    'maxi:40123'
+    """
+
+    host: str | None
+    port: int
+    announce: str | None
+    via_center: bool
+    insecure_plaintext: bool
+
+    def check(self, is_encrypted: bool) -> None:
+        """Beyond loopback a worker listens only where that is safe, or somebody said that it may be read."""
+        if self.host is None:
+            return
+        if self.via_center and not addresses.is_loopback(self.host):
+            raise BadAddress(
+                f"nobody connects to a worker with via_center, so it need not listen on {self.host}: "
+                "leave out --host, or --via-center"
+            )
+        addresses.require_loopback(self.host, self.insecure_plaintext, is_encrypted)
+
+    def settled(self, center: str, is_encrypted: bool) -> Place:
+        """The same with a host to listen on, whatever was told."""
+        self.check(is_encrypted)
+        if self.host is not None:
+            return self
+        if self.via_center or addresses.is_loopback(addresses.parse(center)[0]):
+            return dataclasses.replace(self, host=LOOPBACK)
+        if is_encrypted or self.insecure_plaintext:
+            return dataclasses.replace(self, host=machine.address_towards(center))
+        return dataclasses.replace(self, host=LOOPBACK, via_center=True)
+
+    def announced(self, listening: str, center: str) -> str:
+        """The address of the worker that listens here."""
+        host, port = addresses.parse(listening)
+        if self.announce is not None:
+            host = self.announce
+        elif self.via_center:
+            host = _own_name()
+        elif host in EVERYWHERE:
+            host = machine.address_towards(center)
+        return addresses.unparse(host, port)
+
+
+def _own_name() -> str:
+    """This machine's name; loopback, which many have, would not tell it from others."""
+    name = socket.gethostname()
+    try:
+        return addresses.host("name", name)
+    except BadAddress:
+        return LOOPBACK
