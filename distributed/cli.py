@@ -18,7 +18,7 @@ from typing import Any
 
 from distributed import address as addresses
 from distributed import arguments as checks
-from distributed import machine
+from distributed import machine, resources
 from distributed.cluster.daemon import Ending, exit_code, run_daemon
 from distributed.config import SETTINGS
 from distributed.errors import ConnectionFailed
@@ -62,6 +62,8 @@ examples:
   dworker 127.0.0.1:8787 --task-memory-limit 2GiB
                                           a task that takes more is killed, and tried again twice
   dworker 127.0.0.1:8787 --ncores 4 --memory-limit 4GiB
+  dworker 127.0.0.1:8787 --resources gpu=2,license=1
+                                          for tasks that ask for them: pool.options(resources={'gpu': 1})
   dworker 127.0.0.1:8787 --memory-limit 0.25 --spill-directory /scratch
                                           a quarter of the memory; what does not fit goes to /scratch
   dworker 10.0.0.7:8787 --host 10.0.0.8   on another machine, with copies of the center's secret and
@@ -185,6 +187,12 @@ def _add_worker_options(parser: argparse.ArgumentParser) -> None:
         help="address to listen on (default: 127.0.0.1 if the center is there, too; else the one that leads to the "
         "center where there is TLS, or with --insecure-plaintext; else none, as with --via-center)",
     )
+    parser.add_argument(
+        "--resources",
+        type=_resources,
+        metavar="NAME=NUMBER,...",
+        help="what tasks may ask for beside a core, and how much of it is here: gpu=2,license=1",
+    )
     parser.add_argument("--port", type=_port, default=0, help="default: 0, which picks a free one")
     parser.add_argument(
         "--announce",
@@ -249,6 +257,11 @@ def _memory(text: str) -> int:
 @_argument
 def _memory_or_none(text: str) -> int:
     return 0 if text.strip().lower() == "none" else machine.parse_bytes(text)
+
+
+@_argument
+def _resources(text: str) -> dict[str, int]:
+    return resources.parse(text)
 
 
 @_argument
@@ -317,6 +330,7 @@ def _run_worker(arguments: argparse.Namespace) -> int:
             insecure_plaintext=arguments.insecure_plaintext,
             announce=arguments.announce,
             via_center=arguments.via_center,
+            resources=arguments.resources,
         )
         worker.place.check(find_secret().credential is not None)
         if arguments.parent_fd is None:  # else the center was there before us
@@ -398,6 +412,7 @@ def _worker_lines(worker: Any, center: str) -> list[str]:
         f"Worker at {worker.address}",
         f"  center   {center}" + (", which leads everyone here" if member.relayed else ""),
         f"  cores    {member.ncores}",
+        *([f"  has      {resources.told(member.resources.items())}"] if member.resources else []),
         f"  memory   {format_bytes(member.memory_limit)} for values, in {member.directory}; {beyond}",
         f"  secret   {secret_path()}",
         *([f"  TLS      {worker.tls_file}"] if worker.tls_file else []),

@@ -131,6 +131,8 @@ class Settings:
     local_bytes_per_s: float = 10e9  # between workers of one machine
     network_bytes_per_s: float = 1e9  # until measured
     no_worker_grace_s: float = 30.0
+    unmet_demand_grace_s: float = 30.0  # a task that asks for what nobody in the cluster has waits so long for somebody
+    resources_max: int = 64  # kinds of them that a worker has, or a task asks for
     name_characters_max: int = 4096  # of keys and published names
     progress_warning_s: float = 60.0  # the watchdog names a task that has not moved for this long
     close_timeout_s: float = 5.0

@@ -122,7 +122,7 @@ class NestingTooDeep(TaskError):
 
 
 class NoWorker(TaskError):
-    """No worker can run this task. Start a worker (``dworker HOST:PORT``), or relax its ``workers=`` option."""
+    """No worker can run this task: start one (``dworker HOST:PORT``), or relax its ``workers=`` or ``resources=``."""
 
 
 class InitializerFailed(DistributedError):

@@ -54,6 +54,8 @@ class Registration:
             "name": member.name,
             "pid": member.pid,
             "ncores": member.ncores,
+            "resources": member.resources,
+            "resources_used": load.resources,
             "leaving": self.leaving,
             "memory_limit": member.memory_limit,
             "versions": member.versions,

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
 from distributed import address as addresses
@@ -25,6 +25,7 @@ from distributed import arguments, machine
 from distributed.cluster.launcher import without_rank
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError, StartFailed
+from distributed.resources import amounts, written
 
 LAST_WORDS_BYTES_MAX = 4000
 EXIT_S = 0.5  # from the end of a daemon's socket to that of its process
@@ -195,6 +196,8 @@ class Cluster:
         Where workers put values beyond that (default: a temporary directory on disk; ``'none'``: nowhere).
     task_memory_limit
         Bytes, or a text, that an executor may have of its own; one with more is killed. ``'none'``: no limit.
+    resources
+        What each worker has a number of, beside cores, for tasks that ask for it: ``{'gpu': 2}``.
     insecure_plaintext
         Listen on other addresses than loopback, although nothing is encrypted.
     tls
@@ -220,9 +223,12 @@ class Cluster:
         task_memory_limit: int | str | None = None,
         insecure_plaintext: bool = False,
         tls: bool = False,
+        resources: Mapping[str, int] | None = None,
     ) -> None:
         wanted = self._addresses(n_workers, hosts)
         self._options = _worker_options(len(wanted), ncores, memory_limit, spill_directory, task_memory_limit)
+        if resources is not None and (each := amounts("resources", resources)):
+            self._options += ["--resources", written(each)]
         arguments.truth("insecure_plaintext", insecure_plaintext)
         self._common = ["--insecure-plaintext"] if insecure_plaintext else []
         self._workers: dict[str, Daemon] = {}

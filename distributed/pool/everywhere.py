@@ -29,6 +29,8 @@ def run_on_all(
     core.require_open()
     if options.key:
         raise ValueError("key= names one result; it goes with submit and apply, not with run_on_all")
+    if options.resources:
+        raise ValueError("resources= goes with tasks that one executor runs, not with run_on_all")
     core.wait_for_workers()
     members = _members(core, options)
     names: list[str] = []

@@ -9,8 +9,11 @@ import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from distributed import resources
+from distributed.pool.demands import may_run
 from distributed.pool.events import Instruction, Warn
 from distributed.pool.tasks import READY, SENT, WAITING, Task
+from distributed.pool.view import WorkerView
 
 if TYPE_CHECKING:
     from distributed.pool.state import PoolState
@@ -45,7 +48,7 @@ def _oldest(state: PoolState) -> Iterator[tuple[float, Task]]:
             yield placement.moved_at, task
             break
     for task, deadline in placement.stranded.values():
-        yield deadline - state.settings.no_worker_grace_s, task
+        yield deadline - state.settings.unmet_demand_grace_s, task
 
 
 def _census(state: PoolState) -> str:
@@ -62,6 +65,7 @@ def unfinished_tasks(state: PoolState) -> Iterator[Task]:
     for view in state.workers.values():
         yield from view.assigned
     yield from state.placement.unplaced
+    yield from state.placement.demands
     yield from (task for task, _ in state.placement.stranded.values())
 
 
@@ -72,6 +76,9 @@ def explain(state: PoolState, task: Task, now: float) -> str:
         view = state.workers[task.worker or ""]
         ahead = list(view.under_way).index(task.key)
         silent_s = now - view.since
+        if task.kind is not None and task.kind.options.resources:
+            needed = resources.told(task.kind.options.resources)
+            return f"{name} runs on {task.worker}, or waits there for {needed} that others use"
         if ahead < view.member.ncores:
             return f"{name} runs on {task.worker}, which last finished a task {silent_s:.1f} s ago"
         return f"{name} is queued on {task.worker} behind {ahead} tasks"
@@ -88,16 +95,54 @@ def explain(state: PoolState, task: Task, now: float) -> str:
         if not unready:
             return f"{name} has just been submitted"
         return f"{name} waits for {len(unready)} of its {len(task.inputs)} inputs, for example {unready[:1]}"
+    if task.status == READY and task.key in state.placement.stranded:
+        return f"{name} {_unmet(state, task)}"
     if task.status == READY and state.workers and not state.placement.takers:
         return f"{name} waits: the only worker leaves; start another one with `dworker HOST:PORT`"
     if task.status == READY and not state.workers:
         return f"{name} waits: no worker is connected; start one with `dworker HOST:PORT`"
-    if task.status == READY and task.key in state.placement.stranded:
-        wanted = ", ".join(sorted(task.kind.options.workers)) if task.kind else ""
-        return f"{name} may only run on {wanted}, and no such worker is here"
+    if task.status == READY and task.kind is not None and task.kind.options.resources:
+        return f"{name} waits for {resources.told(task.kind.options.resources)}: {_in_use(state, task)}"
     if task.status == READY:
         return f"{name} is ready and waits for room on one of {len(state.placement.takers)} workers"
     return f"{name} is {task.status}"
+
+
+def _unmet(state: PoolState, task: Task) -> str:
+    """What it asks for that nobody here has."""
+    assert task.kind is not None
+    options, takers = task.kind.options, list(state.placement.takers.values())
+    if options.workers:
+        named = [view for view in takers if {view.member.address, view.member.name} & options.workers]
+        wanted = ", ".join(sorted(options.workers))
+        if not named:
+            here = ", ".join(sorted(view.member.name for view in takers)) or "nobody"
+            return f"may only run on {wanted}, and no such worker is here (who is: {here})"
+        takers = named
+    if not options.resources:
+        return f"is for executor {task.kind.seat} of a worker that has fewer by now"
+    return f"needs {resources.told(options.resources)}, {_most(options.resources, takers)}"
+
+
+def _most(demand: resources.Demand, views: list[WorkerView]) -> str:
+    """The most that there is of what is too little."""
+    for name, amount in demand:
+        richest = max(views, key=lambda view: view.member.resources.get(name, 0), default=None)
+        most = 0 if richest is None else richest.member.resources.get(name, 0)
+        if richest is None or not most:
+            return f"and no worker here has {name} (dworker --resources {name}=...)"
+        if most < amount:
+            return f"the most that a worker has is {name} {most}, at {richest.member.address}"
+    return "and no worker here has all of that together"
+
+
+def _in_use(state: PoolState, task: Task) -> str:
+    able = [view for view in state.placement.takers.values() if may_run(view, task)]
+    told = [
+        f"{resources.used_of(view.resources_used, view.member.resources)} in use at {view.member.address}"
+        for view in able[:3]
+    ]
+    return "; ".join([*told, *(["and so on"] if len(able) > len(told) else [])])
 
 
 def where(detail: dict[str, Any]) -> str:

@@ -366,6 +366,7 @@ def _as_message(kind: Kind, tasks: list[Task]) -> SubmitInner:
             "attempts": options.attempts,
             "recompute": options.recompute,
             "workers": sorted(options.workers),
+            "resources": dict(options.resources),
         },
     )
 

@@ -27,7 +27,15 @@ from distributed.wire.messages import InnerOutcomes, Members, Message, SubmitInn
 DEPTH_STEP = 2.0**-30  # of priority: deeper tasks go first among equals, because others wait for them
 KINDS_MAX = 4096
 OVER = frozenset({DONE, FAILED, RELEASED})
-OPTIONS = {"timeout_s": float, "priority": float, "retries": int, "attempts": int, "recompute": bool, "workers": list}
+OPTIONS = {
+    "timeout_s": float,
+    "priority": float,
+    "retries": int,
+    "attempts": int,
+    "recompute": bool,
+    "workers": list,
+    "resources": dict,
+}
 
 
 class Parent:
@@ -109,8 +117,10 @@ class Nesting:
     def _kind(self, parent: Parent, said: SubmitInner) -> Kind:
         outer = parent.task.kind
         assert outer is not None
-        given = {**said.options, "workers": frozenset(said.options.get("workers", ()))}
-        options = Options(**given)
+        demand = tuple(sorted(said.options.get("resources", {}).items()))
+        options = Options(
+            **{**said.options, "workers": frozenset(said.options.get("workers", ())), "resources": demand}
+        )
         priority = min(options.priority, outer.options.priority) - DEPTH_STEP
         options = dataclasses.replace(options, priority=priority)
         name = said.function, said.name, options, outer.needs, outer.depth
@@ -224,6 +234,9 @@ def understand(message: TaskSays) -> Message:
                 raise ProtocolError(f"submit_inner: no such option as {name}")
         if not all(isinstance(name, str) for name in said.options.get("workers", ())):
             raise ProtocolError("submit_inner: workers without names")
+        for resource, amount in said.options.get("resources", {}).items():
+            if not isinstance(resource, str) or type(amount) is not int or amount < 1:
+                raise ProtocolError("submit_inner: resources that are none")
         if not all(isinstance(key, str) for keys in said.inputs.values() for key in keys):
             raise ProtocolError("submit_inner: inputs without names")
     return said

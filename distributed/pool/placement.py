@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from distributed.config import KIB, Settings
 from distributed.pool import policy
+from distributed.pool.demands import Demands, may_run
 from distributed.pool.events import Instruction, Send, WakeAt
 from distributed.pool.tasks import READY, Levels, Task
 from distributed.pool.view import BY_FULLNESS, Standing, WorkerView
@@ -35,7 +36,8 @@ class Placement:
         self.unplaced = Levels()  # ready tasks that may run anywhere
         self.moved_at = 0.0  # when something was last taken from these, or put where there was nothing
         self.near: dict[str, set[str]] = {}  # tasks that failed elsewhere, for want of room or of inputs: try these
-        self.stranded: dict[str, tuple[Task, float]] = {}  # ready tasks whose `workers=` are not here, till when
+        self.stranded: dict[str, tuple[Task, float]] = {}  # ready tasks for which nobody here will do, till when
+        self.demands = Demands(settings, self.takers, self.standing, self.near, lambda task: self._held(task, ()))
 
     def admit(self, view: WorkerView) -> None:
         """A worker is here, and takes tasks."""
@@ -53,16 +55,19 @@ class Placement:
         """Queue a task whose inputs are all there where it should run."""
         assert task.kind is not None
         task.status = READY
-        if not task.kind.options.workers and not self.near and _is_carried(task.inputs):
+        if not task.kind.options.is_picky and not self.near and _is_carried(task.inputs):
             if not self.unplaced:
                 self.moved_at = now
             self.unplaced.extend(_level(task), (task,))
             return None
         allowed = self._allowed(task)
-        if task.kind.options.workers and not allowed:
-            deadline = now + self.settings.no_worker_grace_s
+        if task.kind.options.is_picky and not allowed:
+            deadline = now + self.settings.unmet_demand_grace_s
             self.stranded[task.key] = (task, deadline)
             return WakeAt(deadline)
+        if task.kind.options.resources:
+            self.demands.put(task, _level(task))
+            return None
         if not self.unplaced:
             self.moved_at = now
         self._queue(task, self._home(task, allowed, now))
@@ -80,6 +85,7 @@ class Placement:
         for task in tasks:
             self.stranded.pop(task.key, None)
         loaded = [view for view in map(self.takers.get, self._loaded) if view is not None]
+        self.demands.withdraw(set(tasks))
         for queue in (self.unplaced, *(view.assigned for view in loaded)):
             queue.remove(set(tasks))
         self._refused_s = float("inf")  # what is first in a queue now may be shorter than what was
@@ -146,14 +152,10 @@ class Placement:
         return self._some(self.standing.dry or self.standing.roomy or self.takers)
 
     def _allowed(self, task: Task) -> list[WorkerView]:
-        names = task.kind.options.workers  # type: ignore[union-attr]
-        if not names:
+        """Those that a task may run on; nobody, if all will do."""
+        if not task.kind.options.is_picky:  # type: ignore[union-attr]
             return []
-        return [
-            view
-            for view in self.takers.values()
-            if (view.member.address in names or view.member.name in names) and task.kind.seat < view.member.ncores  # type: ignore[union-attr]
-        ]
+        return [view for view in self.takers.values() if may_run(view, task)]
 
     def _held(self, task: Task, allowed: Iterable[WorkerView]) -> dict[str, int]:
         """Candidates and how many input bytes each holds; inputs that travel inside the message weigh nothing."""
@@ -296,6 +298,7 @@ class Placement:
     def check(self) -> None:
         """Assert what must hold between any two events."""
         standing, takers = self.standing, self.takers
+        self.demands.check()
         assert standing.dry.keys() == {
             address for address, view in takers.items() if view.on_cores < view.member.ncores
         }

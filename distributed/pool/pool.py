@@ -22,6 +22,7 @@ from distributed.pool.needs import Needs
 from distributed.pool.remote import RemoteData
 from distributed.pool.sources import is_asynchronous
 from distributed.pool.tasks import Options, Task
+from distributed.resources import amounts
 from distributed.uploads import gather
 from distributed.wire.messages import HasWhat, LookUp, Ncores, Output, Publish, Status, Unpublish, WhoHas
 from distributed.wire.security import find_secret
@@ -299,6 +300,7 @@ class Pool:
         recompute: bool | None = None,
         workers: str | Iterable[str] | None = None,
         key: str | None = None,
+        resources: Mapping[str, int] | None = None,
     ) -> Pool:
         """A view of this pool whose tasks run with these options.
 
@@ -318,6 +320,12 @@ class Pool:
             Only on these workers, by address or name.
         key : str
             The name of the result, within this client's names. A name that is there already gives that result.
+        resources : dict
+            What a task uses of its worker while it runs, ``{'gpu': 1}``, where workers have a number of that: those
+            that were started with ``dworker --resources gpu=2``. Never is more in use there than there is.
+
+        A task that asks for workers or resources that nobody in the cluster has waits `unmet_demand_grace_s` for
+        somebody; then it has the error `NoWorker`. `RemoteData.explain` says at once what is missing.
 
         Examples
         --------
@@ -340,6 +348,8 @@ class Pool:
             changes["workers"] = arguments.worker_names("workers", workers)
         if key is not None:
             changes["key"] = arguments.text("key", key)
+        if resources is not None:
+            changes["resources"] = tuple(amounts("resources", resources).items())
         view = object.__new__(Pool)
         view.__dict__.update(self.__dict__)
         view._options = Options(**{**_fields(self._options), **changes})

@@ -189,9 +189,10 @@ class PoolState:
         self.progress_at = now
         plain, others = [], []
         for task in event.tasks:
-            if task.kind.options.key:  # type: ignore[union-attr]
+            options = task.kind.options  # type: ignore[union-attr]
+            if options.key:
                 self.naming.take(task)
-            if task.inputs or task.kind.options.workers:  # type: ignore[union-attr]
+            if task.inputs or options.workers or options.resources:  # `is_picky`, without the call
                 others.append(task)
             else:
                 task.status = READY
@@ -576,7 +577,7 @@ class PoolState:
         view = self.workers[event.address]
         view.leaving = True
         self.placement.dismiss(event.address)
-        for task in view.assigned.take_all():
+        for task in [*view.assigned.take_all(), *self.placement.demands.take_unmet()]:
             if task.status == READY:
                 self._place(task, now)
 
@@ -660,7 +661,7 @@ class PoolState:
         self.placement.dismiss(address)
         if address not in self.membership.away:
             self._lose_data(view, now)
-        for task in view.assigned.take_all():
+        for task in [*view.assigned.take_all(), *self.placement.demands.take_unmet()]:
             if task.status == READY:
                 self._wait_again(task, now)
         for position, task in enumerate(view.under_way.values()):
@@ -732,6 +733,9 @@ class PoolState:
 
     def _fill(self, now: float) -> None:
         """Send work to every worker that has room."""
+        if self.placement.demands.is_due:
+            for view, batch in self.placement.demands.batches():
+                self._send(view, batch, now)
         if self.placement.has_ready:
             for view, batch in self.placement.batches(now):
                 self._send(view, batch, now)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from distributed.config import SETTINGS
+from distributed.resources import Demand
 
 WAITING: Final = "waiting"  # for inputs
 READY: Final = "ready"  # for a worker
@@ -42,6 +43,12 @@ class Options:
     recompute: bool = True
     workers: frozenset[str] = frozenset()
     key: str = ""
+    resources: Demand = ()
+
+    @property
+    def is_picky(self) -> bool:
+        """Whether not every worker will do."""
+        return bool(self.workers or self.resources)
 
 
 class Duration:

@@ -7,7 +7,7 @@ import operator
 from typing import Any
 
 from distributed.config import Settings
-from distributed.pool.tasks import KIND, SENT, Duration, Levels, Task
+from distributed.pool.tasks import KIND, SENT, Duration, Kind, Levels, Task
 from distributed.wire.messages import Compute, Member
 
 
@@ -17,9 +17,10 @@ class Standing:
     The views keep it up to date: to look at all of thousands of workers on each event would cost more than the tasks.
     """
 
-    __slots__ = ("crowded", "dry", "roomy")
+    __slots__ = ("crowded", "dry", "has_freed", "roomy")
 
     def __init__(self) -> None:
+        self.has_freed = True  # a worker has resources that it did not have before, or is new
         self.dry: dict[str, WorkerView] = {}
         self.crowded: dict[str, WorkerView] = {}
         self.roomy: dict[str, WorkerView] = {}
@@ -48,6 +49,7 @@ class WorkerView:
         "member",
         "number",
         "recall_at_s",
+        "resources_used",
         "since",
         "under_way",
         "waiting",
@@ -66,6 +68,7 @@ class WorkerView:
         self.waiting: dict[str, Task] = {}  # of those under way for the cores: they wait for tasks, and use none
         self.depths: dict[int, int] = {}  # tasks under way for the cores that tasks submitted, by depth
         self.recall_at_s = 0.0  # when it may be asked to give tasks back; for ever later while it is being asked
+        self.resources_used: dict[str, int] = {}  # by tasks under way here
         self.leaving = False  # it ends soon, and is given nothing any more
         self.since = 0.0  # when it last finished something, or got work after having none
         self.number = 0  # the how manyth of the pool's workers it is
@@ -99,6 +102,8 @@ class WorkerView:
         if self._standing is not None:
             self._standing.forget(self.member.address)
         self._standing = standing
+        if standing is not None:
+            standing.has_freed = True
         self._stand()
 
     def _stand(self) -> None:
@@ -161,6 +166,7 @@ class WorkerView:
             if kind.depth:
                 self.depths[kind.depth] = self.depths.get(kind.depth, 0) + len(batch)
         self.bytes_under_way += nbytes
+        self._use(kind, len(batch))
         self._stand()
         code = b"" if kind.function in self.known else kind.code
         self.known.add(kind.function)
@@ -182,7 +188,15 @@ class WorkerView:
             asynchronous=kind.asynchronous,
             needs=needs,
             seat=kind.seat,
+            resources=dict(kind.options.resources),
         )
+
+    def _use(self, kind: Kind, count: int) -> None:
+        """So many tasks more use resources here."""
+        for name, amount in kind.options.resources:
+            self.resources_used[name] = self.resources_used.get(name, 0) + amount * count
+            if count < 0 and self._standing is not None:
+                self._standing.has_freed = True
 
     def weight(self, task: Task) -> int:
         """What a task that is under way here weighed in its message."""
@@ -200,6 +214,7 @@ class WorkerView:
             self.bytes_under_way -= self._weights.pop(task.key) if task.inputs else len(task.args)  # type: ignore[arg-type]
         for kind, group in itertools.groupby(tasks, key=KIND):
             count = sum(1 for _ in group)
+            self._use(kind, -count)
             if kind.is_beside:
                 self.beside -= count
                 continue

@@ -27,6 +27,11 @@ function runs(names) {
   return [...counts].map(([name, count]) => (count > 1 ? count + " × " + name : name)).join(", ");
 }
 
+function resources(member) {
+  const used = member.resources_used || {};
+  return Object.entries(member.resources || {}).map(([name, all]) => name + " " + (used[name] || 0) + "/" + all).join(", ");
+}
+
 function show(status) {
   const cores = status.members.reduce((sum, member) => sum + member.ncores, 0);
   document.querySelector("#address").textContent = status.address;
@@ -35,7 +40,7 @@ function show(status) {
     ", up for " + Math.round(status.uptime_s) + " s";
   fill("members", status.members.map((member) => [
     member.address, member.name, member.ncores, member.running, member.queued, member.keys, bytes(member.nbytes),
-    bytes(member.stored_bytes), bytes(member.spilled_bytes), bytes(member.memory_limit),
+    bytes(member.stored_bytes), bytes(member.spilled_bytes), bytes(member.memory_limit), resources(member),
     (member.leaving ? "(leaving) " : "") + runs(member.running_names),
   ]));
   fill("clients", status.clients.map((client) => [

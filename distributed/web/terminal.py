@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from distributed.resources import used_of
+
 
 def format_bytes(count: float) -> str:
     """A number of bytes for people.
@@ -34,8 +36,8 @@ def format_status(address: str, status: dict[str, Any]) -> str:
         f"{format_bytes(status['nbytes'])}, {len(status['clients'])} clients, up for {status['uptime_s']:.0f} s"
     ]
     if members:
-        heads = ["worker", "name", "cores", "running", "queued", "keys", "bytes", "spilled", "what runs"]
-        lines += ["", *_table([heads, *map(_member_row, members)])]
+        heads = ["worker", "name", "cores", "running", "queued", "keys", "bytes", "spilled", "resources", "what runs"]
+        lines += ["", *_table(_without_empty([heads, *map(_member_row, members)]))]
     if status["names"]:
         lines += ["", *_table([["name", "key"], *([name, key] for name, key in status["names"].items())])]
     return "\n".join(lines)
@@ -45,7 +47,17 @@ def _member_row(member: dict[str, Any]) -> list[str]:
     numbers = [str(member[name]) for name in ("ncores", "running", "queued", "keys")]
     sizes = [format_bytes(member["nbytes"]), format_bytes(member["spilled_bytes"])]
     runs = ", ".join(dict.fromkeys([*["(leaving)"] * bool(member.get("leaving")), *member["running_names"]]))
-    return [member["address"], member["name"], *numbers, *sizes, runs]
+    return [member["address"], member["name"], *numbers, *sizes, _resources(member), runs]
+
+
+def _resources(member: dict[str, Any]) -> str:
+    return used_of(member.get("resources_used", {}), member.get("resources", {}))
+
+
+def _without_empty(rows: list[list[str]]) -> list[list[str]]:
+    """The table without the column of resources where nobody has any."""
+    at = rows[0].index("resources")
+    return rows if any(row[at] for row in rows[1:]) else [[*row[:at], *row[at + 1 :]] for row in rows]
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -69,6 +69,8 @@ def restore_member(value: Any) -> Member:
         raise ProtocolError(f"a member with {member.ncores} cores")
     if member.memory_limit < 0:
         raise ProtocolError(f"a member with a memory limit of {member.memory_limit} bytes")
+    if min(member.resources.values(), default=1) < 1:
+        raise ProtocolError("a member with less than one of a resource")
     return member
 
 

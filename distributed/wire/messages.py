@@ -47,6 +47,7 @@ class Member:
     pid: int = 0
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     relayed: bool = False  # nobody connects to its address: everyone reaches it through the center (see `Splice`)
+    resources: dict[str, int] = dataclasses.field(default_factory=dict)  # how much it has of what tasks may ask for
 
 
 # ---------------------------------------------------------------------------------------------- everyone to everyone
@@ -210,6 +211,7 @@ class ReportLoad(Message):
     stored_bytes: int
     spilled_bytes: int
     running_names: list[str]  # names of the functions that run just now
+    resources: dict[str, int] = dataclasses.field(default_factory=dict)  # how much of them is in use
 
 
 # ------------------------------------------------------------------------------------------------- center to worker
@@ -403,6 +405,7 @@ class Compute(Message):
     asynchronous: bool = False  # a coroutine function: awaited beside others, in the asynchronous executor
     needs: dict[bytes, bytes] = dataclasses.field(default_factory=dict)  # what executors must have run before
     seat: int = -1  # of the executor that a single task is for, as soon as that is free; -1: any of them
+    resources: dict[str, int] = dataclasses.field(default_factory=dict)  # what each of them uses while it runs
 
 
 @record

@@ -17,11 +17,17 @@ def load(state: WorkerState) -> ReportLoad:
     first = [executor.given[0] for executor in executors if executor.given]
     return ReportLoad(
         running=len(first),
-        queued=state.dispatch.queue.live + state.dispatch.coroutines.live,
+        queued=queued(state),
         stored_bytes=state.store.memory_bytes,
         spilled_bytes=state.store.disk_bytes,
         running_names=[part.function.name for part in first],
+        resources=dict(state.dispatch.demands.used),
     )
+
+
+def queued(state: WorkerState) -> int:
+    """How many tasks are ready to run, but for an executor or for resources."""
+    return state.dispatch.queue.live + state.dispatch.coroutines.live + state.dispatch.demands.live
 
 
 def status(state: WorkerState) -> dict[str, Any]:
@@ -41,7 +47,9 @@ def status(state: WorkerState) -> dict[str, Any]:
         "memory_limit": state.store.memory_limit,
         "fetched_bytes": state.fetches.fetched_bytes,
         "tasks": len(state.tasks),
-        "queued": state.dispatch.queue.live + state.dispatch.coroutines.live,
+        "queued": queued(state),
+        "resources": dict(state.member.resources),
+        "resources_used": dict(state.dispatch.demands.used),
         "fetching": len(state.fetches.wants),
         "finished": state.finished,
         "executors": [{"pid": e.pid, "ready": e.ready, "given": e.count} for e in executors],
@@ -67,6 +75,7 @@ def check(state: WorkerState) -> None:
     assert len(state.tasks) == sum(map(len, parts)), "a key in two parts"
     assert sorted(map(id, given)) == sorted(map(id, dropped + [part for part in parts if part.serial])), "lost parts"
     assert not any(part in part.order.parts for part in dropped), "nobody waits for these"
+    state.dispatch.demands.check((*parts, *dropped))
     users: dict[Entry, int] = {}
     for part in (*parts, *dropped):
         for entry in part.entries:

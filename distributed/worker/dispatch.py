@@ -23,7 +23,8 @@ from operator import attrgetter
 from typing import Any
 
 from distributed.config import Settings
-from distributed.wire.messages import CancelRunning, Run
+from distributed.wire.messages import CancelRunning, Member, Run
+from distributed.worker.demands import Demands
 from distributed.worker.events import AskRunning, ExecutorEnded, ExecutorStarted, Give, Kill, Log, Running, Spawn
 from distributed.worker.queue import FairQueue
 from distributed.worker.seats import Seats
@@ -145,13 +146,25 @@ class Dispatch:
     """All executors and the queues that feed them: `queue` for plain functions, `coroutines` for asynchronous ones."""
 
     def __init__(
-        self, ncores: int, settings: Settings, alarms: Alarms, store: Store, failed: Callable[[Part, str, dict], None]
+        self,
+        member: Member,
+        settings: Settings,
+        alarms: Alarms,
+        store: Store,
+        failed: Callable[[Part, str, dict], None],
     ) -> None:
-        self.ncores, self.settings, self.alarms, self.store, self.failed = ncores, settings, alarms, store, failed
+        self.ncores, self.settings, self.alarms, self.store, self.failed = (
+            member.ncores,
+            settings,
+            alarms,
+            store,
+            failed,
+        )
         self.out = store.out
-        self.queue: FairQueue[Part] = FairQueue(settings.client_share_horizon_s, ncores)
+        self.queue: FairQueue[Part] = FairQueue(settings.client_share_horizon_s, member.ncores)
         self.coroutines: FairQueue[Part] = FairQueue(settings.client_share_horizon_s, 1)
         self.seats = Seats(self)
+        self.demands = Demands(member.resources, self.queue.used_s)
         self.executors: dict[int, Executor] = {}
         self.bad_starts = 0  # in a row
         self.pauses = self.plain_pauses = 0  # replacements that wait for their time; those of plain executors
@@ -315,6 +328,9 @@ class Dispatch:
     def enqueue(self, part: Part, first: bool = False) -> None:
         """Queue tasks that are ready to run."""
         order = part.order
+        if order.resources and not part.has_resources:
+            self.demands.put(part)
+            return
         if order.seat >= 0:
             self.seats.put(part)
             return
@@ -323,8 +339,20 @@ class Dispatch:
 
     def dropped(self, part: Part, count: int) -> None:
         """So many tasks of a part that is queued are no longer wanted."""
-        if part.order.seat < 0:
+        if part.order.resources and not part.has_resources:
+            self.demands.is_due = True  # others may have waited behind these
+        elif part.order.seat < 0:
             self.queue_of(part).dropped(part.order.client, count)
+
+    def admit(self) -> None:
+        """Queue the tasks that can have what they need."""
+        for part in self.demands.take():
+            self.enqueue(part)
+
+    def take_last(self, client: str, count: int) -> list[Part]:
+        """Take tasks away that would run last: those that wait for resources before those that wait for executors."""
+        taken = self.demands.take_last(client, count)
+        return taken + self.queue.take_last(client, count - sum(map(len, taken)))
 
     def fill(self, now: float) -> None:
         """Give queued tasks to executors that have room; spread what there is over all of them."""

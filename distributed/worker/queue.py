@@ -177,6 +177,11 @@ class FairQueue(Generic[PartT]):
         client.charged_s += predicted_s * count
         return taken
 
+    def used_s(self, name: str) -> float:
+        """How much a client has used."""
+        client = self.clients.get(name)
+        return self.clock_s if client is None else client.used_s
+
     def give_past(self, name: str) -> None:
         """A task that does not stand here is given: its client is charged for it when it is done."""
         self.client(name).given += 1

@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -25,6 +25,7 @@ from distributed.connect import UNIX_PATH_BYTES_MAX
 from distributed.errors import DistributedError, ProtocolError
 from distributed.listen import Listener
 from distributed.relay import Roads
+from distributed.resources import amounts
 from distributed.version import installed
 from distributed.wire import codec
 from distributed.wire import messages as m
@@ -65,6 +66,8 @@ class Worker:
     task_memory_limit
         Bytes that an executor may have of its own, beside mapped inputs; one with more is killed. 0: no limit; default:
         most of the machine's (see `Settings.task_memory_fraction`).
+    resources
+        What there is a number of, beside cores, for tasks that ask for it: ``{'gpu': 2}``.
     name
         For people; default: the address.
     directory, spill_directory
@@ -101,6 +104,7 @@ class Worker:
         insecure_plaintext: bool = False,
         announce: str | None = None,
         via_center: bool = False,
+        resources: Mapping[str, int] | None = None,
     ) -> None:
         self.center = addresses.unparse(*addresses.parse(center))
         self.place = Place(
@@ -119,6 +123,7 @@ class Worker:
         self.name = None if name is None else arguments.text("name", name)
         self.directory = None if directory is None else arguments.path("directory", directory)
         self.spill_directory = None if spill_directory is None else arguments.path("spill_directory", spill_directory)
+        self.resources = {} if resources is None else amounts("resources", resources)
         self.address = ""
         self._members: dict[str, m.Member] = {}
         self._news: list[m.WorkerJoined | m.WorkerLeft] | None = None  # while we wait for the answer to `Register`
@@ -236,6 +241,7 @@ class Worker:
             pid=os.getpid(),
             versions=installed(),
             relayed=self.place.via_center,
+            resources=self.resources,
         )
 
     @property

@@ -44,6 +44,7 @@ from distributed.worker.tasks import (
     check_compute,
     check_delete,
     check_outcomes,
+    demand_of,
     stretches,
 )
 
@@ -61,7 +62,7 @@ class WorkerState:
         self.store = Store(member.memory_limit, self.out, spill_directory)
         self.rooms = Rooms(self.store, self.out, settings)
         self.fetches = Fetches(settings, self.store, member.address, self.out)
-        self.dispatch = Dispatch(member.ncores, settings, self.alarms, self.store, self._fail)
+        self.dispatch = Dispatch(member, settings, self.alarms, self.store, self._fail)
         self.nesting = Nesting(self.dispatch, self._fail)
         self.reports = Reports(member, settings, self.store, self.alarms, lambda: describe.load(self))
         self.adoptions = Adoptions(settings, self.store, self.fetches)
@@ -145,6 +146,8 @@ class WorkerState:
             self.departure.absorb(now)
         if store.moves.used:
             self._ring_once("return", self.settings.return_pause_s)
+        if dispatch.demands.is_due:
+            dispatch.admit()
         if dispatch.seats.waiting:
             dispatch.seats.fill(now)
         if dispatch.queue.live or dispatch.coroutines.live:
@@ -200,15 +203,14 @@ class WorkerState:
 
     def _compute(self, event: events.FromClient) -> None:
         message: messages.Compute = event.message  # type: ignore[assignment]
-        check_compute(message, self.member.ncores)
+        check_compute(message, self.member)
         function = self.functions.get(message.function, message.once, message.name)
         if message.needs:
             function.needs = tuple([self.functions.get(identity, once=False) for identity in message.needs])
         order = self._order
         if order is None or not order.is_like(event.client, function, message):
-            order = Order(
-                event.client, function, message.priority, message.timeout_s, message.asynchronous, message.seat
-            )
+            how = message.priority, message.timeout_s, message.asynchronous, message.seat, demand_of(message)
+            order = Order(event.client, function, *how)
             self._order = order
         keys, attempts, args, inputs = message.keys, message.attempts, message.args, message.inputs
         new = dict.fromkeys(keys, order)
@@ -346,6 +348,7 @@ class WorkerState:
                 part.remove(positions)
                 if part.queued:
                     self.dispatch.dropped(part, len(positions))
+                    self.dispatch.demands.dropped(part, len(positions))
         self._drop_all(parts)
 
     def _drop_all(self, parts: list[Part]) -> None:
@@ -359,6 +362,7 @@ class WorkerState:
             if part.queued:
                 part.queued = False
                 self.dispatch.dropped(part, len(part))
+            self.dispatch.demands.release(part)
             part.function.waiting.pop(part, None)
             if part.missing:
                 self.fetches.forget_task(part, part.inputs[0])
@@ -374,10 +378,10 @@ class WorkerState:
             deque(map(self.tasks.__delitem__, part.keys), maxlen=0)
 
     def _recall(self, event: events.FromClient) -> None:
-        taken = self.dispatch.queue.take_last(event.client, event.message.count)  # type: ignore[attr-defined]
         recalled = messages.Recalled([], [])
-        for part in taken:
+        for part in self.dispatch.take_last(event.client, event.message.count):  # type: ignore[attr-defined]
             self._strike(part)
+            self.dispatch.demands.release(part)
             self._let_inputs_go(part, tell=False)
             recalled.keys += reversed(part.keys)
             recalled.attempts += reversed(part.attempts)
@@ -411,6 +415,7 @@ class WorkerState:
                     self.rooms.abandon(message.paths.get(start, ""))
                     start += 1
                     continue
+                self.dispatch.demands.release(part)
                 count, client = len(part.keys), part.order.client
                 spent_s = sum(message.durations_us[start : start + count]) / 1e6
                 part.function.learn(count, spent_s)
@@ -488,6 +493,7 @@ class WorkerState:
         """Tasks end without a result. No kind: they were dropped, nobody waits for them."""
         if part.verdict != "cancelled":
             self._strike(part)
+        self.dispatch.demands.release(part)
         held = self._let_inputs_go(part, tell=bool(kind))
         if kind:
             detail = {**detail, "worker": self.member.address, "memory_limit": self.member.memory_limit}

@@ -18,7 +18,8 @@ from typing import Any
 
 from distributed.config import Settings
 from distributed.errors import ProtocolError
-from distributed.wire.messages import Compute, DeleteData, Outcomes
+from distributed.resources import Demand, fit
+from distributed.wire.messages import Compute, DeleteData, Member, Outcomes
 from distributed.worker.store import Entry
 
 WEIGHT_OF_PAST = 8  # the mean duration of a function weighs its past as this many tasks at most
@@ -104,7 +105,7 @@ class Functions:
 class Order:
     """What the tasks of a Compute message, or of several alike, have in common, and the parts they are in now."""
 
-    __slots__ = ("asynchronous", "client", "function", "parts", "priority", "seat", "timeout_s")
+    __slots__ = ("asynchronous", "client", "function", "parts", "priority", "resources", "seat", "timeout_s")
 
     def __init__(
         self,
@@ -114,9 +115,10 @@ class Order:
         timeout_s: float = 0.0,
         asynchronous: bool = False,
         seat: int = -1,
+        resources: Demand = (),
     ) -> None:
         self.client, self.function, self.priority = client, function, priority
-        self.timeout_s, self.asynchronous, self.seat = timeout_s, asynchronous, seat
+        self.timeout_s, self.asynchronous, self.seat, self.resources = timeout_s, asynchronous, seat, resources
         self.parts: dict[Part, None] = {}
 
     def is_like(self, client: str, function: Function, message: Compute) -> bool:
@@ -128,6 +130,7 @@ class Order:
             and self.timeout_s == message.timeout_s
             and self.asynchronous == message.asynchronous
             and self.seat == message.seat
+            and self.resources == demand_of(message)
         )
 
     def divide(self, keys: list[str], attempts: list[int], args: list[bytes], inputs: dict[int, list]) -> list[Part]:
@@ -166,6 +169,7 @@ class Part:
     """
 
     queued = False
+    has_resources = False  # those that its order asks for, for each of its tasks
     inputs: Sequence[Any] = ()  # as they came, a column, too: each a list of [key, attempt, nbytes, holders, inline]
     ready: Sequence[Any] = ()  # instead, where all inputs are small values that are here: as an executor wants them
     entries: Sequence[Entry | bytes | None] = ()  # of a single task, parallel to its inputs; None: not here yet
@@ -198,7 +202,7 @@ class Part:
         if self.serial:
             rest.serial, rest.executor = self.serial + count, self.executor
             rest.verdict, rest.given_s = self.verdict, self.given_s
-        rest.queued, rest.requeues = self.queued, self.requeues
+        rest.queued, rest.requeues, rest.has_resources = self.queued, self.requeues, self.has_resources
         if self.ready:
             self.ready, rest.ready = self.ready[:count], self.ready[count:]
         elif self.inputs:
@@ -256,13 +260,20 @@ INPUTS = frozenset({(str, int, int, list, bytes), (str, int, int, list, type(Non
 """The types of an input: key, attempt, nbytes, holders, inline."""
 
 
-def check_compute(message: Compute, ncores: int) -> None:
-    """Whether the columns of a Compute fit together, and its inputs are inputs."""
+def demand_of(message: Compute) -> Demand:
+    """What each of these tasks uses."""
+    return tuple(sorted(message.resources.items())) if message.resources else ()
+
+
+def check_compute(message: Compute, member: Member) -> None:
+    """Whether the columns of a Compute fit together, its inputs are inputs, and the tasks may run on this worker."""
     count = len(message.keys)
     if len(message.attempts) != count or len(message.args) != count:
         raise ProtocolError("compute: columns of different lengths")
-    if message.seat >= 0 and (message.asynchronous or count > 1 or message.seat >= ncores):
+    if message.seat >= 0 and (message.asynchronous or count > 1 or message.seat >= member.ncores):
         raise ProtocolError("compute: a seat is for one plain task, and there are as many as cores")
+    if message.resources and (min(message.resources.values()) < 1 or not fit(demand_of(message), {}, member.resources)):
+        raise ProtocolError("compute: tasks that need more than this worker has")
     if not all(type(name) is bytes and type(code) is bytes for name, code in message.needs.items()):
         raise ProtocolError("compute.needs: not hashes and code")
     for position, inputs in message.inputs.items():

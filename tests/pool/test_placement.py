@@ -170,7 +170,7 @@ def test_wishes_are_names_or_addresses_and_hold_against_inputs():
     placed.place(task("by address", kind(workers=frozenset([BOB])), large), 0.0)
     assert [task.key for task in placed.workers[BOB].assigned] == ["by name", "by address"]
     wake = placed.place(task("stranded", kind(workers=frozenset(["carol"])), large), 5.0)
-    assert wake == WakeAt(5.0 + SETTINGS.no_worker_grace_s)
+    assert wake == WakeAt(5.0 + SETTINGS.unmet_demand_grace_s)
     assert placed.take_reachable() == []
     add(placed, "carol:1")
     assert [task.key for task in placed.take_reachable()] == ["stranded"]

@@ -711,11 +711,11 @@ def test_workers_wished_for_are_waited_for_then_there_is_no_worker():
     task = bench.task(kind=kind(workers=frozenset(["bob"])))
     other = bench.task(kind=kind(workers=frozenset(["carol"])))
     began = bench.now
-    assert WakeAt(began + SETTINGS.no_worker_grace_s) in bench.state.handle(Submitted([task, other]), began)
+    assert WakeAt(began + SETTINGS.unmet_demand_grace_s) in bench.state.handle(Submitted([task, other]), began)
     bench.now += 20
     assert sent(bench.on(Connected(member(BOB))), Compute) == [(BOB, compute([task]))]
     assert other.status == READY
-    assert WakeAt(began + SETTINGS.no_worker_grace_s) in bench.state.handle(Tick(), bench.now)
+    assert WakeAt(began + SETTINGS.unmet_demand_grace_s) in bench.state.handle(Tick(), bench.now)
     bench.now += 11
     assert bench.on(Tick()) == [Resolved([other])]
     assert isinstance(other.outcome, NoWorker)

@@ -172,6 +172,23 @@ def stream(pool):
 
 
 NO_WORKERS = [(TypeError, 5), (TypeError, [None]), (ValueError, []), (ValueError, ""), (ValueError, ["\ud800"])]
+NO_RESOURCES = (
+    [(TypeError, value) for value in (5, "gpu", ["gpu"], {1: 1}, {"gpu": "1"}, {"gpu": 0.5}, {"gpu": None}, Hostile())]
+    + [
+        (ValueError, value)
+        for value in (
+            {"gpu": 0},
+            {"gpu": -1},
+            {"gpu": 10**10},
+            {"": 1},
+            {"a b": 1},
+            {"a=1": 1},
+            {"1": 1},
+            {"x" * 101: 1},
+        )
+    ]
+    + [(ValueError, {f"name{n}": 1 for n in range(65)})]
+)
 OPTIONAL = [(error, value) for error, value in WRONG_TEXTS if value is not None]
 TRUTHS_OR_NONE = [(error, value) for error, value in WRONG_TRUTHS if value is not None]
 SIZES = [(TypeError, value) for value in (2.5, True, [1])] + [(ValueError, value) for value in (0, -1, "lots", "")]
@@ -291,6 +308,7 @@ TAKES = {
         "recompute": Wrong(lambda pool, x: pool.options(recompute=x), TRUTHS_OR_NONE),
         "workers": Wrong(lambda pool, x: pool.options(workers=x), NO_WORKERS),
         "key": Wrong(lambda pool, x: pool.options(key=x), OPTIONAL),
+        "resources": Wrong(lambda pool, x: pool.options(resources=x), NO_RESOURCES),
     },
     "Pool.run_on_all": {
         "function": Wrong(lambda pool, x: pool.run_on_all(x), NO_FUNCTIONS),
@@ -385,6 +403,7 @@ TAKES = {
         "task_memory_limit": Wrong(of_cluster("task_memory_limit"), SIZES, "memory_limit|is not a size"),
         "spill_directory": Wrong(of_cluster("spill_directory"), NO_PATHS),
         "insecure_plaintext": Wrong(of_cluster("insecure_plaintext"), WRONG_TRUTHS),
+        "resources": Wrong(of_cluster("resources"), NO_RESOURCES),
         "tls": Wrong(of_cluster("tls"), WRONG_TRUTHS),
     },
     "mpi.start": {
@@ -420,6 +439,7 @@ TAKES = {
         "insecure_plaintext": Wrong(of_worker("insecure_plaintext"), WRONG_TRUTHS),
         "announce": Wrong(of_worker("announce"), [*OPTIONAL, *[(ValueError, x) for x in ("a b", "a:1", "x" * 300)]]),
         "via_center": Wrong(of_worker("via_center"), WRONG_TRUTHS),
+        "resources": Wrong(of_worker("resources"), NO_RESOURCES),
     },
     "rpc": {
         "address": [
@@ -602,6 +622,19 @@ COMMANDS = {
         "--ncores": ["x", "0", "-1", "1.5", "", "1000000000"],
         "--memory-limit": NO_SIZE,
         "--task-memory-limit": NO_SIZE,
+        "--resources": [
+            "",
+            "gpu",
+            "gpu=",
+            "gpu=x",
+            "gpu=0",
+            "gpu=-1",
+            "gpu=1.5",
+            "gpu=1,gpu=2",
+            "=1",
+            "gpu=1,",
+            "a b=1",
+        ],
         "--host": NO_HOST,
         "--port": NO_PORT,
         "--announce": NO_HOST,

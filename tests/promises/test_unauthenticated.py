@@ -64,6 +64,7 @@ FIELDS = {  # by the annotation of a field: what would do most harm if anybody l
     "dict[int, bytes]": {},
     "dict[bytes, bytes]": {},
     "dict[str, str]": {"table": "precious"},
+    "dict[str, int]": {"gpu": 1},
     "dict[str, list[str]]": {"table": ["precious"]},
     "Member": STRANGER,
     "list[Member]": [STRANGER],

@@ -30,6 +30,8 @@ STATUS = {
             "spilled_bytes": 0,
             "memory_limit": 1 << 30,
             "running_names": ["module.f"],
+            "resources": {"gpu": 2, "license": 1},
+            "resources_used": {"gpu": 1},
         }
     ],
     "clients": [],

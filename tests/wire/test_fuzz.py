@@ -218,6 +218,8 @@ MEMBERS = st.builds(
     st.text(max_size=4),
     st.integers(0, 99),
     st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=2),
+    relayed=st.booleans(),
+    resources=st.dictionaries(st.text(max_size=4), st.integers(1, 99), max_size=2),
 )
 KEY_TEXTS, NUMBERS_OF_LISTS = st.text(max_size=6), st.integers(0, 1 << 40)
 OF_TYPE = {
@@ -238,6 +240,7 @@ OF_TYPE = {
     "dict[int, bytes]": st.dictionaries(st.integers(0, 9), st.binary(max_size=8), max_size=2),
     "dict[bytes, bytes]": st.dictionaries(st.binary(max_size=8), st.binary(max_size=8), max_size=2),
     "dict[str, str]": st.dictionaries(KEY_TEXTS, KEY_TEXTS, max_size=2),
+    "dict[str, int]": st.dictionaries(KEY_TEXTS, st.integers(1, 99), max_size=2),
     "dict[str, list[str]]": st.dictionaries(KEY_TEXTS, st.lists(KEY_TEXTS, max_size=2), max_size=2),
     "Member": MEMBERS,
     "list[Member]": st.lists(MEMBERS, max_size=2),

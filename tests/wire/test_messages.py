@@ -45,6 +45,7 @@ EXAMPLES = {  # by annotation, as it is written in the class
     "dict[int, bytes]": {3: b"error"},
     "dict[bytes, bytes]": {b"need": b"code"},
     "dict[str, str]": {"table": "c/1"},
+    "dict[str, int]": {"gpu": 1},
     "dict[str, list[str]]": {"table": ["c/1", "c/2"]},
     "Member": ALICE,
     "list[Member]": [ALICE, ALICE],
@@ -299,6 +300,9 @@ def test_operations_keep_the_founding_names():
         ("ncores", True),
         ("memory_limit", -1),
         ("versions", {3: "3.11"}),
+        ("resources", {"gpu": 0}),
+        ("resources", {"gpu": "2"}),
+        ("resources", {3: 1}),
     ],
 )
 def test_what_no_worker_can_be_is_no_member(field, value):

@@ -36,8 +36,10 @@ def through_the_codec(message):
 class Bench:
     """A worker's state; every message passes through the codec, every step ends with the invariants."""
 
-    def __init__(self, ncores=1, memory_limit=1 << 30, settings=SETTINGS, start=True, spill_directory=""):
-        self.member = Member("127.0.0.1:1", "i1", "w", ncores, memory_limit)
+    def __init__(
+        self, ncores=1, memory_limit=1 << 30, settings=SETTINGS, start=True, spill_directory="", resources=None
+    ):
+        self.member = Member("127.0.0.1:1", "i1", "w", ncores, memory_limit, resources=resources or {})
         self.state = WorkerState(self.member, settings, spill_directory)
         self.now = 100.0
         self.wake_at = None

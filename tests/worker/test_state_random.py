@@ -36,7 +36,7 @@ class Story:
 
     def __init__(self, seed):
         self.dice = random.Random(seed)
-        self.bench = Bench(ncores=2, start=False)
+        self.bench = Bench(ncores=2, start=False, resources={"gpu": 2, "license": 1})
         self.running = {}  # executor -> serials that it was given and has not answered
         self.asynchronous = {1: False, 2: False}  # executors that live
         self.starting = [1, 2]
@@ -84,7 +84,10 @@ class Story:
             "timeout_s": self.dice.choice([0, 0, 0, 0.5]),
             "once": self.dice.random() < 0.05,
             "asynchronous": self.dice.random() < 0.1,
+            "resources": self.dice.choice([{}, {}, {"gpu": 1}, {"gpu": 2}, {"gpu": 1, "license": 1}]),
         }
+        if len(keys) == 1 and not options["asynchronous"]:
+            options["seat"] = self.dice.choice([-1, 0, 1])
         code = self.dice.choice([b"", b"code"])
         columns = keys, attempts, [b""] * len(keys), inputs
         message = Compute(self.dice.choice([F, G]), code, "f", *columns, **options)
@@ -192,3 +195,4 @@ def test_whatever_happens_the_invariants_hold_and_nothing_is_left_in_the_end(see
         story.fetch()
         story.run(part=0.0)
     assert (state.store.entries, state.store.memory_bytes, state.dispatch.queue.clients) == ({}, 0, {})
+    assert (state.dispatch.demands.used, state.dispatch.demands.live) == ({"gpu": 0, "license": 0}, 0)
