@@ -11,6 +11,8 @@ from distributed.errors import BadAddress
 IPV6_CHARACTERS = set("0123456789abcdefABCDEF:.")
 HOST_CHARACTERS_MAX = 255  # of the domain name system, as the next
 LABEL_CHARACTERS_MAX = 63
+TUNNEL_SUFFIX = ".tunnel"  # of the names of Unix sockets that others made, and whose other end is a TCP port elsewhere
+_TUNNEL = "?tunnel="
 
 
 def parse(address: str, default_port: int | None = None) -> tuple[str, int]:
@@ -77,6 +79,38 @@ def split_via(address: str) -> tuple[str, str]:
         f"{arguments.shown(address)} is not an address; a worker behind a center is written host:port?via=host:port, "
         "for example maxi:40123?via=alice:8787"
     )
+
+
+def split_tunnel(address: str) -> tuple[str, str]:
+    """A daemon's own address, and the Unix socket on this machine that leads there; '' if nothing is in between.
+
+    >>> split_tunnel('127.0.0.1:8787?tunnel=/tmp/x.tunnel'), split_tunnel('alice:8787')
+    (('127.0.0.1:8787', '/tmp/x.tunnel'), ('alice:8787', ''))
+    >>> split_tunnel('alice:8787?tunnel=x')
+    Traceback (most recent call last):
+    distributed.errors.BadAddress: 'alice:8787?tunnel=x': a tunnel is the path of a Unix socket, /directory/name.tunnel
+    """
+    there, mark, path = address.partition(_TUNNEL) if isinstance(address, str) else (address, "", "")
+    if mark and not (path.startswith("/") and is_tunnel(path)):
+        raise BadAddress(
+            f"{arguments.shown(address)}: a tunnel is the path of a Unix socket, /directory/name{TUNNEL_SUFFIX}"
+        )
+    return there, path
+
+
+def normalized(address: str, default_port: int | None = None) -> str:
+    """The same as everybody writes it.
+
+    >>> normalized('alice', 8787), normalized('127.0.0.1:8787?tunnel=/tmp/x.tunnel')
+    ('alice:8787', '127.0.0.1:8787?tunnel=/tmp/x.tunnel')
+    """
+    there, tunnel = split_tunnel(address)
+    return unparse(*parse(there, default_port)) + (_TUNNEL + tunnel if tunnel else "")
+
+
+def is_tunnel(path: str) -> bool:
+    """Whether the Unix socket of this name leads to a TCP port elsewhere."""
+    return path.endswith(TUNNEL_SUFFIX)
 
 
 def _bad(address: object) -> BadAddress:

@@ -18,7 +18,7 @@ from typing import Any
 from distributed import address as addresses
 from distributed import errors
 from distributed.config import SETTINGS
-from distributed.connect import explain, failed, place_of, tune
+from distributed.connect import NO_TUNNEL, explain, failed, meant_place, tune
 from distributed.errors import ConnectionFailed, ProtocolError
 from distributed.greeting import encrypt, shake_hands, speaks_tls
 from distributed.turns import TURN
@@ -342,7 +342,7 @@ async def connect(
     try:
         async with asyncio.timeout(timeout_s):
             sock = await _open_unix(unix) or await _open_tcp(address)
-            means = Itself(place_of(sock.getpeername()))
+            means = Itself(meant_place(sock, address))
             if speaks_tls(sock, secret):
                 sock = await encrypt(sock, secret, is_server=False, address=address)
             handshake = ClientHandshake(secret, role, "control", address, expects=expects, means=means)
@@ -364,7 +364,13 @@ async def _open_unix(path: str) -> socket.socket | None:
 
 
 async def _open_tcp(address: str) -> socket.socket:
-    host, port = addresses.parse(address)
+    there, tunnel = addresses.split_tunnel(address)
+    if tunnel:
+        sock = await _open_unix(tunnel)
+        if sock is None:
+            raise ConnectionFailed(address, NO_TUNNEL)
+        return sock
+    host, port = addresses.parse(there)
     failures: list[OSError] = []
     for family, _, _, _, target in await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM):
         sock = await _open(family, target, failures)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distributed.wire.credential import Credential
 
 KEEPALIVE_PROBES = 10
+NO_TUNNEL = "nobody listens at that Unix socket: has the connection of ssh ended?"
 UNIX_PATH_BYTES_MAX = 107  # of the kernel's structure, without its final zero
 
 
@@ -44,7 +45,7 @@ def connect_blocking(
     timeout_s = SETTINGS.connect_timeout_s if timeout_s is None else timeout_s
     began = time.monotonic()
     sock = connect_unix(unix, timeout_s) or _connect_tcp(address, began, min(timeout_s, tcp_timeout_s))
-    who = Meant(address, expects, incarnation, place_of(sock.getpeername()))
+    who = Meant(address, expects, incarnation, meant_place(sock, address))
     return open_over(sock, who, kind=kind, role=role, secret=secret, timeout_s=timeout_s, began=began)
 
 
@@ -71,7 +72,7 @@ def open_over(
     deadline = (time.monotonic() if began is None else began) + timeout_s
     try:
         means = Itself(meant.place, meant.incarnation)
-        if secret.credential is not None and sock.family != socket.AF_UNIX:
+        if secret.credential is not None and not is_local(sock):
             sock = _encrypt(sock, secret.credential, deadline)
         handshake = ClientHandshake(secret, role, kind, meant.address, expects=meant.role, means=means)
         _authenticate(sock, handshake, deadline)
@@ -119,7 +120,10 @@ def connect_unix(path: str, timeout_s: float) -> socket.socket | None:
 
 
 def _connect_tcp(address: str, began: float, timeout_s: float) -> socket.socket:
-    host, port = addresses.parse(address)
+    there, tunnel = addresses.split_tunnel(address)
+    if tunnel:
+        return _connect_tunnel(tunnel, address, timeout_s)
+    host, port = addresses.parse(there)
     deadline = began + timeout_s
     last: OSError | None = None
     try:
@@ -140,6 +144,13 @@ def _connect_tcp(address: str, began: float, timeout_s: float) -> socket.socket:
         last = error
     assert last is not None, "a name that resolves has an address"
     raise ConnectionFailed(address, explain(last, address, timeout_s)) from last
+
+
+def _connect_tunnel(path: str, address: str, timeout_s: float) -> socket.socket:
+    sock = connect_unix(path, timeout_s)
+    if sock is None:
+        raise ConnectionFailed(address, NO_TUNNEL)
+    return sock
 
 
 def _left(deadline: float) -> float:
@@ -181,6 +192,27 @@ def place_of(name: Any) -> str:
     if not isinstance(name, tuple):
         return ""
     return addresses.unparse(name[0].removeprefix("::ffff:").partition("%")[0], name[1])
+
+
+def is_local(sock: socket.socket) -> bool:
+    """Whether both ends are on this machine, where the kernel keeps others out: a Unix socket that is no tunnel.
+
+    At the other end of a tunnel is a TCP port, where TLS is spoken if there is the credential.
+    """
+    return sock.family == socket.AF_UNIX and not _is_tunnelled(sock)
+
+
+def meant_place(sock: socket.socket, address: str) -> str:
+    """Where whoever is meant says that it is: at the end of a tunnel the kernel's name tells nothing."""
+    return addresses.split_tunnel(address)[0] if _is_tunnelled(sock) else place_of(sock.getpeername())
+
+
+def _is_tunnelled(sock: socket.socket) -> bool:
+    try:
+        name = sock.getpeername()
+    except OSError:  # it is not connected any more
+        return False
+    return isinstance(name, str) and addresses.is_tunnel(name)
 
 
 def own_place(name: Any) -> str:

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from distributed.connect import is_local
 from distributed.errors import AuthenticationFailed
 from distributed.wire.security import ClientHandshake, Secret, ServerHandshake
 
@@ -17,8 +18,8 @@ GREETING_BYTES_MAX = 4096
 
 
 def speaks_tls(sock: socket.socket, secret: Secret) -> bool:
-    """Whether TLS belongs on this socket: on TCP, if there is the credential. The kernel guards Unix sockets."""
-    return sock.family != socket.AF_UNIX and secret.credential is not None
+    """Whether TLS belongs on this socket: on TCP, if there is the credential."""
+    return not is_local(sock) and secret.credential is not None
 
 
 async def encrypt(sock: socket.socket, secret: Secret, *, is_server: bool, address: str) -> socket.socket:

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 
+from distributed.address import split_tunnel
 from distributed.config import SETTINGS
 from distributed.connect import Meant, connect_blocking, connect_unix, failed, open_over, receive_exactly
 from distributed.errors import ConnectionFailed, ProtocolError, WrongPeer, by_name
@@ -36,6 +37,7 @@ class Roads:
         self.center, self.role, self.secret = center, role, secret
         self._relayed_until: dict[str, float] = {}  # by incarnation, or address where that is not known
         self._lock = threading.Lock()
+        self._is_tunnelled = bool(split_tunnel(center)[1])  # then this machine's network is another one
 
     def connect(
         self, address: str, *, kind: str, unix: str = "", incarnation: str = "", relayed: bool = False
@@ -49,7 +51,7 @@ class Roads:
         who = incarnation or address
         if not self.center:
             return self._directly(meant, kind, unix, math.inf)
-        if not relayed and not self.goes_through_center(who):
+        if not (relayed or self._is_tunnelled or self.goes_through_center(who)):
             try:
                 return self._directly(meant, kind, unix, SETTINGS.direct_connect_s)
             except ConnectionFailed as error:

@@ -106,12 +106,12 @@ class Worker:
         via_center: bool = False,
         resources: Mapping[str, int] | None = None,
     ) -> None:
-        self.center = addresses.unparse(*addresses.parse(center))
+        self.center = addresses.normalized(center)
         self.place = Place(
             None if host is None else arguments.text("host", host),
             arguments.port("port", port),
             None if announce is None else addresses.host("announce", announce),
-            arguments.truth("via_center", via_center),
+            arguments.truth("via_center", via_center) or bool(addresses.split_tunnel(self.center)[1]),
             arguments.truth("insecure_plaintext", insecure_plaintext),
         )
         most = SETTINGS.executors_max
