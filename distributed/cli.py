@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     status.add_argument("--json", action="store_true", help="print all there is, for programs")
     status.set_defaults(run=_run_status)
     embedded = commands.add_parser("embedded")  # no help: it is what Pool() starts
-    embedded.add_argument("--ncores", type=_at_least_one)
+    embedded.add_argument("--ncores", type=int)
     embedded.add_argument("--memory-limit", type=_memory)
     embedded.add_argument("--parent-fd", type=int)
     embedded.set_defaults(run=_run_embedded, verbose=False)
@@ -231,7 +231,7 @@ def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
 
 @_argument
 def _address(text: str) -> str:
-    return addresses.unparse(*addresses.parse(text, CENTER_PORT))
+    return addresses.normalized(text, CENTER_PORT)
 
 
 @_argument
@@ -350,8 +350,8 @@ def _run_embedded(arguments: argparse.Namespace) -> int:
 
         center = Center(port=0, status_port=None)
         await ending.start(center)
-        worker = Worker(center.address, ncores=arguments.ncores, memory_limit=arguments.memory_limit)
-        await ending.start(worker)
+        if arguments.ncores != 0:  # else they are all elsewhere
+            await ending.start(Worker(center.address, ncores=arguments.ncores, memory_limit=arguments.memory_limit))
         ending.say_ready([], address=center.address)
 
     return run_daemon("embedded", start, arguments.parent_fd, arguments.verbose)

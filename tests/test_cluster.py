@@ -81,9 +81,10 @@ def test_an_embedded_cluster_is_quick_and_ends() -> None:
 def test_daemons_end_with_the_process_that_started_them(start: str, last_deed: str) -> None:
     program = f"""
         import os, sys
-        from distributed.cluster.local import Cluster, embedded, _DAEMONS
+        from distributed.cluster.child import CHILDREN
+        from distributed.cluster.local import Cluster, embedded
         cluster = {start}
-        print(*[daemon._process.pid for daemon in _DAEMONS], flush=True)
+        print(*[daemon._process.pid for daemon in CHILDREN], flush=True)
         sys.stdin.readline()
         {last_deed}
     """

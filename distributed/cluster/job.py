@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed import address as addresses
-from distributed.cluster import surroundings
+from distributed.cluster import keys, surroundings
 from distributed.cluster.local import Daemon
 from distributed.cluster.ranks import Ranks, SilentRank
 from distributed.cluster.reach import Beacon, own_addresses, seen, this_machine
@@ -142,13 +142,13 @@ class Job:
             raise Failed(reason)
         center, secret, credential = rest
         if not self.is_client:
-            _keep(secret, credential)
+            keys.keep(secret, credential)
         return center
 
     def _start_center(self, host: str) -> str:
         is_inside = addresses.is_loopback(host)
         self._keys = os.urandom(32).hex(), "" if is_inside or self._plan.insecure_plaintext else credential_of_job()
-        _keep(*self._keys)
+        keys.keep(*self._keys)
         options = ["--insecure-plaintext"] if self._plan.insecure_plaintext else []
         self._daemon = Daemon("center", "--host", host, "--port", "0", *options)
         address: str = self._daemon.wait_ready()["address"]
@@ -299,18 +299,3 @@ def credential_of_job() -> str:
             "pip install cryptography, or name a credential in DISTRIBUTED_TLS_FILE, or, in a network that you "
             "trust, say --insecure-plaintext (insecure_plaintext=True)"
         ) from error
-
-
-def _keep(secret: str, credential: str) -> None:
-    """Have this process and all that it starts find the secret, in memory that is gone when this process is."""
-    os.environ["DISTRIBUTED_SECRET_FILE"] = _in_memory(secret)
-    os.environ.pop("DISTRIBUTED_TLS_FILE", None)
-    if credential:
-        os.environ["DISTRIBUTED_TLS_FILE"] = _in_memory(credential)
-
-
-def _in_memory(content: str) -> str:
-    descriptor = os.memfd_create("distributed secret")  # closed when it is executed by something else, as all are
-    os.fchmod(descriptor, 0o600)
-    os.write(descriptor, content.encode() + b"\n")
-    return f"/proc/{os.getpid()}/fd/{descriptor}"

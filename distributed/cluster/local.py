@@ -1,8 +1,6 @@
 """Daemons on this machine, started and ended by this process: `Cluster`, and the small cluster inside a `Pool`.
 
-Every daemon is a child in a session of its own (Ctrl-C in the terminal is the client's) and holds one end of a socket
-pair: over it comes one line of JSON when the daemon is ready, and its end of file means that the parent is gone,
-however that happened. Nothing polls a port, and nothing has to be alive to clean up.
+Either may have workers on other machines, too, to which ssh leads (:mod:`distributed.cluster.ssh`).
 """
 
 from __future__ import annotations
@@ -14,142 +12,51 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 from distributed import address as addresses
 from distributed import arguments, machine
+from distributed.cluster.child import Child, stop
 from distributed.cluster.launcher import without_rank
 from distributed.config import SETTINGS
-from distributed.errors import DistributedError, StartFailed
+from distributed.errors import DistributedError
 from distributed.resources import amounts, written
 
-LAST_WORDS_BYTES_MAX = 4000
-EXIT_S = 0.5  # from the end of a daemon's socket to that of its process
+if TYPE_CHECKING:
+    from distributed.cluster.hosts import SshHost
+
 CENTER_PART = 0.2  # of the time to end a cluster: so much is left for the center if workers take all of theirs
-_DAEMONS: weakref.WeakSet[Daemon] = weakref.WeakSet()
 
 
-class Daemon:
-    """One ``python -m distributed …`` of ours."""
+class Daemon(Child):
+    """One ``python -m distributed …`` of ours, on this machine."""
 
     def __init__(self, *arguments: str) -> None:
-        self._parent_pid = os.getpid()
-        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
-        self._ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "distributed", *arguments, "--parent-fd", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=subprocess.STDOUT,
-                env={**without_rank(os.environ), "PYTHONPATH": os.pathsep.join(_search_path())},
-            )
-        _DAEMONS.add(self)
+        self._arguments = arguments
+        super().__init__()
 
-    def wait_ready(self) -> dict[str, Any]:
-        """What the daemon says of itself when it is ready; `StartFailed` with its last words if it never is."""
-        line = b""
-        self._ours.settimeout(SETTINGS.start_timeout_s)
-        try:
-            while not line.endswith(b"\n"):
-                data = self._ours.recv(65536)
-                if not data:
-                    raise StartFailed(self._last_words() or "a daemon ended before it was ready, and said nothing")
-                line += data
-        except TimeoutError:
-            words = self._last_words()
-            raise StartFailed(
-                f"a daemon was not ready after {SETTINGS.start_timeout_s:g} s; it said: {words!r}"
-            ) from None
-        except ConnectionError as error:
-            raise StartFailed(self._last_words() or f"a daemon ended before it was ready: {error}") from error
+    def _launch(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "distributed", *self._arguments, "--parent-fd", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env={**without_rank(os.environ), "PYTHONPATH": os.pathsep.join(_search_path())},
+        )
+
+    def _understand(self, line: bytes) -> dict[str, Any]:
         ready: dict[str, Any] = json.loads(line)
         return ready
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def is_alive(self) -> bool:
-        return self._process.returncode is None and self._process.poll() is None
-
-    def why_ended(self) -> str:
-        """How it ended, with its last words; empty while it lives."""
-        if self.is_alive():
-            return ""
-        code = self._process.returncode
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        words = [line for line in self._last_words().splitlines() if " INFO " not in line]
-        return "\n".join([how, *words])
-
-    @property
-    def was_killed(self) -> bool:
-        """Whether it ended by a signal."""
-        return (self._process.returncode or 0) < 0
-
-    def ask_to_stop(self) -> None:
-        """End of file: the daemon ends as on SIGTERM. A forked child of ours must not end what is its parent's."""
-        if os.getpid() == self._parent_pid and self._ours.fileno() >= 0:
-            try:
-                self._ours.shutdown(socket.SHUT_WR)
-            except OSError:  # it ended already
-                pass
-            self._process.send_signal(signal.SIGCONT)  # should it be stopped
 
     def ask_to_leave(self) -> None:
         """A worker takes nothing new, hands over what only it holds, and ends."""
         if os.getpid() == self._parent_pid and self.is_alive():
             self._process.send_signal(signal.SIGTERM)
-
-    def wait_until_gone(self, deadline: float) -> bool:
-        """Whether the daemon ends by itself before the deadline."""
-        try:
-            while True:  # its end closes when it ends, and nobody else has it
-                self._ours.settimeout(max(0.001, deadline - time.monotonic()))
-                if not self._ours.recv(65536):
-                    break
-        except TimeoutError:
-            return False
-        except OSError:
-            pass
-        return True
-
-    def stop(self, deadline: float) -> None:
-        """Wait until the daemon ended, and kill it at the deadline."""
-        if os.getpid() != self._parent_pid or self._ours.fileno() < 0:
-            return
-        self.ask_to_stop()
-        is_ending = self.wait_until_gone(deadline)
-        try:
-            self._process.wait(EXIT_S if is_ending else 0.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._ours.close()
-        self._output.close()
-
-    def _last_words(self) -> str:
-        size = self._output.seek(0, os.SEEK_END)
-        self._output.seek(max(0, size - LAST_WORDS_BYTES_MAX))
-        return self._output.read().decode(errors="replace").strip()
-
-    def forget(self) -> None:
-        """In a forked child: let go of the socket, or the daemon would outlive our parent."""
-        self._ours.close()
-
-
-def _forget_daemons() -> None:
-    for daemon in list(_DAEMONS):
-        daemon.forget()
-
-
-os.register_at_fork(after_in_child=_forget_daemons)
 
 
 def _search_path() -> Iterable[str]:
@@ -157,28 +64,14 @@ def _search_path() -> Iterable[str]:
     return dict.fromkeys(entry or os.getcwd() for entry in sys.path)
 
 
-def _stop(daemons: Sequence[Daemon], timeout_s: float, spill_directory: str | None = None) -> None:
-    """End all of these at the same time. What was killed with all that would have cleaned up is cleaned up here."""
-    deadline = time.monotonic() + timeout_s
-    for daemon in daemons:
-        daemon.ask_to_stop()
-    for daemon in daemons:
-        daemon.stop(deadline)
-    if any(daemon.was_killed for daemon in daemons):
-        from distributed import spilling, stores  # lazy: a quick start needs none of it
-
-        for base in {stores.SHARED_MEMORY, tempfile.gettempdir(), *spilling.candidates(spill_directory)}:
-            stores.sweep(base)
-
-
-def _stop_cluster(workers: dict[str, Daemon], centers: list[Daemon], spill_directory: str | None) -> None:
+def _stop_cluster(workers: dict[str, Child], centers: list[Daemon], spill_directory: str | None) -> None:
     began = time.monotonic()
-    _stop(list(workers.values()), (1 - CENTER_PART) * SETTINGS.close_timeout_s, spill_directory)
-    _stop(centers, SETTINGS.close_timeout_s - (time.monotonic() - began))
+    stop(list(workers.values()), (1 - CENTER_PART) * SETTINGS.close_timeout_s, spill_directory)
+    stop(centers, SETTINGS.close_timeout_s - (time.monotonic() - began))
 
 
 class Cluster:
-    """A cluster of real daemons on this machine: one center and some workers, which end with this process.
+    """A cluster of real daemons: one center on this machine and some workers, all of which end with this process.
 
     Parameters
     ----------
@@ -187,7 +80,8 @@ class Cluster:
     ncores
         Executors of each worker; default: the machine's cores, divided among the workers.
     hosts
-        Addresses of the workers, ``host:port``, of this machine.
+        Where the workers are: addresses of this machine, ``host:port``, and other machines to which ssh leads without
+        a password, ``ssh://user@host:port/8`` for a worker with 8 executors there. Default: on this machine.
     center
         Address of the center; default: a free port of 127.0.0.1.
     memory_limit
@@ -225,13 +119,14 @@ class Cluster:
         tls: bool = False,
         resources: Mapping[str, int] | None = None,
     ) -> None:
-        wanted = self._addresses(n_workers, hosts)
+        wanted, elsewhere = self._places(n_workers, hosts)
         self._options = _worker_options(len(wanted), ncores, memory_limit, spill_directory, task_memory_limit)
-        if resources is not None and (each := amounts("resources", resources)):
-            self._options += ["--resources", written(each)]
+        each = {} if resources is None else amounts("resources", resources)
+        has = ["--resources", written(each)] if each else []
+        self._options += has
         arguments.truth("insecure_plaintext", insecure_plaintext)
         self._common = ["--insecure-plaintext"] if insecure_plaintext else []
-        self._workers: dict[str, Daemon] = {}
+        self._workers: dict[str, Child] = {}
         self._centers: list[Daemon] = []
         self._finalizer = weakref.finalize(self, _stop_cluster, self._workers, self._centers, spill_directory)
         host, port = ("127.0.0.1", 0) if center is None else addresses.parse(center, 8787)
@@ -242,32 +137,40 @@ class Cluster:
             self.center_address: str = ready["address"]
             self.status_link: str = ready["status_link"]
             self._start_workers(wanted)
+            if elsewhere:
+                options = [*_options_elsewhere(memory_limit, spill_directory, task_memory_limit), *has]
+                self._workers.update(start_elsewhere(elsewhere, self.center_address, options, ncores or 0))
         except BaseException:
             self.close()
             raise
 
     @staticmethod
-    def _addresses(n_workers: int | None, hosts: Sequence[str] | None) -> list[tuple[str, int]]:
-        right = "a list of addresses, ['host:port', ...]"
+    def _places(n_workers: int | None, hosts: Sequence[str] | None) -> tuple[list[tuple[str, int]], Sequence[SshHost]]:
+        """Where workers are to be: on this machine, and elsewhere."""
+        right = "a list of addresses, ['host:port', 'ssh://host/8', ...]"
         if isinstance(hosts, str):
             raise TypeError(f"hosts={arguments.shown(hosts)} must be {right}")
-        wanted = [addresses.parse(host, 0) for host in arguments.iterable("hosts", hosts or (), right)]
+        listed = list(arguments.iterable("hosts", hosts or (), right))
+        elsewhere = [host for host in listed if _is_elsewhere(host)]
+        wanted = [addresses.parse(host, 0) for host in listed if not _is_elsewhere(host)]
         if n_workers is not None:
             n_workers = arguments.count("n_workers", n_workers, 0, SETTINGS.workers_started_max)
-        if wanted and n_workers is not None and n_workers != len(wanted):
-            raise ValueError(f"n_workers={n_workers}, but hosts names {len(wanted)}: leave one of them out")
-        return wanted or [("127.0.0.1", 0)] * (1 if n_workers is None else n_workers)
+        if listed and n_workers is not None and n_workers != len(listed):
+            raise ValueError(f"n_workers={n_workers}, but hosts names {len(listed)}: leave one of them out")
+        if not listed:
+            wanted = [("127.0.0.1", 0)] * (1 if n_workers is None else n_workers)
+        return wanted, ssh_hosts(elsewhere)
 
     def _start_workers(self, wanted: Iterable[tuple[str, int]]) -> None:
         """Start them all, then wait for them; if one fails, none of these stays."""
-        daemons = []
+        daemons: list[Daemon] = []
         try:
             for host, port in wanted:
                 place = ["--host", host, "--port", str(port)]
                 daemons.append(Daemon("worker", self.center_address, *place, *self._options, *self._common))
             started = {daemon.wait_ready()["address"]: daemon for daemon in daemons}
         except BaseException:
-            _stop(daemons, SETTINGS.close_timeout_s)
+            stop(daemons, SETTINGS.close_timeout_s)
             raise
         self._workers.update(started)
 
@@ -286,7 +189,7 @@ class Cluster:
             raise ValueError("the cluster is closed")
         n = arguments.count("n", n, 0, SETTINGS.workers_started_max)
         for address in [address for address in self._workers if address not in self.workers]:
-            _stop([self._workers.pop(address)], 0.0)
+            stop([self._workers.pop(address)], 0.0)
         surplus = [self._workers.pop(address) for address in self._emptiest(len(self._workers) - n)]
         self._dismiss(surplus)
         self._start_workers([("127.0.0.1", 0)] * (n - len(self._workers)))
@@ -303,14 +206,14 @@ class Cluster:
             return sorted(youngest, key=lambda address: held.get(address, 0))[:count]
         return list(self._workers)[-count:]
 
-    def _dismiss(self, daemons: list[Daemon]) -> None:
+    def _dismiss(self, daemons: list[Child]) -> None:
         """Have workers leave, all at the same time, and kill those that do not end in time."""
         deadline = time.monotonic() + SETTINGS.drain_timeout_s + SETTINGS.drain_kill_s + SETTINGS.close_timeout_s
         for daemon in daemons:
             daemon.ask_to_leave()
         for daemon in daemons:
             daemon.wait_until_gone(deadline)
-        _stop(daemons, SETTINGS.close_timeout_s)
+        stop(daemons, SETTINGS.close_timeout_s)
 
     def close(self) -> None:
         """End workers and center, and wait for it. Closing twice is no error."""
@@ -354,16 +257,59 @@ def _size(name: str, value: Any) -> str:
     return str(machine.parse_bytes(value) if isinstance(value, str) else arguments.count(name, value, 2))
 
 
-class Embedded:
-    """The cluster inside a `Pool`: one child process that holds center and worker agent."""
+def _is_elsewhere(host: object) -> bool:
+    return isinstance(host, str) and "://" in host
 
-    def __init__(self, ncores: int | None = None, memory_limit: int | str | None = None) -> None:
-        options = ["--ncores", str(ncores)] if ncores else []
+
+def _options_elsewhere(
+    memory_limit: int | str | None, spill_directory: str | None, task_memory_limit: int | str | None
+) -> list[str]:
+    """The same wishes for a worker of its own machine: a part of the memory is one of the memory there."""
+    wishes = {
+        "--memory-limit": memory_limit,
+        "--spill-directory": spill_directory,
+        "--task-memory-limit": task_memory_limit,
+    }
+    return [word for option, value in wishes.items() if value is not None for word in (option, str(value))]
+
+
+def ssh_hosts(hosts: Iterable[object]) -> Sequence[SshHost]:
+    """What these texts mean; none of them twice."""
+    listed = list(hosts)
+    if not listed:
+        return ()
+    from distributed.cluster.hosts import parse_all  # lazy, as the next: a quick start needs none of it
+
+    return parse_all(listed)
+
+
+def start_elsewhere(
+    hosts: Sequence[SshHost], center: str, options: Sequence[str] = (), ncores: int = 0
+) -> dict[str, Child]:
+    """Start a worker on each of these, which joins the center; by address."""
+    from distributed.cluster.ssh import Wishes, start_workers
+
+    return dict(start_workers(hosts, Wishes(center, tuple(options), ncores)))
+
+
+class Embedded:
+    """The cluster inside a `Pool`: one child process that holds center and worker agent, and workers elsewhere.
+
+    `ncores` 0: no worker in that process.
+    """
+
+    def __init__(
+        self, ncores: int | None = None, memory_limit: int | str | None = None, hosts: Sequence[SshHost] = ()
+    ) -> None:
+        options = ["--ncores", str(ncores)] if ncores is not None else []
         options += ["--memory-limit", str(memory_limit)] if memory_limit else []
-        self._daemon = daemon = Daemon("embedded", *options)
-        self._finalizer = weakref.finalize(self, _stop, [daemon], SETTINGS.close_timeout_s)
+        self._daemon = Daemon("embedded", *options)
+        children: list[Child] = [self._daemon]
+        self._finalizer = weakref.finalize(self, stop, children, SETTINGS.close_timeout_s)
         try:
-            self.address: str = daemon.wait_ready()["address"]
+            self.address: str = self._daemon.wait_ready()["address"]
+            if hosts:
+                children += start_elsewhere(hosts, self.address).values()
         except BaseException:
             self.close()
             raise
@@ -377,10 +323,12 @@ class Embedded:
         """End it, and wait for it; what does not end in time is killed. Closing twice is no error."""
         alive = self._finalizer.detach()
         if alive is not None:
-            _, stop, (daemons, _), _ = alive
-            stop(daemons, timeout_s)
+            _, end, (children, _), _ = alive
+            end(children, timeout_s)
 
 
-def embedded(ncores: int | None = None, memory_limit: int | str | None = None) -> Embedded:
-    """Start a center and a worker with `ncores` executors in one child process, for one pool."""
-    return Embedded(ncores, memory_limit)
+def embedded(
+    ncores: int | None = None, memory_limit: int | str | None = None, hosts: Sequence[SshHost] = ()
+) -> Embedded:
+    """Start a center and a worker with `ncores` executors in one child process, and workers elsewhere, for one pool."""
+    return Embedded(ncores, memory_limit, hosts)

@@ -10,9 +10,9 @@ import time
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from distributed import arguments, machine
-from distributed.cluster import surroundings
-from distributed.cluster.local import Cluster, embedded
+from distributed import arguments
+from distributed.cluster.local import Cluster
+from distributed.cluster.meaning import meant_by
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError, PoolClosed
 from distributed.pool.calls import Calls
@@ -46,6 +46,9 @@ class Pool:
         ``'host:port'`` of a center joins its cluster. A number starts a local cluster with that many executors, which
         ends with the pool; nothing starts one executor per core. A `Cluster` is joined. Under
         ``python -m distributed.mpi`` nothing joins the cluster of the MPI job.
+    hosts : list of str
+        Other machines that compute for this pool, beside its local executors: ``ssh://user@host:port/8``, to which the
+        system's ssh leads without a password. ``Pool(0, hosts)`` has no local executors.
     initializer, initargs
         ``initializer(*initargs)`` runs once in each executor, before its first task of this pool. If it raises, the
         task is not run and has the error `InitializerFailed`, whose cause is what was raised.
@@ -62,29 +65,16 @@ class Pool:
     def __init__(
         self,
         address: str | int | Cluster | None = None,
+        hosts: Iterable[str] = (),
         *,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
     ) -> None:
-        self._owned = None
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer={arguments.shown(initializer)} is not callable")
         initargs = tuple(arguments.iterable("initargs", initargs))
         needs = Needs(initializer, initargs)
-        if address is None and surroundings.center:
-            address = surroundings.center
-        if address is None or (isinstance(address, int) and not isinstance(address, bool)):
-            most = SETTINGS.executors_max
-            count = machine.cores() if address is None else arguments.count("address", address, 1, most)
-            self._owned = embedded(count)
-            center = self._owned.address
-        elif isinstance(address, Cluster):
-            center = address.center_address
-        elif isinstance(address, str):
-            center = address
-        else:
-            shown = arguments.shown(address)
-            raise TypeError(f"Pool({shown}): address must be 'host:port', a number of executors, a Cluster, or nothing")
+        center, self._owned = meant_by(address, hosts)
         try:
             self._core = Core(center, find_secret())
         except BaseException:

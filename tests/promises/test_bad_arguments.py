@@ -88,6 +88,19 @@ NO_ADDRESSES = [
         5,
     )
 ]
+NO_SSH_HOSTS = [(TypeError, "ssh://maxi/8")] + [
+    (BadAddress, value)
+    for value in (
+        ["ssh://"],
+        ["ssh://maxi/0"],
+        ["ssh://maxi:99999/4"],
+        ["sssh://maxi/4"],
+        ["ssh://maxi/4", "ssh://maxi/8"],
+        ["ssh://-oProxyCommand=id/4"],
+        ["ssh://maxi/4?pyton=python3"],
+        ["ssh://" + "x" * 10 * MIB],
+    )
+]
 NO_HANDLES = [*NOT_ITERABLE, (TypeError, [1]), (TypeError, ["x"]), (TypeError, [None]), (TypeError, [Hostile()])]
 NO_KEYS = [*NOT_ITERABLE[1:], (TypeError, [1]), (TypeError, [None]), (ValueError, [""]), (ValueError, ["x" * 10 * MIB])]
 NO_PATHS = [(TypeError, value) for value in (5, b"/tmp", [], Hostile())] + [(ValueError, ""), (ValueError, "a\0b")]
@@ -209,6 +222,14 @@ TAKES = {
                 *TOO_MANY,
             ],
         ),
+        "hosts": [
+            Wrong(lambda pool, x: Pool(1, x), [*NOT_ITERABLE, *NO_SSH_HOSTS], "host|address|ssh://"),
+            Wrong(
+                lambda pool, x: Pool(x, ["ssh://maxi/8"]),
+                [(ValueError, "a:1"), (ValueError, -1), (TypeError, 2.5)],
+                "hosts|address",
+            ),
+        ],
         "initializer": Wrong(lambda pool, x: Pool(1, initializer=x), NO_CALLABLES[1:]),
         "initargs": [
             Wrong(lambda pool, x: Pool(1, initializer=abs, initargs=x), NOT_ITERABLE),
@@ -391,8 +412,9 @@ TAKES = {
                 (TypeError, "127.0.0.1:8788"),
                 (BadAddress, ["127.0.0.1:x"]),
                 (BadAddress, [5]),
+                *NO_SSH_HOSTS,
             ],
-            "hosts|address",
+            "host|address|ssh://",
         ),
         "center": Wrong(
             of_cluster("center"),
