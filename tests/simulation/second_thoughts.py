@@ -6,7 +6,7 @@ Chance alone finds such moments too seldom. Here somebody waits for them.
 from __future__ import annotations
 
 from distributed.pool import events
-from distributed.pool.tasks import Options, Task
+from distributed.pool.tasks import READY, SENT, WAITING, Options, Task
 from distributed.wire import messages as m
 from tests.simulation.client import Client
 from tests.simulation.executors import Value
@@ -31,13 +31,19 @@ class SecondThoughts(Users):
         client.start([*inputs, *tasks])
         dropped = inputs if self.dice.random() < 0.5 else []
         self.lie_in_wait(client, tasks, dropped, self.dice.choice(("fetching", "fetching", "running")), LOOKS)
-        self.world.after(LATER_S, self.find_strays, client, inputs, self.losses())
+        self.world.after(LATER_S, self.find_strays, client, inputs, tasks, self.losses())
 
-    def find_strays(self, client: Client, tasks: list[Task], losses: int) -> None:
-        """Where a copy came to, its owner knows of it; unless something else went wrong meanwhile."""
+    def find_strays(self, client: Client, inputs: list[Task], tasks: list[Task], losses: int) -> None:
+        """Where a copy came to, its owner knows of it; unless something else went wrong meanwhile.
+
+        An owner hears of copies with the outcomes of the tasks that read them.
+        """
         if losses != self.losses() or self.anybody_leaves() or self.world.now < self.quiet_s or client in self.gone:
             return
-        for task in tasks:
+        if any(task.status in (WAITING, READY, SENT) for task in tasks):
+            self.world.after(LATER_S, self.find_strays, client, inputs, tasks, losses)
+            return
+        for task in inputs:
             for worker in self.workers.values():
                 is_here = worker.is_alive and task.key in worker.state.store.entries
                 assert not is_here or worker.name in (task.holders or ()), f"a stray {task.key} at {worker.name}"
