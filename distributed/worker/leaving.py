@@ -11,7 +11,8 @@
 So the table of values empties, and when no task is left either the worker goes. It waits no longer than
 `drain_timeout_s`; then the tasks that still run are stopped and run elsewhere, free of charge, and it says what it
 left.
-Alone in the cluster it hands over nothing, and says so. Knows neither sockets nor who the others are.
+Alone in the cluster it hands over nothing, and says so; but others may need a moment to find a center that was started
+again, up to `drain_center_s`. Knows neither sockets nor who the others are.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ class Departure:
             return
         self._tell_clients()
         left = self._see_to_values(now)
-        is_done = self.is_over or all(key in self.refused and self.is_alone for key in left)
+        is_hopeless = self.is_alone and not self._may_others_come(now) and all(key in self.refused for key in left)
+        is_done = self.is_over or not left or is_hopeless
         if (is_done or self.is_cut_off(now)) and not self.state.tasks:
             self._leave(now)
         else:
@@ -153,6 +155,10 @@ class Departure:
     def is_cut_off(self, now: float) -> bool:
         """Whether the center is away for so long that it may never come back."""
         return self.cut_off_s is not None and now >= self.cut_off_s + self.settings.drain_center_s
+
+    def _may_others_come(self, now: float) -> bool:
+        """Whether the center may have been started again, and others are still on their way to it, as we were."""
+        return now < self.state.reports.renewed_s + self.settings.drain_center_s
 
     def _tell_clients(self) -> None:
         for client in self.state.attached:

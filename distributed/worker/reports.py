@@ -6,6 +6,7 @@ holds it all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ class Reports:
         self.out: list[Any] = store.out
         self.is_connected = False
         self._registrations = 0
+        self.renewed_s = -math.inf  # when the center was found again
         self.is_due = False
 
     def connected(self, now: float, is_leaving: bool) -> None:
@@ -34,6 +36,8 @@ class Reports:
         keys, attempts, nbytes = self.store.snapshot()
         names, published = dict(self.store.names), dict(self.store.published)
         self.out.append(ToCenter(Register(self.member, keys, attempts, nbytes, names, published, is_leaving)))
+        if self._registrations:
+            self.renewed_s = now
         self._registrations += 1
         self.alarms.set(now + self.settings.load_interval_s, "load", self._registrations)
 
