@@ -69,8 +69,8 @@ class Handover:
                 told.append((self.directory.members[leaver], m.HandedOver(adopted, [], len(self._targets()))))
         return told + self.pump(message.reason)
 
-    def forget(self, address: str) -> Told:
-        """A worker is gone: nobody waits for what it had, and what was on its way there goes to others."""
+    def forget(self, address: str) -> None:
+        """A worker is gone: nobody waits for what it had, and what was on its way there waits for others (`pump`)."""
         self._waiting.pop(address, None)
         for orphan in self.orphans.pop(address, {}).values():
             self._unassign(orphan)
@@ -79,7 +79,6 @@ class Handover:
                 if orphan.target == address:
                     self._unassign(orphan)
                     self._waiting[leaver][key] = None
-        return self.pump()
 
     def pump(self, reason: str = "") -> Told:
         """Find takers for what waits; what nobody takes is refused."""

@@ -193,7 +193,7 @@ class CenterState:
     def _replace(self, older: Registration, connection: int, member: m.Member) -> None:
         """The worker at this address registered before: its keys go, and its connection if that is another."""
         self.directory.leave(older)
-        self._tell(self.handover.forget(older.member.address))
+        self.handover.forget(older.member.address)  # others are found for what waits when the new one counts, too
         if older.connection != connection:
             self._out.append(Close(older.connection, "replaced by a newer registration"))
         if older.member.incarnation != member.incarnation:
@@ -227,7 +227,8 @@ class CenterState:
     def _drop_worker(self, registration: Registration, reason: str) -> None:
         member = registration.member
         self.directory.leave(registration)
-        self._tell(self.handover.forget(member.address))
+        self.handover.forget(member.address)
+        self._tell(self.handover.pump())
         self._tell_all_but(registration.connection, m.WorkerLeft(member.address, member.incarnation, reason))
         self._out.append(Say(f"worker {member.address} left: {reason}"))
         self._refuse_splices_to(member)
