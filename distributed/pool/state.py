@@ -615,6 +615,7 @@ class PoolState:
         members: list[Member] = event.message.members  # type: ignore[attr-defined]
         for view in self.membership.keep_only(member.address for member in members):
             self._lose_data(view, now)
+        self.restarts.look()
         for member in members:
             self._meet(member, now)
 
@@ -635,6 +636,7 @@ class PoolState:
         view = self.membership.left(message.address, message.incarnation)
         if view is not None:
             self._lose_data(view, now)
+        self.restarts.look()
 
     def _on_connected(self, event: Connected, now: float) -> None:
         """A worker that was away may have its data still: it lists what it has."""
