@@ -6,11 +6,12 @@ happened. What a check returns is what the rest of the package works with: a flo
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from distributed.config import SETTINGS
 from distributed.named import NamedFunction
@@ -30,6 +31,52 @@ def shown(value: object) -> str:
     except Exception:  # noqa: BLE001  a user's __repr__, or a number of too many digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= SHOWN_CHARACTERS_MAX else f"{text[: SHOWN_CHARACTERS_MAX - 3]}..."
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def nearest_names(instead: Mapping[str, str] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: what is no argument is a TypeError with the one that was meant, or what to do `instead`.
+
+    >>> @nearest_names({'processes': 'write Pool(4)'})
+    ... def Pool(address, *, serializer='auto'): pass
+    >>> Pool(1, serialiser='dill')
+    Traceback (most recent call last):
+    TypeError: Pool() has no argument 'serialiser'; did you mean 'serializer'?
+    >>> Pool(processes=4)
+    Traceback (most recent call last):
+    TypeError: Pool() has no argument 'processes': write Pool(4)
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        code = function.__code__  # type: ignore[attr-defined]
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        owner, _, own = function.__qualname__.rpartition(".")
+        called = owner if own == "__init__" else own
+
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name not in names or name == "self":
+                    raise TypeError(no_such(called, name, [known for known in names if known != "self"], instead or {}))
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def no_such(called: str, name: str, known: Iterable[str], instead: Mapping[str, str]) -> str:
+    """The sentence about an argument that does not exist."""
+    import difflib  # here: it is for those who mistype
+
+    said = f"{called}() has no argument {shown(name)}"
+    if name in instead:
+        return f"{said}: {instead[name]}"
+    nearest = difflib.get_close_matches(name[:100], list(known), 1, 0.5)
+    return f"{said}; did you mean {nearest[0]!r}?" if nearest else f"{said}; there are {', '.join(known)}"
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers

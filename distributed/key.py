@@ -11,3 +11,12 @@ def owner_of(key: str) -> str:
     """
     owner, slash, _ = key.partition("/")
     return owner if slash else ""
+
+
+def account_of(client: str) -> str:
+    """Whose work a client's is: that of its program, which may have several pools.
+
+    >>> account_of('a11ce0000000-2'), account_of('a11ce0000000')
+    ('a11ce0000000', 'a11ce0000000')
+    """
+    return client.partition("-")[0]

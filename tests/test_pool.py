@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from conftest import nothing_left_behind
-from distributed import Pool, as_completed, wait
+from distributed import Cluster, Pool, as_completed, rpc, wait
 from distributed.errors import (
     BadAddress,
     CannotPickle,
@@ -511,6 +511,93 @@ def test_a_key_whose_task_still_runs_without_a_handle_is_the_same_task(pool, tmp
     view.submit(run_once)
     assert view.submit(run_once).get() == 5
     assert (tmp_path / "runs").read_text() == "x"
+
+
+def test_whatever_the_function_a_name_that_is_there_gives_what_is_there(pool):
+    view = pool.options(key="one name")
+    first = view.submit(abs, -1)
+    assert (view.submit(abs, -2).get(), view.apply(pow, (2, 3))) == (1, 1)
+    assert pool.options(key="other name").submit(abs, -2).get() == 2
+    assert first.key.endswith("/one name")
+
+
+def test_a_name_belongs_to_one_pool(pool):
+    with Pool(pool.address) as other:
+        mine = pool.options(key="shared").submit(abs, -1)
+        assert other.options(key="shared").submit(abs, -2).get() == 2
+        assert mine.get() == 1
+
+
+def test_what_failed_under_a_name_is_computed_again(pool, tmp_path):
+    def fail_once():
+        if not (tmp_path / "failed").exists():
+            (tmp_path / "failed").touch()
+            raise ValueError("once")
+        return 7
+
+    view = pool.options(key="fails once")
+    first = view.submit(fail_once)
+    with pytest.raises(ValueError, match="once"):
+        first.get()
+    second = view.submit(fail_once)
+    assert (second.get(), view.submit(fail_once).get()) == (7, 7)
+    assert first.status == "failed"
+    with pytest.raises(ValueError, match="once"):
+        first.get()
+
+
+def test_what_was_cancelled_under_a_name_is_computed_again(pool, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    view = pool.options(key="cancelled")
+    first = view.submit(pipe.read_text)
+    while "runs on" not in first.explain():
+        os.sched_yield()
+    assert first.cancel()
+    assert view.submit(abs, -3).get() == 3
+    assert first.cancelled()
+
+
+def test_a_name_is_free_when_its_result_was_released(pool):
+    view = pool.options(key="released")
+    first = view.submit(os.urandom, 8)
+    before = first.get()
+    task = first._task
+    first.release()
+    while task.status != "released":  # a moment later
+        assert pool.submit(abs, -1).get() == 1
+    assert view.submit(os.urandom, 8).get() != before
+
+
+def test_a_name_whose_result_others_need_is_that_result(pool):
+    view = pool.options(key="needed")
+    first = view.submit(os.urandom, 8)
+    before = first.get()
+    value = pool.scatter([first])
+    del first
+    assert view.submit(os.urandom, 8).get() == before
+    del value
+
+
+def test_priorities_mean_the_same_in_all_pools_of_a_program(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def note(name):
+        with (tmp_path / "order").open("a") as file:
+            file.write(name)
+
+    with Cluster(n_workers=1, ncores=1) as cluster, Pool(cluster) as one, Pool(cluster) as two:
+        blocker = one.submit(pipe.read_text)
+        while "runs on" not in blocker.explain():
+            os.sched_yield()
+        order = ((one, -1, "a"), (two, 0, "b"), (two, 1, "c"))
+        handles = [pool.options(priority=priority).submit(note, name) for pool, priority, name in order]
+        while rpc(cluster.workers[0]).status()["queued"] < 3:
+            os.sched_yield()
+        pipe.write_text("go")
+        wait(handles)
+    assert (tmp_path / "order").read_text() == "abc", "though the first pool has used much more"
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", "127.0.0.1:99999", ""])

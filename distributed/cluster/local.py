@@ -105,6 +105,7 @@ class Cluster:
             pool.apply(sum, [[1, 2, 3]])
     """
 
+    @arguments.nearest_names()
     def __init__(
         self,
         n_workers: int | None = None,

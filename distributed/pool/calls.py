@@ -159,9 +159,11 @@ class Calls:
         raise error
 
     def _known(self, key: str) -> RemoteData | None:
-        """The result that has this name already."""
+        """The result that has this name already. A task that failed has none: its name is free, unless it was lent."""
         task = self._named.get(key)
-        return None if task is None or _is_over(task) else self._core.handle(task)
+        if task is None or _is_over(task) or (task.status == FAILED and task.key not in self._core.lent):
+            return None
+        return self._core.handle(task)
 
     def _remember(self, key: str, task: Task) -> None:
         self._named[key] = task

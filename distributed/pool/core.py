@@ -43,7 +43,7 @@ class Core:
 
     def __init__(self, center: str, secret: Any) -> None:
         self.center = center
-        self.client = os.urandom(6).hex()
+        self.client = _new_client()
         self.state = PoolState(now=time.monotonic())
         self.driver = Driver(self.state, center, self.client, secret)
         self.transfer = Transfer(self.client, self.driver.dialler.roads)
@@ -326,6 +326,16 @@ class Core:
         self.driver.abandon()
 
 
+_program = ""  # what the names of this process's clients begin with: workers take these for one
+_clients = itertools.count(1)
+
+
+def _new_client() -> str:
+    global _program
+    _program = _program or os.urandom(6).hex()
+    return f"{_program}-{next(_clients)}"
+
+
 def _recipe_of(value: Packed) -> tuple[Kind | None, bytes | None]:
     """How a scattered value comes back when the workers that held it are gone: a small one is kept here as well."""
     if value.handles or value.nbytes > SETTINGS.scattered_value_bytes_max:
@@ -379,6 +389,8 @@ class Patience:
 
 
 def _make_inert() -> None:
+    global _program
+    _program = ""  # a forked child is a program of its own
     for core in list(CORES):
         core.become_inert()
     CORES.clear()

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 ENDING_S = 1.5  # of the time to close is kept for the end itself, and of that
 GOODBYE_S = 0.5  # so much for the center's answer
+NUMBER_FIRST = dict.fromkeys(
+    ("processes", "n_workers", "max_workers", "workers", "ncores"), "write Pool(4) for four executors"
+)
 KEYS_ASKED = 10_000  # in one message: a million at once would be more than a message may have
 
 
@@ -62,6 +65,7 @@ class Pool:
     14
     """
 
+    @arguments.nearest_names(NUMBER_FIRST)
     def __init__(
         self,
         address: str | int | Cluster | None = None,
@@ -280,6 +284,7 @@ class Pool:
 
         return run_on_all(self._core, self._calls, self._options, arguments.function(function), args, kwargs)
 
+    @arguments.nearest_names()
     def options(
         self,
         *,
@@ -309,7 +314,9 @@ class Pool:
         workers : str or list of str
             Only on these workers, by address or name.
         key : str
-            The name of the result, within this client's names. A name that is there already gives that result.
+            The name of the result, within this pool's names. A name that is there already gives that result, or the
+            task that is about to have it, whatever the function; as long as there is a handle of it. What failed or was
+            cancelled is computed again.
         resources : dict
             What a task uses of its worker while it runs, ``{'gpu': 1}``, where workers have a number of that: those
             that were started with ``dworker --resources gpu=2``. Never is more in use there than there is.

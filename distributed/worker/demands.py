@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 
 from distributed import resources
+from distributed.key import account_of
 from distributed.worker.tasks import Part
 
 
@@ -23,8 +24,8 @@ class Demands:
         self.all_of_it = dict(all_of_it)
         self.used: dict[str, int] = dict.fromkeys(all_of_it, 0)
         self.is_due = False  # something changed: somebody may have a turn now
-        self._used_s = used_s  # how much time of executors a client has used
-        self._waiting: dict[str, list[tuple[float, int, Part]]] = {}  # by client, in order
+        self._used_s = used_s  # how much time of executors a program has used
+        self._waiting: dict[str, list[tuple[float, int, Part]]] = {}  # by program, in order
         self._numbers = itertools.count()
 
     @property
@@ -35,7 +36,7 @@ class Demands:
     def put(self, part: Part) -> None:
         """Tasks wait for their turn."""
         part.queued, self.is_due = True, True
-        parts = self._waiting.setdefault(part.order.client, [])
+        parts = self._waiting.setdefault(part.order.account, [])
         bisect.insort(parts, (part.order.priority, next(self._numbers), part))
 
     def take(self) -> list[Part]:
@@ -43,16 +44,16 @@ class Demands:
         self.is_due = False
         kept_back: set[str] = set()
         taken: list[Part] = []
-        for client in sorted(self._waiting, key=lambda client: (self._used_s(client), client)):
+        for account in sorted(self._waiting, key=lambda account: (self._used_s(account), account)):
             left = []
-            for item in self._waiting[client]:
+            for item in self._waiting[account]:
                 if not item[2].queued:  # it was dropped meanwhile
                     continue
                 rest = self._admit(item[2], kept_back, taken)
                 if rest is not None:
                     left.append((item[0], item[1], rest))
-            self._waiting[client] = left
-        self._waiting = {client: parts for client, parts in self._waiting.items() if parts}
+            self._waiting[account] = left
+        self._waiting = {account: parts for account, parts in self._waiting.items() if parts}
         return taken
 
     def _admit(self, part: Part, kept_back: set[str], taken: list[Part]) -> Part | None:
@@ -74,17 +75,13 @@ class Demands:
     def take_last(self, client: str, count: int) -> list[Part]:
         """Parts of up to `count` tasks of a client's that would have their turn last, the very last one first."""
         taken: list[Part] = []
-        parts = self._waiting.get(client, [])
-        while parts and count > 0:
-            part = parts[-1][2]
-            if part.queued and len(part) > count:
-                part = part.split(len(part) - count)
-            else:
-                parts.pop()
-            if part.queued:
-                part.queued = False
-                count -= len(part)
-                taken.append(part)
+        for _, _, part in reversed(self._waiting.get(account_of(client), [])):
+            if count <= 0 or not part.queued or part.order.client != client:
+                continue
+            last = part.split(len(part) - count) if len(part) > count else part
+            last.queued = False
+            count -= len(last)
+            taken.append(last)
         self.is_due = True  # others may have waited behind these
         return taken
 

@@ -23,6 +23,7 @@ from operator import attrgetter
 from typing import Any
 
 from distributed.config import Settings
+from distributed.key import account_of
 from distributed.wire.messages import CancelRunning, Member, Run
 from distributed.worker.demands import Demands
 from distributed.worker.events import AskRunning, ExecutorEnded, ExecutorStarted, Give, Kill, Log, Running, Spawn
@@ -316,7 +317,7 @@ class Dispatch:
         """Given tasks that end without an outcome; their clients are not charged."""
         parts, executor.given, executor.count = executor.given, [], 0
         for part in parts:
-            self.queue_of(part).settle(part.order.client, len(part), 0.0)
+            self.queue_of(part).settle(part.order.account, len(part), 0.0)
         return parts
 
     # ------------------------------------------------------------------------------------------------ give
@@ -335,14 +336,14 @@ class Dispatch:
             self.seats.put(part)
             return
         queue = self.coroutines if order.asynchronous else self.queue
-        queue.put(order.client, part, order.priority, not (part.inputs or part.ready), first)
+        queue.put(order.account, part, order.priority, not (part.inputs or part.ready), first)
 
     def dropped(self, part: Part, count: int) -> None:
         """So many tasks of a part that is queued are no longer wanted."""
         if part.order.resources and not part.has_resources:
             self.demands.is_due = True  # others may have waited behind these
         elif part.order.seat < 0:
-            self.queue_of(part).dropped(part.order.client, count)
+            self.queue_of(part).dropped(part.order.account, count)
 
     def admit(self) -> None:
         """Queue the tasks that can have what they need."""
@@ -352,7 +353,8 @@ class Dispatch:
     def take_last(self, client: str, count: int) -> list[Part]:
         """Take tasks away that would run last: those that wait for resources before those that wait for executors."""
         taken = self.demands.take_last(client, count)
-        return taken + self.queue.take_last(client, count - sum(map(len, taken)))
+        count -= sum(map(len, taken))
+        return taken + self.queue.take_last(account_of(client), count, lambda part: part.order.client == client)
 
     def fill(self, now: float) -> None:
         """Give queued tasks to executors that have room; spread what there is over all of them."""
@@ -410,7 +412,7 @@ class Dispatch:
         if not parts or client is None or self.waiting < many:
             return False
         waiting = [e.given[0].order for e in self.executors.values() if e.waits_for_others]
-        deepest = min((order.priority for order in waiting if order.client == client.client), default=math.inf)
+        deepest = min((order.priority for order in waiting if order.account == client.client), default=math.inf)
         if parts[0].order.priority < deepest:
             return False
         if busy:
@@ -468,7 +470,7 @@ class Dispatch:
         """Give an idle executor a task that did not stand in the queue."""
         part.queued = False
         executor.alone = True
-        self.queue.give_past(part.order.client)
+        self.queue.give_past(part.order.account)
         self._give(executor, part.function, [part], now)
 
     def _fill_asynchronous(self, now: float) -> None:
@@ -623,7 +625,7 @@ class Dispatch:
                 assert part.keys, "an empty part"
                 serial = part.serial + len(part)
                 if not executor.asynchronous:
-                    given[part.order.client] = given.get(part.order.client, 0) + len(part)
+                    given[part.order.account] = given.get(part.order.account, 0) + len(part)
         assert given == {name: c.given for name, c in self.queue.clients.items() if c.given}
         plain = [e for e in self.executors.values() if not e.asynchronous]
         assert self.waiting == sum(e.waits_for_others for e in plain)

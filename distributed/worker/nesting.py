@@ -86,7 +86,7 @@ class Nesting:
                 start += len(part)
                 parts.append(part)
         for part in reversed(parts):
-            self.dispatch.queue_of(part).settle(part.order.client, len(part), 0.0)
+            self.dispatch.queue_of(part).settle(part.order.account, len(part), 0.0)
             if part.verdict:
                 self._failed(part, "" if part.verdict == "cancelled" else part.verdict, {})
             else:

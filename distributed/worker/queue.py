@@ -6,14 +6,15 @@ clients is decided by executor-seconds: the client that has used least is served
 given, as predicted, and corrected when they are done. Someone who was idle resumes near the present (`clock`), with a
 little credit, so that short gaps between its tasks cost it nothing and long ones do not starve the others.
 Tasks stand here in parts: columns of tasks that were sent together. A part is split where a batch ends, so that what is
-done per batch is not done per task. One that is dropped stays in its deque until it would be served.
+done per batch is not done per task. One that is dropped stays in its deque until it would be served. Whom this calls a
+client is a program: all its pools together are one, so that priorities mean the same in all of them.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 
@@ -95,13 +96,16 @@ class ClientQueue(Generic[PartT]):
         self.live -= count - missing
         return taken
 
-    def take_last(self, count: int) -> list[PartT]:
-        """Parts of up to `count` tasks that would run last, the very last one first."""
+    def take_last(self, count: int, is_wanted: Callable[[PartT], bool] = lambda part: True) -> list[PartT]:
+        """Parts of up to `count` tasks that would run last, of those that are wanted, the very last one first."""
         taken: list[PartT] = []
         for key in sorted(self._order, reverse=True):
-            parts = self._classes[key]
+            parts, others = self._classes[key], []
             while parts and count > 0:
                 part = parts[-1]
+                if not is_wanted(part):
+                    others.append(parts.pop())
+                    continue
                 if part.queued and len(part) > count:
                     part = part.split(len(part) - count)
                 else:
@@ -110,6 +114,7 @@ class ClientQueue(Generic[PartT]):
                     count -= len(part)
                     part.queued = False
                     taken.append(part)
+            parts.extend(reversed(others))
         self.live -= sum(map(len, taken))
         return taken
 
@@ -196,11 +201,11 @@ class FairQueue(Generic[PartT]):
         if client.leaving:
             self.forget(name)
 
-    def take_last(self, name: str, count: int) -> list[PartT]:
+    def take_last(self, name: str, count: int, is_wanted: Callable[[PartT], bool] = lambda part: True) -> list[PartT]:
         """Take tasks from the end of one client's queue."""
         if name not in self.clients:
             return []
-        taken = self.clients[name].take_last(count)
+        taken = self.clients[name].take_last(count, is_wanted)
         self.live -= sum(map(len, taken))
         return taken
 

@@ -90,6 +90,7 @@ class Worker:
         await worker.close()
     """
 
+    @arguments.nearest_names()
     def __init__(
         self,
         center: str,

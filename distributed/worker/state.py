@@ -22,7 +22,7 @@ from typing import Any
 
 from distributed.config import Settings
 from distributed.errors import ProtocolError
-from distributed.key import owner_of
+from distributed.key import account_of, owner_of
 from distributed.wire import messages
 from distributed.wire.messages import Failed, Finished, Member, NeedFunction
 from distributed.worker import describe, events
@@ -419,7 +419,7 @@ class WorkerState:
                 count, client = len(part.keys), part.order.client
                 spent_s = sum(message.durations_us[start : start + count]) / 1e6
                 part.function.learn(count, spent_s)
-                queue.settle(client, count, spent_s)
+                queue.settle(part.order.account, count, spent_s)
                 report = reports.get(client)
                 if report is None:
                     report = reports[client] = Finished([], [], [], [], [], {}, [])
@@ -678,8 +678,10 @@ class WorkerState:
     def _stop_tasks(self, client: str) -> None:
         orders = [order for order in dict.fromkeys(self.tasks.values()) if order.client == client]
         self._drop_all([part for order in orders for part in order.parts])
-        self.dispatch.queue.forget(client)
-        self.dispatch.coroutines.forget(client)
+        account = account_of(client)
+        if not any(account_of(other) == account for other in self.attached if other != client):
+            self.dispatch.queue.forget(account)
+            self.dispatch.coroutines.forget(account)
 
     # ------------------------------------------------------------------------------------------------------ time
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from distributed.config import Settings
 from distributed.errors import ProtocolError
+from distributed.key import account_of
 from distributed.resources import Demand, fit
 from distributed.wire.messages import Compute, DeleteData, Member, Outcomes
 from distributed.worker.store import Entry
@@ -105,7 +106,7 @@ class Functions:
 class Order:
     """What the tasks of a Compute message, or of several alike, have in common, and the parts they are in now."""
 
-    __slots__ = ("asynchronous", "client", "function", "parts", "priority", "resources", "seat", "timeout_s")
+    __slots__ = ("account", "asynchronous", "client", "function", "parts", "priority", "resources", "seat", "timeout_s")
 
     def __init__(
         self,
@@ -118,6 +119,7 @@ class Order:
         resources: Demand = (),
     ) -> None:
         self.client, self.function, self.priority = client, function, priority
+        self.account = account_of(client)
         self.timeout_s, self.asynchronous, self.seat, self.resources = timeout_s, asynchronous, seat, resources
         self.parts: dict[Part, None] = {}
 

@@ -557,6 +557,28 @@ def test_what_makes_no_sense_is_refused_on_the_spot_in_a_sentence(pool, wrong, s
         assert_refused(pool, lambda value=value: wrong.call(pool, value), error, says)
 
 
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda pool: Pool(processes=4), r"Pool\(\) has no argument 'processes': write Pool\(4\)"),
+        (lambda pool: Pool(max_workers=4), r"write Pool\(4\)"),
+        (lambda pool: Pool(2, initialiser=abs), "did you mean 'initializer'"),
+        (lambda pool: pool.options(timeuot=1), r"options\(\) has no argument 'timeuot'; did you mean 'timeout'\?"),
+        (lambda pool: pool.options(resource={"gpu": 1}), "did you mean 'resources'"),
+        (lambda pool: pool.options(retry=2), "did you mean 'retries'"),
+        (lambda pool: pool.options(self=2), "no argument 'self'|multiple values"),
+        (lambda pool: pool.options(zzzz=2), "there are timeout, priority, retries"),
+        (lambda pool: pool.options(**{"x" * MIB: 2}), "there are timeout, priority, retries"),
+        (lambda pool: pool.apply_async(abs, (1,), prioritty=2), "did you mean 'priority'"),
+        (lambda pool: Cluster(n_worker=2), r"Cluster\(\) has no argument 'n_worker'; did you mean 'n_workers'\?"),
+        (lambda pool: Cluster(memory_limits="4GiB"), "did you mean 'memory_limit'"),
+        (lambda pool: made(pool, center="127.0.0.1:1", ncore=2), r"Worker\(\).*did you mean 'ncores'"),
+    ],
+)
+def test_an_argument_that_does_not_exist_is_told_with_the_one_that_was_meant(pool, call, says):
+    assert_refused(pool, lambda: call(pool), TypeError, says)
+
+
 def public_calls():
     """Every call that there is, with the names of its arguments."""
     found = {}
