@@ -68,6 +68,7 @@ class Settings:
     # how many of something one call starts: more is a slip of the hand, and would be the end of the machine
     executors_max: int = 4096  # of one worker, also the one inside of a pool
     workers_started_max: int = 1000  # of one local cluster
+    ssh_starting_max: int = 8  # that connect at one time: an sshd on the way, or a jump host, drops more by default
 
     # worker
     window_s: float = 0.020  # predicted work under way at a worker, for each core

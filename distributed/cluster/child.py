@@ -58,8 +58,7 @@ class Child(abc.ABC):
 
     def wait_ready(self, deadline: float | None = None) -> dict[str, Any]:
         """What it says of itself when it is ready; `StartFailed` with its last words if it never is."""
-        began = time.monotonic()
-        deadline = began + SETTINGS.start_timeout_s if deadline is None else deadline
+        deadline = time.monotonic() + SETTINGS.start_timeout_s if deadline is None else deadline
         line = b""
         try:
             while True:

@@ -23,7 +23,7 @@ def at_hand() -> tuple[str, str]:
 
 def _content(path: Path, what: str) -> str:
     with open_private(path, what) as descriptor:
-        return os.read(descriptor, PEM_BYTES_MAX).decode("ascii").strip()
+        return os.read(descriptor, PEM_BYTES_MAX).decode("utf-8", "replace").strip()
 
 
 def keep(secret: str, credential: str) -> None:

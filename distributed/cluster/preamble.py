@@ -22,7 +22,10 @@ def begin(plan):
     os.environ.update(plan["environment"])
     why = why_not(plan["version"], plan["python"])
     if not (why or os.path.exists(plan["socket"])):
-        why = "the sshd there forwards no Unix sockets: it needs AllowStreamLocalForwarding yes in its sshd_config"
+        why = (
+            "the sshd there forwards no Unix sockets: it needs AllowStreamLocalForwarding yes in its sshd_config, "
+            "and a /tmp in which the user may write"
+        )
     if why:
         sys.stdout.write(MARK + json.dumps({"error": why}) + "\n")
         sys.stdout.flush()

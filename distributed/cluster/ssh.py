@@ -90,6 +90,7 @@ class SshWorker(Child):
         self._center = _reached_at(wishes.center)
         self._said: list[str] = []
         self._is_over = False  # as we wanted it: no reason to complain
+        self.deadline = time.monotonic() + SETTINGS.start_timeout_s
         self._watcher = threading.Thread(target=self._watch, name=f"distributed {host.name}", daemon=True)
         super().__init__()
         with contextlib.suppress(OSError):  # it ended already, and will say why
@@ -234,21 +235,22 @@ def _settings() -> dict[str, str]:
 
 
 def start_workers(hosts: Sequence[SshHost], wishes: Wishes) -> dict[str, SshWorker]:
-    """Start a worker on each of these, all at the same time; by address, when all are ready.
+    """Start a worker on each of these, many at a time; by address, when all are ready.
 
     If one does not start none of them stays, and `StartFailed` tells of each that did not.
     """
     workers: list[SshWorker] = []
     started: dict[str, SshWorker] = {}
     failures: list[str] = []
+    waiting = list(hosts)
     try:
         secret, credential = keys.at_hand()
-        for host in hosts:
-            workers.append(SshWorker(host, wishes, secret, credential))
-        deadline = time.monotonic() + SETTINGS.start_timeout_s
-        for worker in workers:
+        for number in range(len(hosts)):
+            while waiting and len(workers) < number + max(1, SETTINGS.ssh_starting_max):
+                workers.append(SshWorker(waiting.pop(0), wishes, secret, credential))
             try:
-                started[worker.wait_ready(deadline)["address"]] = worker
+                worker = workers[number]
+                started[worker.wait_ready(worker.deadline)["address"]] = worker
             except StartFailed as error:
                 failures.append(str(error))
         if failures:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distributed import Cluster, Pool, wait
+from distributed import Cluster, Pool, current_pool, wait
 from distributed.cluster import hosts, preamble
 from distributed.cluster.child import CHILDREN
 from distributed.cluster.ssh import COMMAND_VARIABLE, SshWorker
@@ -102,6 +102,30 @@ def names(pool: Pool) -> dict[str, str]:
 
     with rpc(pool.address) as center:
         return {member["address"]: member["name"] for member in center.status()["members"]}
+
+
+def total_of_parts(where: str) -> float:
+    """Its parts are made on another worker, and are too large to come with the answer."""
+    pool = current_pool().options(workers=where)
+    return float(sum(part.sum() for part in pool.gather([pool.submit(np.ones, MIB // 8) for _ in range(3)])))
+
+
+@pytest.mark.slow
+def test_tasks_there_have_tasks_here_and_the_other_way_round(server: Sshd) -> None:
+    with Pool(1, [server.url(1)]) as pool:
+        by_name = {name: address for address, name in names(pool).items()}
+        [there] = [address for name, address in by_name.items() if name.startswith("ssh://")]
+        [here] = [address for address in pool.workers if address != there]
+        assert pool.options(workers=there).submit(total_of_parts, here).get() == 3 * MIB // 8
+        assert pool.options(workers=here).submit(total_of_parts, there).get() == 3 * MIB // 8
+
+
+def test_uploaded_code_gets_there(server: Sshd, tmp_path: Path) -> None:
+    module = tmp_path / "uploaded_over_ssh.py"
+    module.write_text("def double(x): return 2 * x")
+    with Pool(0, [server.url(1)]) as pool:
+        pool.upload(module)
+        assert pool.submit("uploaded_over_ssh.double", 4).get() == 8
 
 
 @pytest.mark.slow
@@ -403,6 +427,28 @@ def start_and_tell(hear: Any, say: Any, *urls: str) -> None:
         say(str(error))
 
 
+def start_many(hear: Any, say: Any) -> None:
+    try:
+        Pool(1, [f"ssh://maxi{number}/1" for number in range(5)])
+    except StartFailed as error:
+        say(len(str(error).splitlines()))
+
+
+@pytest.mark.slow
+def test_few_connect_at_one_time(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    ssh = script(tmp_path / "ssh", f"echo + >>{record}; sleep 0.5; echo - >>{record}; echo no >&2; exit 255")
+    environment = {COMMAND_VARIABLE: ssh, "DISTRIBUTED_SSH_STARTING_MAX": "2"}
+    with Program(start_many, **environment) as program:
+        assert program.hear() == 5
+        assert program.end() == 0
+    now = most = 0
+    for sign in record.read_text().split():
+        now += 1 if sign == "+" else -1
+        most = max(most, now)
+    assert most == 2
+
+
 @pytest.mark.slow
 def test_an_ssh_that_says_nothing_is_given_up_in_time(tmp_path: Path) -> None:
     silent = script(tmp_path / "silent", "exec sleep 1000")
@@ -486,6 +532,17 @@ def test_a_silent_machine_is_noticed_and_its_tasks_run_elsewhere(server: Sshd) -
         program.say("end")
         assert program.end() == 0
     assert wait_for_end(server.marked()) == []
+
+
+def test_an_ssh_that_was_stopped_for_a_while_loses_nothing(server: Sshd) -> None:
+    with Pool(1, [server.url(2)]) as pool:
+        [worker] = ssh_workers()
+        handles = pool.map(slow_place, [0.02] * 40)
+        os.kill(worker.pid, signal.SIGSTOP)
+        pool.submit(time.sleep, 0.5).wait(1)
+        os.kill(worker.pid, signal.SIGCONT)
+        assert len(pool.gather(handles)) == 40
+        assert len(pool.workers) == 2
 
 
 @pytest.mark.slow
