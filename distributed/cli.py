@@ -50,6 +50,7 @@ CENTER_EXAMPLES = """\
 examples:
   dcenter                                 on 127.0.0.1:8787, for this machine only
   dcenter --port 0                        on whatever port is free; it is printed
+  dcenter --ncores 4                      a head node: this machine computes too, on 4 cores
   dcenter --host 10.0.0.7 --tls           for other machines, too; creates tls.pem beside the secret:
                                           copy both files to the same place there
   dcenter --host 10.0.0.7 --insecure-plaintext
@@ -66,9 +67,12 @@ examples:
                                           for tasks that ask for them: pool.options(resources={'gpu': 1})
   dworker 127.0.0.1:8787 --memory-limit 0.25 --spill-directory /scratch
                                           a quarter of the memory; what does not fit goes to /scratch
-  dworker 10.0.0.7:8787 --host 10.0.0.8   on another machine, with copies of the center's secret and
-                                          tls.pem (or, in a network that you trust, without the
-                                          latter and with --insecure-plaintext)
+  dworker 10.0.0.7:8787                   on another machine, with copies of the center's secret and
+                                          tls.pem. Others connect to it where they can, and are led
+                                          there by the center where they cannot
+  dworker 10.0.0.7:8787 --insecure-plaintext
+                                          the same in a network that you trust, without tls.pem
+  dworker 10.0.0.7:8787 --via-center      nobody connects to this machine
 """
 STATUS_EXAMPLES = """\
 examples:
@@ -83,6 +87,7 @@ def dcenter(argv: Sequence[str] | None = None) -> int:
     """The command ``dcenter``; returns its exit code."""
     parser = _parser("dcenter", CENTER_HELP, CENTER_EXAMPLES)
     _add_center_options(parser)
+    parser.set_defaults(parser=parser)
     return _run_center(parser.parse_args(argv))
 
 
@@ -105,14 +110,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     center = command("center", "start a center (as dcenter)", CENTER_HELP, CENTER_EXAMPLES)
     _add_center_options(center)
-    center.set_defaults(run=_run_center)
+    center.set_defaults(run=_run_center, parser=center)
     worker = command("worker", "start a worker (as dworker)", WORKER_HELP, WORKER_EXAMPLES)
     _add_worker_options(worker)
     worker.set_defaults(run=_run_worker)
     status = command(
         "status", "show members, cores, keys, bytes and what runs", _run_status.__doc__ or "", STATUS_EXAMPLES
     )
-    status.add_argument("address", metavar="HOST:PORT", type=_address, help="a center, or a worker")
+    status.add_argument(
+        "address",
+        metavar="HOST:PORT",
+        type=_address_of_any,
+        help="a center, or a worker; HOST:PORT?via=HOST:PORT of one that its center leads to",
+    )
     status.add_argument("--json", action="store_true", help="print all there is, for programs")
     status.set_defaults(run=_run_status)
     embedded = commands.add_parser("embedded")  # no help: it is what Pool() starts
@@ -161,19 +171,29 @@ def _add_center_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tls", action="store_true", help="encrypt; creates the certificate and its key if they are not there yet"
     )
+    parser.add_argument(
+        "--ncores",
+        type=_at_least_one,
+        help="be a head node, which computes too: start a worker beside the center that runs so many tasks at a time "
+        "(default: no worker)",
+    )
+    _add_memory_limit(parser, "memory for values of that worker")
     _add_daemon_options(parser)
+
+
+def _add_memory_limit(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--memory-limit",
+        type=_memory,
+        metavar="SIZE",
+        help=f"{what}: 4GiB, 500MB, or 0.5 for half of the machine's (default: {SETTINGS.memory_fraction:g} of it)",
+    )
 
 
 def _add_worker_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("center", metavar="HOST:PORT", type=_address, help="where the center is")
     parser.add_argument("--ncores", type=_at_least_one, help="how many tasks run at a time (default: all cores)")
-    parser.add_argument(
-        "--memory-limit",
-        type=_memory,
-        metavar="SIZE",
-        help="memory for values: 4GiB, 500MB, or 0.5 for half of the machine's "
-        f"(default: {SETTINGS.memory_fraction:g} of it)",
-    )
+    _add_memory_limit(parser, "memory for values")
     parser.add_argument(
         "--task-memory-limit",
         type=_memory_or_none,
@@ -232,6 +252,14 @@ def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
 @_argument
 def _address(text: str) -> str:
     return addresses.normalized(text, CENTER_PORT)
+
+
+@_argument
+def _address_of_any(text: str) -> str:
+    if "?" not in text:
+        return addresses.unparse(*addresses.parse(text, CENTER_PORT))
+    addresses.split_via(text)
+    return text
 
 
 @_argument
@@ -299,11 +327,24 @@ def _run_center(arguments: argparse.Namespace) -> int:
             arguments.host, arguments.port, arguments.status_port, arguments.insecure_plaintext, arguments.tls
         )
         await ending.start(center)
-        ending.say_ready(_center_lines(center), address=center.address, status_link=center.status_link)
-        return center
+        ending.say(_center_lines(center, arguments.ncores))
+        if arguments.ncores is not None:
+            from distributed.cluster.head import HeadWorker
 
+            await ending.start(HeadWorker(center, *_head_options(arguments)))
+        ending.say_ready(address=center.address, status_link=center.status_link)
+
+    if arguments.memory_limit is not None and arguments.ncores is None:
+        arguments.parser.error("argument --memory-limit: it is for the worker of a head node: give --ncores, too")
     _name_tls_file(arguments.tls_file)
-    return run_daemon("dcenter", start, arguments.parent_fd, arguments.verbose)
+    is_head = arguments.ncores is not None
+    return run_daemon("dcenter", start, arguments.parent_fd, arguments.verbose, is_orderly=is_head)
+
+
+def _head_options(arguments: argparse.Namespace) -> list[str]:
+    """What the worker of a head node is told of the center's options."""
+    limit = [] if arguments.memory_limit is None else ["--memory-limit", str(arguments.memory_limit)]
+    return ["--ncores", str(arguments.ncores), *limit, *["--verbose"] * arguments.verbose]
 
 
 def _name_tls_file(path: str | None) -> None:
@@ -336,8 +377,8 @@ def _run_worker(arguments: argparse.Namespace) -> int:
         if arguments.parent_fd is None:  # else the center was there before us
             await ending.unless_ended(_reach(arguments.center))
         await ending.start(worker)
-        ending.say_ready(_worker_lines(worker, arguments.center), address=worker.address)
-        return worker
+        ending.say(_worker_lines(worker, arguments.center))
+        ending.say_ready(address=worker.address)
 
     _name_tls_file(arguments.tls_file)
     return run_daemon("dworker", start, arguments.parent_fd, arguments.verbose, is_orderly=True)
@@ -352,7 +393,7 @@ def _run_embedded(arguments: argparse.Namespace) -> int:
         await ending.start(center)
         if arguments.ncores != 0:  # else they are all elsewhere
             await ending.start(Worker(center.address, ncores=arguments.ncores, memory_limit=arguments.memory_limit))
-        ending.say_ready([], address=center.address)
+        ending.say_ready(address=center.address)
 
     return run_daemon("embedded", start, arguments.parent_fd, arguments.verbose)
 
@@ -384,7 +425,7 @@ async def _reach(center: str) -> None:
             await asyncio.sleep(SETTINGS.reconnect_interval_s)
 
 
-def _center_lines(center: Any) -> list[str]:
+def _center_lines(center: Any, ncores: int | None) -> list[str]:
     from distributed.wire.security import secret_path
 
     host, port = addresses.parse(center.address)
@@ -398,6 +439,7 @@ def _center_lines(center: Any) -> list[str]:
             else []
         ),
         *([f"  status   {center.status_link}"] if center.status_link else []),
+        *([f"  cores    {ncores} of this machine, for a worker beside the center"] if ncores is not None else []),
         f"  workers  join with: dworker {reachable}",
         f"  Python   from distributed import Pool; pool = Pool({reachable!r})",
     ]
@@ -426,15 +468,10 @@ def _run_status(arguments: argparse.Namespace) -> int:
     """Show what a center knows: its members, their cores, keys and bytes, and what runs now."""
 
     async def run() -> None:
-        from distributed.comm import connect
-        from distributed.wire.messages import Status
-        from distributed.wire.security import find_secret
+        from distributed.rpc import rpc
 
-        connection = await connect(arguments.address, role="hand", secret=find_secret())
-        try:
-            status = await connection.ask(Status(), timeout_s=SETTINGS.connect_timeout_s)
-        finally:
-            connection.close()
+        async with rpc(arguments.address, asynchronous=True) as there:
+            status = await there.status()
         print(json.dumps(status, indent=2) if arguments.json else format_status(arguments.address, status))
 
     return exit_code("status", run)

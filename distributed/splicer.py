@@ -49,7 +49,8 @@ class _Flow:
                     self.waiting = self.waiting[self.target.send(self.waiting) :]
             except (BlockingIOError, InterruptedError):
                 break
-        self.waiting = memoryview(bytes(self.waiting))  # others need the scratch
+        if self.waiting.obj is scratch.obj:  # which others need
+            self.waiting = memoryview(bytes(self.waiting))
 
 
 class _Splice:

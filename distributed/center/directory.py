@@ -57,6 +57,7 @@ class Registration:
             "resources": member.resources,
             "resources_used": load.resources,
             "leaving": self.leaving,
+            "relayed": member.relayed,
             "memory_limit": member.memory_limit,
             "versions": member.versions,
             "keys": len(self.sizes),

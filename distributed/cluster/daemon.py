@@ -41,7 +41,8 @@ class Stopped(Exception):
 class Ending:
     """When a daemon ends: on SIGTERM, Ctrl-C, `Terminate`, or the end of its parent; and what is closed then.
 
-    With `is_orderly` the first signal asks the daemons to leave; they end by themselves, or at once at the second one.
+    With `is_orderly` the first signal asks the daemon that was started last to leave, which the others are there for as
+    long as it takes; at the second one all end at once.
     """
 
     def __init__(self, parent_fd: int | None, is_orderly: bool = False) -> None:
@@ -65,8 +66,7 @@ class Ending:
         if not is_up:
             self._asked.set()
             return
-        for daemon in self._daemons:
-            daemon.leave()
+        self._daemons[-1].leave()
 
     def _read_parent(self) -> None:
         assert self._parent is not None
@@ -80,6 +80,7 @@ class Ending:
 
     async def start(self, daemon: Any) -> None:
         """Start a daemon; whatever happens, it will be closed."""
+        self._has_started = False
         self._daemons.append(daemon)
         await self.unless_ended(daemon.start())
         self._has_started = True
@@ -97,19 +98,24 @@ class Ending:
             raise Stopped
         doing.result()
 
-    def say_ready(self, lines: list[str], **ready: Any) -> None:
-        """Tell whoever waits: the parent in JSON, or people in words."""
+    def say(self, lines: list[str]) -> None:
+        """Tell people, if there is no parent that waits."""
         if self._parent is None:
             print("\n".join(lines), flush=True)
-        else:
+
+    def say_ready(self, **ready: Any) -> None:
+        """Tell the parent that waits, in JSON."""
+        if self._parent is not None:
             self._parent.send(json.dumps(ready).encode() + b"\n")
 
     async def wait(self) -> None:
         waits = [asyncio.ensure_future(self._asked.wait())]
         waits += [asyncio.ensure_future(daemon.finished()) for daemon in self._daemons]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
+        for wait in done:
+            wait.result()  # a bug of ours is not a quiet end
 
     async def tidy(self) -> None:
         """Each time much work is over, give the memory that it took back to the machine.

@@ -32,10 +32,10 @@ CENTER_PART = 0.2  # of the time to end a cluster: so much is left for the cente
 
 
 class Daemon(Child):
-    """One ``python -m distributed …`` of ours, on this machine."""
+    """One ``python -m distributed …`` of ours, on this machine. What it prints is kept, or goes where ours goes."""
 
-    def __init__(self, *arguments: str) -> None:
-        self._arguments = arguments
+    def __init__(self, *arguments: str, is_shown: bool = False) -> None:
+        self._arguments, self._is_shown = arguments, is_shown
         super().__init__()
 
     def _launch(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
@@ -44,8 +44,8 @@ class Daemon(Child):
             pass_fds=[theirs.fileno()],
             start_new_session=True,
             stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
+            stdout=None if self._is_shown else self._output,
+            stderr=None if self._is_shown else subprocess.STDOUT,
             env={**without_rank(os.environ), "PYTHONPATH": os.pathsep.join(_search_path())},
         )
 

@@ -47,7 +47,8 @@ def _member_row(member: dict[str, Any]) -> list[str]:
     numbers = [str(member[name]) for name in ("ncores", "running", "queued", "keys")]
     sizes = [format_bytes(member["nbytes"]), format_bytes(member["spilled_bytes"])]
     runs = ", ".join(dict.fromkeys([*["(leaving)"] * bool(member.get("leaving")), *member["running_names"]]))
-    return [member["address"], member["name"], *numbers, *sizes, _resources(member), runs]
+    address = member["address"] + " via center" * bool(member.get("relayed"))
+    return [address, member["name"], *numbers, *sizes, _resources(member), runs]
 
 
 def _resources(member: dict[str, Any]) -> str:

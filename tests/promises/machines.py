@@ -161,6 +161,12 @@ class Islands(Machines):
                 self.ip(end, "address", "add", f"{address}/24", "dev", device)
                 self.ip(end, "link", "set", device, "up")
 
+    def lead_astray(self) -> None:
+        """What they send to one another goes to the hub, which passes nothing on, and says nothing."""
+        run("ip", "netns", "exec", self.full["hub"], "sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")
+        for name in self._uplinks:
+            self.ip(name, "route", "add", "10.86.0.0/16", "via", self.hubs[name])
+
     def center_from(self, name: str, center: str) -> str:
         """The hub's center, as it is known on this machine."""
         return f"{self.hubs[name]}:{center.rpartition(':')[2]}"

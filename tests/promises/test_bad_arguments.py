@@ -657,13 +657,21 @@ def sample(field):
 
 NO_PORT = ["x", "-1", "65536", "1.5", "", " "]
 NO_HOST = ["", "a b", "a:1", "x" * 300, "a\0b", "\udcff"]
+NO_CORES = ["x", "0", "-1", "1.5", "", "1000000000"]
 NO_SIZE = ["", "lots", "-1", "0", "nan", "1e9", "4 GB GB"]
 NO_PATH = ["", "a\0b"]
 COMMANDS = {
-    "dcenter": {"--host": NO_HOST, "--port": NO_PORT, "--status-port": NO_PORT, "--tls-file": NO_PATH},
+    "dcenter": {
+        "--host": NO_HOST,
+        "--port": NO_PORT,
+        "--status-port": NO_PORT,
+        "--tls-file": NO_PATH,
+        "--ncores": NO_CORES,
+        "--memory-limit": [*NO_SIZE, "1GiB"],  # without --ncores there is nothing that it limits
+    },
     "dworker": {
         "HOST:PORT": ["", "a:b", "a:99999", ":1", "[::1", "a b:1"],
-        "--ncores": ["x", "0", "-1", "1.5", "", "1000000000"],
+        "--ncores": NO_CORES,
         "--memory-limit": NO_SIZE,
         "--task-memory-limit": NO_SIZE,
         "--resources": [
@@ -689,12 +697,12 @@ COMMANDS = {
     },
     "python -m distributed.mpi": {
         "--ranks": ["", "x", "0", "1,1", "1-", "2-1", "1-2-3", "1-99999999999"],
-        "--ncores": ["x", "0", "-1", "1.5", "", "1000000000"],
+        "--ncores": NO_CORES,
         "--memory-limit": NO_SIZE,
         "--spill-directory": NO_PATH,
         "--host": NO_HOST,
     },
-    "status": {"HOST:PORT": ["", "a:b", "a:99999", ":1", "[::1", "a b:1"]},
+    "status": {"HOST:PORT": ["", "a:b", "a:99999", ":1", "[::1", "a b:1", "a:1?via=", "a:1?by=b:1", "a?via=b:1"]},
 }
 SWITCHES = {
     "--insecure-plaintext",

@@ -5,18 +5,23 @@ Between network namespaces that have no route to one another.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distributed import Pool
+from distributed import Pool, rpc
 from distributed.wire.credential import find_or_create_credential
 from tests.promises.machines import islands
+from tests.promises.observe import until
 
 PATIENCE_S = 60
 LARGE = 50 << 20
+MIB = 1 << 20
 
 
 @pytest.fixture(params=["", "TLS"])
@@ -37,11 +42,10 @@ def total(*arrays):
     return int(sum(array.sum(dtype=np.int64) for array in arrays))
 
 
-def where(*_):
-    """A task tells on which machine it runs: none has the address of another."""
-    import socket
-
-    return [socket.if_nameindex()[-1][1], os.environ["DISTRIBUTED_CENTER"]]
+def where(_):
+    """A task tells on which machine it runs: each knows the head by another address."""
+    time.sleep(0.01)
+    return os.environ["DISTRIBUTED_CENTER"]
 
 
 def inside(nbytes, there):
@@ -57,6 +61,8 @@ def use(hear, say, center):
         pool._core.wait(lambda: len(pool.workers) == 2, PATIENCE_S)
         here, there = sorted(pool.workers)
         say([here, there])
+        with rpc(center) as asked:
+            assert asked.status()["spliced"] >= 2, "the way to each leads through the center"
         one = pool.options(workers=[here]).submit(made, 1, LARGE)
         other = pool.options(workers=[there]).submit(made, 2, LARGE)
         expected = [total(made(1, LARGE)), total(made(2, LARGE)), total(made(3, 1 << 20))]
@@ -71,8 +77,7 @@ def use(hear, say, center):
         pool.unpublish("large")
         inner = pool.options(workers=[here]).submit(inside, 1 << 20, there)
         assert inner.get(PATIENCE_S) == expected[2]
-        ran = {where for where, _ in pool.gather(pool.map(tuple, pool.map(where, range(200))), PATIENCE_S)}
-        say(sorted(ran))
+        say(sorted(set(pool.gather(pool.map(where, range(100)), PATIENCE_S))))
         hear()
     say("closed")
 
@@ -90,16 +95,86 @@ def head_and_workers(net, encrypted, *options):
 
 @pytest.mark.namespaces
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [(), ("--via-center", "--announce", "island")], ids=["", "via center"])
-def test_a_client_and_workers_that_reach_the_head_only_do_all_they_do_elsewhere(encrypted, options):
-    with islands("alice", "bob", "client") as net:
+@pytest.mark.parametrize("how", ["no route", "packets get lost", "via center"])
+def test_a_client_and_workers_that_reach_the_head_only_do_all_they_do_elsewhere(encrypted, how):
+    options = ("--via-center", "--announce", "island") if how == "via center" else ()
+    with islands("alice", "bob", "client", DISTRIBUTED_DIRECT_CONNECT_S=0.5) as net:
+        if how == "packets get lost":
+            net.lead_astray()
         _, address, workers = head_and_workers(net, encrypted, *options)
         client = net.program("client", use, net.center_from("client", address))
         known = client.hear()
         assert sorted(known) == sorted(address for _, address in workers.values())
-        assert client.hear() == ["uplink"]
+        assert client.hear() == sorted(net.center_from(name, address) for name in workers), "both computed"
         client.say("end")
         assert client.hear() == "closed"
         assert client.end() == 0
         for worker, _ in workers.values():
             assert worker.end(signal.SIGTERM)[0] == 0
+
+
+def watch(hear, say, center, directory):
+    """A client behind the head whose worker dies, and whose center is started again."""
+    with Pool(center) as pool:
+        pool._core.wait(lambda: len(pool.workers) == 2, PATIENCE_S)
+        handles = pool.map(made, range(40), [MIB] * 40)
+        assert all(handle.wait(PATIENCE_S) for handle in handles)
+        waiting = pool.submit(held_up, directory)  # on one core of four, and then of two
+        assert until(lambda: os.listdir(directory), PATIENCE_S)
+        say("a worker may die")
+        hear()
+        assert pool._core.wait(lambda: len(pool.workers) == 1, PATIENCE_S)
+        assert pool.gather(pool.map(total, handles), PATIENCE_S) == [total(made(number, MIB)) for number in range(40)]
+        say("the center may end")
+        hear()
+        Path(directory, "go on").touch()
+        assert waiting.get(PATIENCE_S) == "went on"
+        (sent,) = pool.scatter([made(50, MIB)])
+        assert pool.submit(total, sent, handles[0]).get(PATIENCE_S) == total(made(50, MIB)) + total(made(0, MIB))
+        say("all is there")
+        hear()
+
+
+def held_up(directory):
+    Path(directory, os.urandom(8).hex()).touch()
+    while not Path(directory, "go on").exists():
+        time.sleep(0.01)
+    return "went on"
+
+
+@pytest.mark.namespaces
+@pytest.mark.slow
+def test_behind_the_head_a_worker_dies_and_the_center_is_started_again_and_nothing_is_lost(encrypted, tmp_path):
+    (tmp_path / "begun").mkdir()
+    with islands("alice", "bob", "client") as net:
+        center, address, workers = head_and_workers(net, encrypted, "--via-center")
+        client = net.program("client", watch, net.center_from("client", address), tmp_path / "begun")
+        assert client.hear() == "a worker may die"
+        with contextlib.suppress(ProcessLookupError):
+            workers["alice"][0].process.kill()
+        assert client.ask("it did") == "the center may end"
+        center.kill()
+        plain = () if encrypted else ("--insecure-plaintext",)
+        net.start("hub", "center", "--host", "0.0.0.0", "--port", address.rpartition(":")[2], *plain)
+        assert client.ask("it is there again") == "all is there"
+        client.say("end")
+        assert client.end() == 0
+
+
+@pytest.mark.namespaces
+@pytest.mark.slow
+def test_a_head_node_and_a_second_machine_that_joins_it_with_nothing_but_its_address(encrypted):
+    """`dcenter --ncores`, `dworker HEAD:PORT`, `Pool(HEAD:PORT)`: without TLS nobody connects to the second machine."""
+    with islands("second", "client") as net:
+        plain = () if encrypted else ("--insecure-plaintext",)
+        head, address = net.start("hub", "center", "--host", "0.0.0.0", "--port", "0", "--ncores", "2", *plain)
+        second, known_as = net.start("second", "worker", net.center_from("second", address), "--ncores", "2")
+        assert known_as.startswith(net.addresses["second"] if encrypted else os.uname().nodename)
+        client = net.program("client", use, net.center_from("client", address))
+        assert known_as in client.hear()
+        assert len(client.hear()) == 2, "both computed"
+        client.say("end")
+        assert client.hear() == "closed"
+        assert client.end() == 0
+        assert second.end(signal.SIGTERM)[0] == 0
+        assert head.end(signal.SIGTERM)[0] == 0
