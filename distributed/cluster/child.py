@@ -22,6 +22,7 @@ from distributed.config import SETTINGS
 from distributed.errors import StartFailed
 
 LAST_WORDS_BYTES_MAX = 4000
+LINE_BYTES_MAX = 1 << 16  # of what may come before the line that is waited for, without an end
 EXIT_S = 0.5  # from the end of a child's socket to that of its process
 CHILDREN: weakref.WeakSet[Child] = weakref.WeakSet()
 
@@ -66,7 +67,7 @@ class Child(abc.ABC):
                 data = self._ours.recv(65536)
                 if not data:
                     raise StartFailed(self._why_not_ready())
-                *lines, line = (line + data).split(b"\n")
+                *lines, line = (line[-LINE_BYTES_MAX:] + data).split(b"\n")
                 for whole in lines:
                     ready = self._understand(whole)
                     if ready is not None:

@@ -151,14 +151,14 @@ class SshWorker(Child):
 
     def _understand(self, line: bytes) -> dict[str, Any] | None:
         text = line.decode(errors="replace").strip()
-        if not text.startswith(MARK):
-            self._said = [*self._said, text][-LAST_LINES:]
-            return None
-        ready: dict[str, Any] = json.loads(text.removeprefix(MARK))
+        ready = _told(text)
         if "error" in ready:
             raise StartFailed(f"{self.name}: {ready['error']}")
-        self._watcher.start()
-        return ready
+        if "address" in ready:
+            self._watcher.start()
+            return ready
+        self._said = [*self._said, text][-LAST_LINES:]
+        return None
 
     def _why_not_ready(self) -> str:
         self.wait_until_gone(time.monotonic())
@@ -204,6 +204,19 @@ class SshWorker(Child):
         if not self._is_over:
             why = "\n".join(self._last_lines()) or f"ssh {self._how_it_ended()}"
             log.warning("lost the worker of %s: %s", self.name, why)
+
+
+def _told(text: str) -> dict[str, Any]:
+    """What a line of the far end says; nothing if it comes from something else there.
+
+    >>> _told('distributed: {"address": "maxi:40123"}'), _told('Welcome to maxi!'), _told('distributed: 2 updates')
+    ({'address': 'maxi:40123'}, {}, {})
+    """
+    try:
+        told = json.loads(text.removeprefix(MARK)) if text.startswith(MARK) else {}
+    except ValueError:
+        told = {}
+    return told if isinstance(told, dict) else {}
 
 
 def ssh_command() -> list[str]:

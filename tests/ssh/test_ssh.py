@@ -207,7 +207,8 @@ def test_settings_of_this_process_are_those_there(server: Sshd, monkeypatch: pyt
 
 
 def test_what_a_login_shell_prints_does_no_harm(server: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    noisy = script(tmp_path / "noisy", f'echo "Welcome to this machine"; echo; exec {server.command} "$@"')
+    noise = 'echo "Welcome"; echo; echo "distributed: 2 updates"; echo "distributed: 2"; head -c 300000 /dev/zero; echo'
+    noisy = script(tmp_path / "noisy", f'{noise}; exec {server.command} "$@"')
     monkeypatch.setenv(COMMAND_VARIABLE, str(noisy))
     with Pool(0, [server.url(1)]) as pool:
         assert pool.submit(place).get().startswith("there")
@@ -246,14 +247,14 @@ WRONG = {
 
 @pytest.mark.parametrize("text", WRONG, ids=lambda text: text[:40])
 def test_a_wrong_host_is_told_before_anything_is_started(text: str) -> None:
-    before = len(CHILDREN)
+    before = set(CHILDREN)
     for call in (lambda: Pool(1, [text]), lambda: Cluster(hosts=[text])):
         with pytest.raises(BadAddress) as caught:
             call()
         assert WRONG[text] in str(caught.value)
         assert len(str(caught.value)) < 300
         assert "\n" not in str(caught.value)
-    assert len(CHILDREN) == before
+    assert set(CHILDREN) <= before
 
 
 def test_other_mistakes_with_hosts_are_told_as_early() -> None:
@@ -501,6 +502,17 @@ def test_a_worker_that_dies_there_is_lost_and_said(server: Sshd, caplog: pytest.
     assert "the worker there was killed by signal 9" in caplog.text
 
 
+@pytest.mark.slow
+def test_the_program_there_may_be_killed_and_the_next_one_cleans_up(server: Sshd) -> None:
+    with Pool(1, [server.url(1)]) as pool:
+        [program] = [pid for pid in server.marked() if name_of(pid) == "ssh worker"]
+        os.kill(program, signal.SIGKILL)
+        assert wait_for_end([pid for pid in server.marked() if name_of(pid) not in ("sshd", "sshd-session")]) == []
+        assert pool.submit(abs, -1).get() == 1
+    with Pool(0, [server.url(1)]) as pool:
+        assert pool.submit(abs, -1).get() == 1
+
+
 def compute_until_told(hear: Any, say: Any, url: str) -> None:
     with Pool(1, [url]) as pool:
         handles = pool.map(slow_place, [0.1] * 40)
@@ -631,6 +643,31 @@ def test_machines_that_only_ssh_reaches_exchange_values(tmp_path: Path) -> None:
         assert program.hear() == [-total] * 3
         assert program.hear() == total
         assert len(program.hear()) == 3
+        assert program.end() == 0
+
+
+@pytest.mark.namespaces
+@pytest.mark.slow
+def test_both_ends_notice_that_the_cable_between_them_is_out(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        made = stack.enter_context(machines("one"))
+        place = {"host": made.addresses["one"], "port": 22, "prefix": apart(made.full["one"])}
+        server = stack.enter_context(sshd(tmp_path / "one", **place))
+        give_up_soon = ("sysctl", "-qw", "net.ipv4.tcp_retries2=3")  # its kernel tries for 15 minutes by default
+        subprocess.run(["ip", "netns", "exec", made.full["one"], *give_up_soon], check=True)
+        environment = {COMMAND_VARIABLE: server.command, "DISTRIBUTED_SILENT_WORKER_S": "3"}
+        program = stack.enter_context(
+            Program(compute_until_told, server.url(2), prefix=apart(made.full["hub"]), **environment)
+        )
+        [pid] = program.hear()
+        there = [pid for pid in server.marked() if name_of(pid) not in ("sshd", "sshd-session")]
+        assert there
+        made.cut("one")
+        program.say("go on")
+        assert program.hear() == 40
+        assert program.hear() == 1
+        assert wait_for_end([pid, *there], 60) == []
+        program.say("end")
         assert program.end() == 0
 
 
