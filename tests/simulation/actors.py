@@ -410,7 +410,10 @@ class WorkerActor(Actor):
             self.handle(events.RoomWanted(writer, nbytes))
 
         def enter(path: str | None, answer: Any) -> None:
-            if path:
+            if path and owner in self.world.gone:
+                self.handle(events.RoomAbandoned(path))
+                answer(None)
+            elif path:
                 store(path, answer)
             else:
                 answer(None if path is None else False)

@@ -36,6 +36,7 @@ class Client(Actor):
         self.asking: dict[int, tuple[m.Message, Callable[[Any, str], None]]] = {}
         self.getting: dict[Task, list[Callable[[Value | None], None]]] = {}  # until the pool has it
         self.unanswered = 0  # values that the user wants to see, and does not yet
+        self.putting = 0  # values that it puts on workers, and that are not there yet
         self.wanted: list[tuple[events.Wanted, list[Callable[[Value | None], None]]]] = []
         self.resolved: Counter[Task] = Counter()
         self.blamed: Counter[str] = Counter()  # how often each task was said to have crashed its executor
@@ -245,6 +246,7 @@ class Client(Actor):
         missing = set(addresses)
         self.tasks[task] = None
         self.handle(events.Storing([task]))
+        self.putting += 1
         for inner in contains:  # the user holds them meanwhile
             self.claim(inner)
 
@@ -253,6 +255,7 @@ class Client(Actor):
             failed.append(address) if not answer else None
             if missing or not self.is_alive:
                 return
+            self.putting -= 1
             self.world.published.add((task.key, 1))
             self.handles[task] += 1
             self.handle(events.Stored(task, addresses, nbytes, contains))
@@ -343,6 +346,7 @@ class Client(Actor):
 
     def _end(self) -> None:
         self.is_alive = False
+        self.world.gone.add(self.name)
         for end in [*self.channels.values(), self.center]:
             if end is not None:
                 end.close()

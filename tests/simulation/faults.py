@@ -163,6 +163,8 @@ class Faults:
         """SIGSTOP of a client, a worker or the center; later SIGCONT."""
         who = self.dice.choice([CENTER, *(client.name for client in self.clients), *sorted(self.workers)])
         length_s = self.dice.choice((self.dice.uniform(0.01, 1.0), self.dice.uniform(1.0, 60.0)))
+        if self.world.stopped.get(who, 0.0) > self.world.now:
+            return
         self.world.fault("stopped", f"{who} is stopped for {length_s:.2f} s")
         self.world.stop(who, self.world.now + length_s)
         for client in self.clients:

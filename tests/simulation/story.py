@@ -146,7 +146,7 @@ class Story(SecondThoughts, Faults, Truths):
         return "\n  ".join(found[:5])
 
     def is_settled(self, client: Client) -> bool:
-        if client.state.unfinished or client.unanswered or client.asking:
+        if client.state.unfinished or client.unanswered or client.asking or client.putting:
             return False
         return all(task.status in (DONE, FAILED) or count <= 0 for task, count in client.handles.items())
 

@@ -35,6 +35,7 @@ class World:
         self.is_faulty = True  # whether requests may fail for no reason
         self.has_disks = True  # to spill to
         self.doors: dict[str, Callable[[End], None]] = {}  # address -> who accepts connections there
+        self.gone: set[str] = set()  # those who asked, and will never hear an answer
         self.bulk: dict[str, Any] = {}  # address -> the actor that answers requests there
         self.slow_links = 0.0  # the part of all links that are slow
         self.parted: dict[frozenset[str], float] = {}  # two who cannot reach one another, and until when
