@@ -539,6 +539,9 @@ class WorkerState:
         if any(owner_of(key) != event.client for key in message.keys):
             raise ProtocolError("hold: a key of somebody else's")
         self.store.add_small(message.keys, message.attempts, list(map(len, message.values)), message.values)
+        for key in message.keys:
+            if isinstance(entry := self.store.entries.get(key), Entry):
+                self.store.keep(entry)  # a copy was here, for a task only; now it is what the owner counts on
 
     def _on_put(self, event: events.Put) -> None:
         for key, nbytes, value, path in zip(event.keys, event.nbytes, event.values, event.paths, strict=True):

@@ -249,9 +249,14 @@ class Store:
         return self.unborn.pop(key, self) is not self
 
     def held_of(self, owner: str) -> list[list[Any]]:
-        """The keys of an owner that are here, each with its attempt."""
-        held = self._keys_of(owner)
-        return [[key, 1 if isinstance(e := self.entries[key], bytes) else e.attempt] for key in held]
+        """The keys of an owner that are here, each with its attempt, for the owner: it counts on them from now on."""
+        held = []
+        for key in self._keys_of(owner):
+            value = self.entries[key]
+            if isinstance(value, Entry):
+                value.announced = True
+            held.append([key, 1 if isinstance(value, bytes) else value.attempt])
+        return held
 
     def _keys_of(self, owner: str) -> list[str]:
         """A look at all keys, now and then, costs less than an index that follows each of them."""

@@ -87,17 +87,18 @@ class SecondThoughts(Users):
 
         def publish(value: Value | None) -> None:
             if value is not None:
+                losses = self.losses()
                 client.handle(events.Shown(task))
                 client.claim(task)
-                client.ask(m.Publish(name, task.key, keys_within(task)), named)
+                client.ask(m.Publish(name, task.key, keys_within(task)), lambda _, refusal: named(refusal, losses))
 
-        def named(_: object, refusal: str) -> None:
+        def named(refusal: str, losses: int) -> None:
             client.drop(task)
             if not refusal:
                 self.names.append(name)
                 if (client, task) in self.held:
                     self.give_up(client, task)
-                self.world.after(LATER_S, look, self.losses())
+                self.world.after(LATER_S, look, losses)
 
         def look(losses: int) -> None:
             if losses == self.losses() and name in self.names:

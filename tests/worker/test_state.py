@@ -15,6 +15,7 @@ from distributed.wire.messages import (
     DefineFunction,
     DeleteData,
     Failed,
+    Hold,
     NeedFunction,
     NeedRoom,
     Outcomes,
@@ -747,6 +748,18 @@ def test_a_replica_that_only_a_name_kept_goes_with_the_name(bench):
     assert f"{BOB}/z" in bench.state.store.entries
     bench.center(Unpin("result", [ALICE, BOB]))
     assert list(bench.state.store.entries) == [key("a")]
+
+
+@pytest.mark.parametrize("how", ["told", "held"])
+def test_a_copy_that_its_owner_counts_on_stays_when_the_task_that_fetched_it_is_over(bench, how):
+    bench.client(compute("a", code=b"code", inputs={0: [needs("z", client=BOB)]}))
+    bench.on(Fetched(1, [3], [b"zet"], [""]))
+    if how == "told":
+        assert bench.state.held_of(BOB) == [[f"{BOB}/z", 1]]
+    else:
+        bench.client(Hold([f"{BOB}/z"], [1], [b"zet"]), BOB)
+    bench.done([1])
+    assert f"{BOB}/z" in bench.state.store.entries
 
 
 def test_what_is_here_is_reported_before_the_center_hears_that_a_name_is_known(bench):
