@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from distributed.center.directory import Directory
 from distributed.center.events import Broadcast, Instruction, Send, Tell
@@ -27,10 +27,10 @@ SHOWN_KEYS = 3  # of those that are missing, in an error
 
 @dataclasses.dataclass(slots=True)
 class Publication:
-    """A name: the key it stands for, and every key that this keeps alive."""
+    """A name: the key it stands for, and every key that this keeps alive, with the attempt that counts (0: any)."""
 
     key: str
-    keys: list[str]
+    keys: dict[str, int]
 
 
 @dataclasses.dataclass(slots=True)
@@ -57,7 +57,8 @@ class Names:
         self.is_held = is_held  # whether a worker that has one of these connections holds a key
         self.fate = fate  # what its owner says of a key: 'lost', 'to come', or ''
         self.publications: dict[str, Publication] = {}
-        self.kept: dict[str, int] = {}  # key -> how many names keep it
+        self.kept: dict[str, int] = {}  # key -> how many names keep it,
+        self.attempts: dict[str, int] = {}  # and which attempt of it, where that is known
         self.unpublished: dict[str, str] = {}  # name -> the key it had
         self.waiting: dict[str, Waiting] = {}
         self._telling: dict[int, tuple[str, list[int]]] = {}  # token -> which name, and whom
@@ -65,11 +66,13 @@ class Names:
 
     # ------------------------------------------------------------------------------------------------------ publishing
 
-    def publish(self, message: m.Publish, connection: int, request: int, now: float) -> list[Instruction]:
+    def publish(
+        self, message: m.Publish, attempts: dict[str, int], connection: int, request: int, now: float
+    ) -> list[Instruction]:
         """Learn a name, and tell the workers; also again, when somebody asks again because the answer was lost."""
         name = message.name
         if name not in self.publications:
-            self._learn(name, message.key, message.keys)
+            self._learn(name, message.key, attempts)
             self.unpublished.pop(name, None)
         self.waiting[name] = Waiting(connection, request, now + self.settings.publish_wait_s)
         return self._tell(name, list(self.directory.by_connection))
@@ -89,6 +92,21 @@ class Names:
         found = set(keys)
         names = [name for name in self.waiting if not found.isdisjoint(self.publications[name].keys)]
         return [instruction for name in names for instruction in self._settle(name)]
+
+    def counts(self, keys: list[str], attempts: list[int]) -> list[Instruction]:
+        """Which attempts count, says the owner: a value that a name keeps may have been lost, and computed again."""
+        new = {
+            key: attempt
+            for key, attempt in zip(keys, attempts, strict=True)
+            if key in self.kept and attempt > self.attempts.get(key, 0)
+        }
+        self.attempts.update(new)
+        out: list[Instruction] = []
+        for name, publication in self.publications.items() if new else ():
+            if changed := publication.keys.keys() & new.keys():
+                publication.keys.update({key: new[key] for key in changed})
+                out += self._to_all(m.Pin(name, publication.key, publication.keys))
+        return out
 
     def give_up(self, name: str, now: float) -> list[Instruction]:
         """Time passed for a name: nobody may have had what it should keep for too long."""
@@ -150,6 +168,7 @@ class Names:
             self.kept[key] -= 1
             if not self.kept[key]:
                 del self.kept[key]
+                self.attempts.pop(key, None)
 
     # ------------------------------------------------------------------------------------------------------- workers
 
@@ -160,7 +179,7 @@ class Names:
             if self.unpublished.get(name) == key:
                 out.append(Send(connection, m.Unpin(name, owners)))
             elif name not in self.publications and len(self.publications) < self.settings.names_max:
-                self._learn(name, key, message.published.get(name, [key]))
+                self._learn(name, key, message.published.get(name, {}))
                 others = [other for other in self.directory.by_connection if other != connection]
                 if others:
                     out.append(Broadcast(others, m.Pin(name, key, self.publications[name].keys)))
@@ -176,10 +195,12 @@ class Names:
 
     # --------------------------------------------------------------------------------------------------------- words
 
-    def _learn(self, name: str, key: str, keys: Iterable[str]) -> None:
-        self.publications[name] = Publication(key, list(dict.fromkeys([key, *keys])))
-        for kept in self.publications[name].keys:
+    def _learn(self, name: str, key: str, keys: dict[str, int]) -> None:
+        self.publications[name] = Publication(key, {key: 0, **keys})
+        for kept, attempt in self.publications[name].keys.items():
             self.kept[kept] = self.kept.get(kept, 0) + 1
+            if attempt > self.attempts.get(kept, 0):
+                self.attempts[kept] = attempt
 
     def _tell(self, name: str, connections: list[int]) -> list[Instruction]:
         if not connections:

@@ -346,7 +346,8 @@ class CenterState:
         count = len(self.names.publications)
         if known is None and count >= self.settings.names_max:
             raise Refused("DistributedError", f"{count} names are published, no more fit; unpublish some")
-        self._out += self.names.publish(message, connection, request, self._now)
+        attempts = {key: self.borrowing.attempt_of(key) or 0 for key in [message.key, *message.keys]}
+        self._out += self.names.publish(message, attempts, connection, request, self._now)
         if message.name in self.names.waiting:
             self._wake(self.names.waiting[message.name].deadline, "name", message.name)
 
@@ -357,7 +358,7 @@ class CenterState:
 
     def _is_held(self, key: str, connections: set[int]) -> bool:
         """Whether a worker that has one of these connections holds what counts as the value of a key."""
-        counts = self.borrowing.attempt_of(key)
+        counts = self._counts(key)
         return any(
             self.directory.members[address].connection in connections and counts in (None, entry[0])
             for address, entry in self.directory.who_has(key).items()
@@ -388,7 +389,7 @@ class CenterState:
             raise Refused("ProtocolError", "export: the columns differ in length")
         self.borrowing.export(client, message.keys, message.attempts)
         self._answer_those_who_wait_for(message.keys)
-        self._out += self.names.heard_of(message.keys)
+        self._out += self.names.counts(message.keys, message.attempts) + self.names.heard_of(message.keys)
         self._reply(connection, request, None)
 
     def _withdraw(self, message: m.Withdraw, connection: int, request: int) -> None:
@@ -422,12 +423,17 @@ class CenterState:
 
     def _holders(self, key: str, waiter: Waiter) -> dict[str, Entry]:
         """Who has a key that somebody borrows: of another attempt than the one that counts nobody has it."""
-        holders, counts = self.directory.who_has(key), self.borrowing.attempt_of(key)
+        holders, counts = self.directory.who_has(key), self._counts(key)
         if waiter.by_hand:
             return holders
         if counts is None:  # its owner has not said, and cannot have published it unless there is a name for it
             return holders if key in self.names.kept or not owner_of(key) else {}
         return {address: entry for address, entry in holders.items() if entry[0] == counts}
+
+    def _counts(self, key: str) -> int | None:
+        """Which attempt of a key its owner has published, or a name keeps; 0: none yet; None: nobody has said."""
+        counts = self.borrowing.attempt_of(key)
+        return counts if counts is not None else self.names.attempts.get(key)
 
     def _error_of(self, key: str) -> bytes | None:
         """Why a key will not come. That its owner released it is no reason while it has a name."""

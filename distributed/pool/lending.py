@@ -60,6 +60,18 @@ class Lending:
         return TellCenter(Withdraw(hidden, [b""] * len(hidden)))
 
 
+def keys_within(task: Task) -> list[str]:
+    """The keys of a task and of everything that its value refers to."""
+    keys: dict[str, None] = {}
+    todo = [task]
+    while todo:
+        task = todo.pop()
+        if task.key not in keys:
+            keys[task.key] = None
+            todo.extend(task.contains)
+    return list(keys)
+
+
 def announcement(tasks: Iterable[Task]) -> TellCenter:
     """Which attempts of these count."""
     tasks = list(tasks)

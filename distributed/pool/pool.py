@@ -18,6 +18,7 @@ from distributed.errors import DistributedError, PoolClosed
 from distributed.pool.calls import Calls
 from distributed.pool.core import CORES, Core
 from distributed.pool.events import RestartAsked, Shown
+from distributed.pool.lending import keys_within
 from distributed.pool.needs import Needs
 from distributed.pool.remote import RemoteData
 from distributed.pool.sources import is_asynchronous
@@ -420,15 +421,8 @@ class Pool:
             raise TimeoutError(f"{data!r} has no outcome after {timeout} s")
         if not data.successful():
             data.get()
-        keys: dict[str, None] = {}
-        todo = [data._task]
-        while todo:
-            task = todo.pop()
-            if task.key not in keys:
-                keys[task.key] = None
-                todo.extend(task.contains)
         self._core.post(Shown(data._task))
-        self._core.ask(Publish(name, data.key, list(keys)), timeout)
+        self._core.ask(Publish(name, data.key, keys_within(data._task)), timeout)
 
     def unpublish(self, name: str) -> None:
         """Forget a published name. The data goes when its owner does not need it either."""

@@ -36,9 +36,11 @@ def _check_for(annotation: Any) -> Callable[[Any], bool]:
         return lambda value: isinstance(value, list) and (not value or set(map(type, value)) == kind)
     if origin is dict and arguments:
         key_kind, item_kind = {arguments[0]}, {get_origin(arguments[1]) or arguments[1]}
+        check_item = _check_for(arguments[1]) if item_kind == {dict} else None
         return lambda value: (
             isinstance(value, dict)
             and (not value or (set(map(type, value)) == key_kind and set(map(type, value.values())) == item_kind))
+            and (check_item is None or all(map(check_item, value.values())))
         )
     return lambda value: isinstance(value, origin)
 

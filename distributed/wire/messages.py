@@ -147,7 +147,7 @@ class Register(Message):
     attempts: list[int]
     nbytes: list[int]
     names: dict[str, str] = dataclasses.field(default_factory=dict)  # published name -> packed handle's key
-    published: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # name -> every key it keeps alive
+    published: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)  # name -> all it keeps, as `Pin`
     leaving: bool = False  # it said `Leaving` before the center went
 
 
@@ -263,7 +263,7 @@ class Pin(Message):
 
     name: str
     key: str
-    keys: list[str]
+    keys: dict[str, int]  # which attempt of each; 0: whichever
 
 
 @record

@@ -253,7 +253,7 @@ class Departure:
 
     def _is_cache(self, entry: Entry) -> bool:
         """Whether nobody but a task here knows of it."""
-        return entry.replica and not entry.announced and entry.key not in self.store.pins
+        return entry.replica and not entry.announced and not self.store.is_pinned(entry)
 
 
 def _count(number: int, what: str) -> str:

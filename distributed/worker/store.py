@@ -63,8 +63,9 @@ class Store:
         self.entries: dict[str, Entry | bytes] = {}  # bytes: a small value of attempt 1
         self.owners: dict[str, None] = {}  # whose keys may be here: of others there are none
         self.names: dict[str, str] = {}  # published name -> the key it stands for
-        self.published: dict[str, list[str]] = {}  # published name -> every key it keeps alive
-        self.pins: dict[str, int] = {}  # key -> how many names keep it
+        self.published: dict[str, dict[str, int]] = {}  # published name -> every key it keeps alive, and which attempt
+        self.pins: dict[str, int] = {}  # key -> how many names keep it,
+        self.pinned: dict[str, int] = {}  # and which attempt, if that is known
         self.memory_bytes = 0
         self.disk_bytes = 0
         self.reserved_bytes = 0
@@ -228,12 +229,15 @@ class Store:
 
     def _release(self, key: str) -> bool:
         """Note that the owner does not want this any more; whether a name keeps it here."""
-        if key not in self.pins:
+        entry = self.get(key, 0) if key in self.pins else None
+        if entry is None or not self.is_pinned(entry):
             return False
-        entry = self.get(key, 0)
-        if entry is not None:
-            entry.released = True
-        return entry is not None
+        entry.released = True
+        return True
+
+    def is_pinned(self, entry: Entry) -> bool:
+        """Whether a name keeps it: what was published, and not another attempt that came too late."""
+        return entry.key in self.pins and self.pinned.get(entry.key, entry.attempt) == entry.attempt
 
     def _forget_small(self, keys: list[str], values: list[bytes]) -> None:
         """Small values are out of the table, and nobody can need them there."""
@@ -273,28 +277,33 @@ class Store:
         if owner:
             self.delete(self._keys_of(owner))
 
-    def pin(self, name: str, key: str, keys: Iterable[str]) -> None:
-        """Keep these keys while they are published under `name`."""
-        if name in self.names:
-            self.unpin(name, {owner_of(known) for known in self.published[name]})
+    def pin(self, name: str, key: str, keys: dict[str, int]) -> None:
+        """Keep these keys, of these attempts (0: of any), while they are published under `name`."""
+        before = self.published.get(name, {})
         self.names[name] = key
-        self.published[name] = kept = list(dict.fromkeys([key, *keys]))
-        for kept_key in kept:
+        self.published[name] = kept = {key: 0, **keys}
+        for kept_key, attempt in kept.items():
             self.pins[kept_key] = self.pins.get(kept_key, 0) + 1
+            if attempt:
+                self.pinned[kept_key] = attempt
+        self._unkeep(before, {owner_of(known) for known in before})
 
     def unpin(self, name: str, living: Iterable[str]) -> None:
         """A name is gone. Keys that their owner released, or whose owner is not among the `living`, go too."""
-        alive = set(living) | {""}
         self.names.pop(name, None)
-        for key in self.published.pop(name, ()):
+        self._unkeep(self.published.pop(name, {}), {*living, ""})
+
+    def _unkeep(self, keys: Iterable[str], living: set[str]) -> None:
+        for key in keys:
             self.pins[key] -= 1
             if self.pins[key]:
                 continue
             del self.pins[key]
+            self.pinned.pop(key, None)
             entry = self.get(key, 0)
             if entry is None:
                 continue
-            if entry.released or owner_of(key) not in alive:
+            if entry.released or owner_of(key) not in living:
                 self._detach(entry)
             elif not entry.uses:
                 self._unused(entry)
@@ -332,7 +341,7 @@ class Store:
     def _unused(self, entry: Entry) -> None:
         if not entry.in_table:
             self._vacate(entry)
-        elif entry.replica and not entry.announced and entry.key not in self.pins:
+        elif entry.replica and not entry.announced and not self.is_pinned(entry):
             self._detach(entry)  # nobody who could release it knows that it is here
 
     def _detach(self, entry: Entry) -> None:
@@ -383,7 +392,7 @@ class Store:
     def _evict(self, nbytes: int) -> None:
         """Drop replicas until `nbytes` fit. Their owners count on those that they were told of, and are told now."""
         told: dict[str, Evicted] = {}
-        for entry in [entry for entry in self._replicas if not entry.uses and entry.key not in self.pins]:
+        for entry in [entry for entry in self._replicas if not entry.uses and not self.is_pinned(entry)]:
             if self.fits(nbytes):
                 break
             self._detach(entry)
@@ -420,6 +429,7 @@ class Store:
             for key in keys:
                 counted[key] = counted.get(key, 0) + 1
         assert (counted, set(self.names)) == (self.pins, set(self.published))
+        assert self.pinned.keys() <= self.pins.keys()
 
 
 def columns(values: dict[str, Entry | bytes]) -> tuple[list[str], list[int], list[int]]:

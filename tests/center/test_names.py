@@ -7,12 +7,12 @@ import pytest
 from distributed.center.events import Broadcast, Disconnected, Send, Tell, Told, WakeAt
 from distributed.config import SETTINGS
 from distributed.wire import messages as m
-from tests.center.bench import ALICE, Bench, bounded, register
+from tests.center.bench import ALICE, BOB, Bench, bounded, register
 
 DONE = Send(3, m.Reply(None), 4)
 KEYS = [f"{ALICE}/1", f"{ALICE}/2"]
 PUBLISH = m.Publish("table", KEYS[0], KEYS)
-PIN = m.Pin("table", KEYS[0], KEYS)
+PIN = m.Pin("table", KEYS[0], dict.fromkeys(KEYS, 1))
 WAIT = WakeAt(1000 + SETTINGS.publish_wait_s)
 
 
@@ -23,6 +23,7 @@ def bench() -> Bench:
     bench.worker(1, "alice:1", {KEYS[0]: 1})
     bench.worker(2, "bob:1", {KEYS[1]: 1})
     bench.client(3, ALICE)
+    bench.say(3, m.Export(KEYS, [1, 1]))
     return bench
 
 
@@ -37,7 +38,7 @@ def test_publish_waits_for_a_holder_that_has_not_found_the_center_again() -> Non
     bench = Bench()
     bench.client(3, ALICE)
     assert bench.say(3, m.Publish("table", KEYS[0], []), request=4) == [WAIT]
-    pin = m.Pin("table", KEYS[0], KEYS[:1])
+    pin = m.Pin("table", KEYS[0], {KEYS[0]: 0})
     assert Tell([1], pin, 1) in bench.say(1, register("alice:1", {KEYS[0]: 1}))
     assert bench.event(Told(1)) == [DONE]
 
@@ -54,6 +55,27 @@ def test_only_the_attempt_that_counts_is_worth_waiting_for(bench: Bench) -> None
     bench.event(Told(1))
     assert bench.say(1, m.AddKeys([f"{ALICE}/3"], [1], [1])) == []
     assert bench.say(2, m.AddKeys([f"{ALICE}/3"], [2], [1])) == [DONE]
+
+
+def test_who_reads_by_name_is_sent_to_nobody_who_has_another_attempt(bench: Bench) -> None:
+    key = f"{ALICE}/3"
+    bench.say(3, m.Export([key], [2]))
+    bench.say(1, m.AddKeys([key], [1], [1]))
+    bench.say(2, m.AddKeys([key], [2], [1]))
+    bench.say(3, m.Publish("table", key, [key]), request=4)
+    bench.event(Told(1))
+    bench.say(3, m.Withdraw([key], [b""]))
+    bench.client(6, BOB)
+    assert bench.ask(6, m.WhoHas([key], wait_s=60)) == {key: {"bob:1": [2, 1]}}
+    bench.event(Disconnected(2))
+    assert not [said for said in bench.say(6, m.WhoHas([key], wait_s=60), request=9) if isinstance(said, Send)]
+
+
+def test_a_value_that_was_computed_again_is_kept_as_it_is_now(bench: Bench) -> None:
+    bench.say(3, PUBLISH)
+    said = bench.say(3, m.Export(KEYS[:1], [2]))
+    assert said == [Broadcast([1, 2], m.Pin("table", KEYS[0], {KEYS[0]: 2, KEYS[1]: 1}))]
+    assert bench.say(3, m.Export(KEYS[:1], [2])) == []
 
 
 def test_a_worker_that_has_the_name_already_need_not_be_told() -> None:
@@ -129,16 +151,16 @@ def test_who_waits_for_a_name_that_somebody_unpublishes_waits_no_longer(bench: B
 def test_names_come_back_with_the_workers_and_reach_those_who_join_later() -> None:
     bench = Bench()
     bench.worker(1, "alice:1")
-    said = bench.say(2, register("bob:1", {}, names={"table": "x"}, published={"table": ["x", "y"]}))
-    assert Broadcast([1], m.Pin("table", "x", ["x", "y"])) in said
-    assert Send(2, m.Pin("table", "x", ["x", "y"])) not in said
-    assert Send(3, m.Pin("table", "x", ["x", "y"])) in bench.say(3, register("carol:1", {}))
+    said = bench.say(2, register("bob:1", {}, names={"table": "x"}, published={"table": {"x": 0, "y": 0}}))
+    assert Broadcast([1], m.Pin("table", "x", {"x": 0, "y": 0})) in said
+    assert Send(2, m.Pin("table", "x", {"x": 0, "y": 0})) not in said
+    assert Send(3, m.Pin("table", "x", {"x": 0, "y": 0})) in bench.say(3, register("carol:1", {}))
 
 
 def test_a_worker_that_was_away_does_not_bring_an_unpublished_name_back(bench: Bench) -> None:
     bench.say(3, PUBLISH)
     bench.say(3, m.Unpublish("table"))
-    said = bench.say(7, register("carol:1", {}, names={"table": KEYS[0]}, published={"table": KEYS}))
+    said = bench.say(7, register("carol:1", {}, names={"table": KEYS[0]}, published={"table": dict.fromkeys(KEYS, 1)}))
     assert Send(7, m.Unpin("table", [ALICE])) in said
     assert bench.state.names.publications == {}
 

@@ -83,7 +83,7 @@ def test_publish_returns_when_workers_have_answered() -> None:
         await worker.ask(register("127.0.0.1:1", ["x"]))
         await pool.ask(m.RegisterClient(ALICE))
         await pool.ask(m.Publish("table", "x", ["x"]))
-        assert worker.heard.get_nowait() == m.Pin("table", "x", ["x"])
+        assert worker.heard.get_nowait() == m.Pin("table", "x", {"x": 0})
         with pytest.raises(DistributedError, match="taken"):
             await pool.ask(m.Publish("table", "y", ["y"]))
 

@@ -65,7 +65,7 @@ FIELDS = {  # by the annotation of a field: what would do most harm if anybody l
     "dict[bytes, bytes]": {},
     "dict[str, str]": {"table": "precious"},
     "dict[str, int]": {"gpu": 1},
-    "dict[str, list[str]]": {"table": ["precious"]},
+    "dict[str, dict[str, int]]": {"table": {"precious": 1}},
     "Member": STRANGER,
     "list[Member]": [STRANGER],
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from distributed.pool.tasks import Options, Task
+from distributed.pool.tasks import Options
 
 TROUBLES = ("raise", "crash", "crash once", "crash once", "sleep")
 
@@ -21,18 +21,6 @@ class Plan:
     is_cancelled: bool = False
     is_scattered: bool = False
     is_asynchronous: bool = False
-
-
-def keys_within(task: Task) -> list[str]:
-    """A task's key and those of everything that its value refers to."""
-    keys: dict[str, None] = {}
-    todo = [task]
-    while todo:
-        task = todo.pop()
-        if task.key not in keys:
-            keys[task.key] = None
-            todo.extend(task.contains)
-    return list(keys)
 
 
 def ancestors(plan: Plan) -> list[Plan]:

@@ -6,11 +6,12 @@ Chance alone finds such moments too seldom. Here somebody waits for them.
 from __future__ import annotations
 
 from distributed.pool import events
+from distributed.pool.lending import keys_within
 from distributed.pool.tasks import READY, SENT, WAITING, Options, Task
 from distributed.wire import messages as m
 from tests.simulation.client import Client
 from tests.simulation.executors import Value
-from tests.simulation.users import Users, keys_within
+from tests.simulation.users import Users
 
 LOOK_S = 0.0005
 LOOKS = 1500
@@ -40,7 +41,7 @@ class SecondThoughts(Users):
         """
         if losses != self.losses() or self.anybody_leaves() or self.world.now < self.quiet_s or client in self.gone:
             return
-        if any(task.status in (WAITING, READY, SENT) for task in tasks):
+        if any(task.status in (WAITING, READY, SENT) for task in (*inputs, *tasks)):
             self.world.after(LATER_S, self.find_strays, client, inputs, tasks, losses)
             return
         for task in inputs:

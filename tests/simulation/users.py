@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from distributed.pool import events
+from distributed.pool.lending import keys_within
 from distributed.pool.tasks import Duration, Kind, Options, Task
 from distributed.wire import messages as m
 from tests.simulation.client import Client
 from tests.simulation.executors import Value, Work, combine
-from tests.simulation.plan import TROUBLES, Plan, keys_within
+from tests.simulation.plan import TROUBLES, Plan
 
 
 class Users:

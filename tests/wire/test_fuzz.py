@@ -23,7 +23,16 @@ from distributed.errors import AuthenticationFailed, ConnectionFailed, ProtocolE
 from distributed.wire import frames
 from distributed.wire.codec import buffers_of, decode, encode_frame, encode_header, restore_member
 from distributed.wire.messages import REGISTRY, Member
-from distributed.wire.security import KINDS, MAGIC, PROTOCOL_VERSION, ROLES, ClientHandshake, Secret, ServerHandshake
+from distributed.wire.security import (
+    ANSWER_BYTES,
+    KINDS,
+    MAGIC,
+    PROTOCOL_VERSION,
+    ROLES,
+    ClientHandshake,
+    Secret,
+    ServerHandshake,
+)
 from distributed.wire.values import contains_of
 
 TIMES = int(os.environ.get("FUZZ_TIMES", "1"))
@@ -241,7 +250,9 @@ OF_TYPE = {
     "dict[bytes, bytes]": st.dictionaries(st.binary(max_size=8), st.binary(max_size=8), max_size=2),
     "dict[str, str]": st.dictionaries(KEY_TEXTS, KEY_TEXTS, max_size=2),
     "dict[str, int]": st.dictionaries(KEY_TEXTS, st.integers(1, 99), max_size=2),
-    "dict[str, list[str]]": st.dictionaries(KEY_TEXTS, st.lists(KEY_TEXTS, max_size=2), max_size=2),
+    "dict[str, dict[str, int]]": st.dictionaries(
+        KEY_TEXTS, st.dictionaries(KEY_TEXTS, st.integers(0, 9), max_size=2), max_size=2
+    ),
     "Member": MEMBERS,
     "list[Member]": st.lists(MEMBERS, max_size=2),
 }
@@ -351,7 +362,7 @@ def take_part(handshake, stream):
         part = stream[position : position + handshake.wanted]
         position += len(part)
         said.append(handshake.receive(part))
-    assert position <= HELLO.size + 33
+    assert position <= ANSWER_BYTES + 1  # and a verdict
     if handshake.failure is not None:
         assert type(handshake.failure) in (ConnectionFailed, AuthenticationFailed, VersionMismatch)
         assert not handshake.wanted

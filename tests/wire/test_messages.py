@@ -46,7 +46,7 @@ EXAMPLES = {  # by annotation, as it is written in the class
     "dict[bytes, bytes]": {b"need": b"code"},
     "dict[str, str]": {"table": "c/1"},
     "dict[str, int]": {"gpu": 1},
-    "dict[str, list[str]]": {"table": ["c/1", "c/2"]},
+    "dict[str, dict[str, int]]": {"table": {"c/1": 1, "c/2": 0}},
     "Member": ALICE,
     "list[Member]": [ALICE, ALICE],
 }
@@ -96,7 +96,13 @@ def test_every_field_refuses_a_value_of_another_type(operation):
             decode(msgpack.packb([*header[:position], wrong, *header[position + 1 :]]))
 
 
-WRONG_ITEMS = {"list[str]": [1], "list[int]": ["x"], "list[bytes]": ["x"], "dict[int, list]": {"x": []}}
+WRONG_ITEMS = {
+    "list[str]": [1],
+    "list[int]": ["x"],
+    "list[bytes]": ["x"],
+    "dict[int, list]": {"x": []},
+    "dict[str, dict[str, int]]": {"x": {"y": "z"}},
+}
 
 
 @pytest.mark.parametrize("operation", sorted(REGISTRY))

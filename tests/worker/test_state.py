@@ -733,7 +733,7 @@ def test_a_client_whose_lease_is_over_but_who_still_talks_to_us_learns_it(bench)
 
 def test_published_keys_outlive_their_owner(bench):
     bench.on(Put(ALICE, [key("x"), key("y")], [2, 2], [b"ex", b"wy"], ["", ""]))
-    bench.center(Pin("result", key("x"), []))
+    bench.center(Pin("result", key("x"), {}))
     bench.center(OwnerLeft(ALICE))
     assert list(bench.state.store.entries) == [key("x")]
     bench.center(Unpin("result", []))
@@ -743,7 +743,7 @@ def test_published_keys_outlive_their_owner(bench):
 def test_a_replica_that_only_a_name_kept_goes_with_the_name(bench):
     bench.client(compute("a", code=b"code", inputs={0: [needs("z", client=BOB)]}))
     bench.on(Fetched(1, [3], [b"zet"], [""]))
-    bench.center(Pin("result", f"{BOB}/z", []))
+    bench.center(Pin("result", f"{BOB}/z", {}))
     bench.done([1])
     assert f"{BOB}/z" in bench.state.store.entries
     bench.center(Unpin("result", [ALICE, BOB]))
@@ -765,13 +765,13 @@ def test_a_copy_that_its_owner_counts_on_stays_when_the_task_that_fetched_it_is_
 def test_what_is_here_is_reported_before_the_center_hears_that_a_name_is_known(bench):
     bench.on(CenterConnected())
     bench.on(Put("", ["c"], [1], [b"1"], [""]))
-    assert bench.center(Pin("n", "c", [])) == [ToCenter(AddKeys(["c"], [1], [1]))]
+    assert bench.center(Pin("n", "c", {})) == [ToCenter(AddKeys(["c"], [1], [1]))]
 
 
 def test_the_center_gets_a_snapshot_then_deltas(bench):
     bench.on(Put("", ["a", "b"], [1, 1], [b"1", b"2"], ["", ""]))
-    bench.center(Pin("n", "a", []))
-    snapshot = Register(bench.member, ["a", "b"], [1, 1], [1, 1], {"n": "a"}, {"n": ["a"]})
+    bench.center(Pin("n", "a", {}))
+    snapshot = Register(bench.member, ["a", "b"], [1, 1], [1, 1], {"n": "a"}, {"n": {"a": 0}})
     assert bench.on(CenterConnected()) == [ToCenter(snapshot)]
     bench.on(Put("", ["c", "d"], [1, 1], [b"1", b"2"], ["", ""]))
     bench.client(DeleteData(["b", "d"]), "")

@@ -113,7 +113,9 @@ class Story:
                 Cancel(keys, [self.dice.choice([1, 2]) for _ in keys]),
                 Recall(self.dice.choice([1, 5, 50])),
                 DeleteData(keys),
-                Pin(self.dice.choice(NAMES), keys[0], keys[1:2]) if keys else Unpin("m", [ALICE, BOB]),
+                Pin(self.dice.choice(NAMES), keys[0], dict.fromkeys(keys[:2], self.dice.choice((0, 1, 2))))
+                if keys
+                else Unpin("m", [ALICE, BOB]),
                 Unpin(self.dice.choice(NAMES), self.dice.choice([[ALICE], [BOB], [ALICE, BOB]])),
                 self.dice.choice([Attach(client), OwnerLeft(client), DeleteData([])]),
             ]

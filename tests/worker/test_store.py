@@ -105,7 +105,7 @@ def test_a_key_that_was_replaced_and_deleted_is_reported_as_removed(bench):
 def test_an_owner_that_left_takes_its_keys_along_except_published_ones(bench):
     for key in (X, Y, Z):
         bench.file(key, 10)
-    bench.store.pin("result", Y, [])
+    bench.store.pin("result", Y, {})
     bench.store.forget_owner(ALICE)
     assert bench.said() == [Remove(f"/m/{X}@1")]
     bench.store.unpin("result", [BOB])
@@ -116,8 +116,8 @@ def test_an_owner_that_left_takes_its_keys_along_except_published_ones(bench):
 def test_an_unpublished_key_lives_on_while_its_owner_lives_and_wants_it(bench):
     bench.file(X, 10)
     bench.file(Y, 10)
-    bench.store.pin("a", X, [Y])
-    bench.store.pin("b", Y, [])
+    bench.store.pin("a", X, {Y: 0})
+    bench.store.pin("b", Y, {})
     bench.store.delete([Y])
     bench.store.unpin("a", [ALICE])
     assert list(bench.store.entries) == [X, Y]
@@ -224,9 +224,29 @@ def test_small_values_of_a_newer_attempt_replace_the_older(bench):
     bench.said()
 
 
+def test_only_the_attempt_that_was_published_outlives_its_owner(bench):
+    bench.store.add(X, 2, 3, b"old")
+    bench.store.pin("result", X, {X: 3})
+    bench.store.delete([X], [2])
+    assert X not in bench.store.entries
+    bench.store.add(X, 3, 3, b"new")
+    bench.store.delete([X], [3])
+    assert bench.store.entries[X].data == b"new"
+    bench.store.unpin("result", [])
+    assert X not in bench.store.entries
+
+
+def test_a_name_that_is_told_again_loses_nothing_that_its_owner_released(bench):
+    bench.store.add(X, 2, 3, b"value")
+    bench.store.pin("result", X, {X: 2})
+    bench.store.delete([X])
+    bench.store.pin("result", X, {X: 2})
+    assert X in bench.store.entries
+
+
 def test_a_published_small_value_outlives_its_owner(bench):
     small(bench.store, X, Y, Z)
-    bench.store.pin("result", Y, [])
+    bench.store.pin("result", Y, {})
     bench.store.forget_owner(ALICE)
     assert (list(bench.store.entries), bench.store.held_of(ALICE)) == ([Y, Z], [[Y, 1]])
     bench.store.unpin("result", [BOB])
