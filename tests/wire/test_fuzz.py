@@ -16,7 +16,7 @@ import tracemalloc
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from distributed.errors import AuthenticationFailed, ConnectionFailed, ProtocolError, VersionMismatch
@@ -381,6 +381,7 @@ TAILS = st.builds(bytes.__add__, st.sampled_from([b"\0", b"\1", b"\2", b""]), st
 
 
 @given(st.one_of(st.binary(max_size=120), st.builds(bytes.__add__, HELLOS, TAILS)), st.booleans())
+@example(HELLO.pack(MAGIC, PROTOCOL_VERSION, 0, 1, bytes(32)) + bytes(80), False)
 @examples(750)
 def test_nobody_passes_who_does_not_know_the_secret(stream, is_server):
     side = ServerHandshake(OURS, "worker") if is_server else ClientHandshake(OURS, "pool", "control")
