@@ -6,6 +6,7 @@ ends when ssh's input does: the connection broke, or whoever wanted the worker i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -50,7 +51,8 @@ def _run(plan: dict[str, Any], directory: str) -> int:
     tunnel = os.path.join(directory, f"center{addresses.TUNNEL_SUFFIX}")
     os.rename(plan["socket"], tunnel)  # from where anybody may look to where only this user may
     keys.keep(plan["secret"], plan["credential"])
-    os.chdir(os.path.expanduser("~"))
+    with contextlib.suppress(OSError):  # there is none: it stays where sshd has put it
+        os.chdir(os.path.expanduser("~"))
     daemon = Daemon("worker", f"{plan['center']}?tunnel={tunnel}", *plan["options"])
     try:
         if _is_wanted_until_it_speaks(daemon):

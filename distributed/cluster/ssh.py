@@ -63,7 +63,7 @@ SCRIPT = (
     '&& exec "$p" -c "import sys; exec(eval(sys.stdin.readline()))"; done; '
     'for p in "$@"; do command -v "$p" >/dev/null 2>&1 '
     '&& exec "$p" -c "import sys; exec(eval(sys.stdin.readline()))"; done; '
-    f'rm -f "$0"; echo "there is no Python there: neither" "$@" >&2; exit {NO_PYTHON}'
+    f'rm -f "$0"; echo "no Python there goes by the name of" "$@" >&2; exit {NO_PYTHON}'
 )
 ADVICE = {
     "Permission denied": "nobody is asked for a password here: `ssh {place} true` must work without one, by a key of "
@@ -122,7 +122,8 @@ class SshWorker(Child):
         }
         arguments = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
         arguments += ["-R", f"{self._socket}:{self._center}", *(["-p", str(host.port)] if host.port else [])]
-        pythons = [host.python] if host.python else list(dict.fromkeys([sys.executable, f"python{PYTHON}", "python3"]))
+        own = [sys.executable] if sys.executable else []
+        pythons = [host.python] if host.python else list(dict.fromkeys([*own, f"python{PYTHON}", "python3"]))
         pythons = [f".{python[1:]}" if python.startswith("~/") else python for python in pythons]  # we begin at home
         words = ["exec", "/bin/sh", "-c", f"'{SCRIPT}'", self._socket, *map(shlex.quote, pythons)]
         destination = f"{host.user}@{host.host}" if host.user else host.host
@@ -168,7 +169,7 @@ class SshWorker(Child):
     def _last_lines(self) -> list[str]:
         """What ssh or the far end complained of last; with advice if that is known well."""
         lines = [line.strip() for line in self._last_words().splitlines() if line.strip()]
-        for line in reversed(lines):
+        for line in reversed(lines if self._process.returncode == SSH_FAILED else []):
             for complaint, advice in ADVICE.items():
                 if complaint in line:
                     place = f"{self._host.user}@{self._host.host}" if self._host.user else self._host.host

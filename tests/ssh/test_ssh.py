@@ -353,8 +353,15 @@ def tunnels() -> set[str]:
 def test_no_python_there(server: Sshd) -> None:
     before = tunnels()
     said = refusal(server.url(1, "/nowhere/python"))
-    assert said.endswith("there is no Python there: neither /nowhere/python")
+    assert said.endswith("/1: no Python there goes by the name of /nowhere/python")
     assert tunnels() == before
+
+
+def test_a_python_that_cannot_be_executed(server: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "python").mkdir()
+    said = refusal(server.url(1, str(tmp_path / "python")))
+    assert str(tmp_path / "python") in said
+    assert "ssh-agent" not in said
 
 
 def test_a_python_without_the_package(server: Sshd, tmp_path: Path) -> None:
