@@ -180,8 +180,8 @@ MUTANTS = (
     Mutant(
         "a worker keeps what it gave back",
         "distributed/worker/state.py",
-        "self._strike(part)\n            self._let_inputs_go(part, tell=False)\n            recalled.keys",
-        "self._let_inputs_go(part, tell=False)\n            recalled.keys",
+        "self._strike(part)\n            self.dispatch.demands.release(part)",
+        "self.dispatch.demands.release(part)",
     ),
     Mutant(
         "removed keys are not reported",
@@ -212,8 +212,8 @@ MUTANTS = (
     Mutant(
         "a task that must not run twice may",
         "distributed/pool/state.py",
-        "may_have_run = position < view.member.ncores or kind.asynchronous or kind.options.attempts == 1",
-        "may_have_run = False",
+        "kind.is_beside or kind.options.attempts == 1 or is_parent",
+        "is_parent",
         seed=29,
     ),
     Mutant(
@@ -282,7 +282,7 @@ MUTANTS = (
     Mutant(
         "what a name kept stays when the name goes",
         "distributed/worker/store.py",
-        "if entry.released or owner_of(key) not in alive:",
+        "if entry.released or owner_of(key) not in living:",
         "if False:",
         seed=2,
     ),
@@ -298,7 +298,7 @@ MUTANTS = (
         "distributed/center/names.py",
         "if self._missing(name):",
         "if False:",
-        seed=33,
+        seed=5,
     ),
     # ---------------------------------------- the center's leases, loans
     Mutant(
@@ -411,7 +411,7 @@ MUTANTS = (
     Mutant(
         "a worker leaves before others have its values",
         "distributed/worker/leaving.py",
-        "is_done = self.is_over or all(key in self.refused and self.is_alone for key in left)",
+        "is_done = self.is_over or not left or is_hopeless",
         "is_done = True",
         seed=1,
     ),
