@@ -296,9 +296,7 @@ class AsCompleted:
         timeout = arguments.timeout("timeout", timeout)
         self._by_task: dict[int, collections.deque[RemoteData]] = {}
         by_pool: dict[int, list[RemoteData]] = {}
-        for handle in arguments.iterable("handles", handles, "a list of handles"):
-            if not isinstance(handle, RemoteData):
-                raise TypeError(f"each of handles must be a handle of a pool, not {arguments.shown(handle)}")
+        for handle in handles_in(handles):
             self._by_task.setdefault(id(handle._task), collections.deque()).append(handle)
             by_pool.setdefault(id(handle._core), []).append(handle)
         self._arrivals = Arrivals(self)
@@ -368,6 +366,17 @@ class AsCompleted:
         return self._take()
 
 
+def handles_in(handles: Iterable[Any]) -> list[RemoteData]:
+    """A list of handles; a `Deferred` counts as its handle, and is not waited for."""
+    found = []
+    for item in arguments.iterable("handles", handles, "a list of handles"):
+        handle = item._self_handle if getattr(type(item), "travels_as_handle", False) else item
+        if not isinstance(handle, RemoteData):
+            raise TypeError(f"each of handles must be a handle of a pool, not {arguments.shown(handle)}")
+        found.append(handle)
+    return found
+
+
 def as_completed(handles: Iterable[RemoteData], timeout: float | None = None) -> AsCompleted:
     """Iterate over handles in the order in which they finish; ``for`` and ``async for``.
 
@@ -389,7 +398,7 @@ def wait(handles: Collection[RemoteData], timeout: float | None = None, return_w
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
         shown = arguments.shown(return_when)
         raise ValueError(f"return_when={shown} is none of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION")
-    handles = list(arguments.iterable("handles", handles, "a list of handles"))
+    handles = handles_in(handles)
     first = None if return_when == ALL_COMPLETED else _is_failed if return_when == FIRST_EXCEPTION else RemoteData.ready
     completed = as_completed(handles, timeout)
     try:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from conftest import nothing_left_behind
-from distributed import Pool
+from distributed import Pool, as_completed, wait
 from distributed.errors import PoolClosed, TaskTimeout
 
 
@@ -194,6 +194,13 @@ def test_changes_stay_here_and_in_place_operators_give_plain_values(deferred, po
     before = count
     count += 1
     assert (count, type(count), before) == (6, int, 5)
+
+
+def test_as_completed_and_wait_take_them_for_their_handles_and_use_none(pool, deferred):
+    later = [deferred(number) for number in range(3)]
+    assert sorted(handle.get() for handle in as_completed(later)) == [0, 1, 2]
+    assert {handle.get() for handle in wait(later).done} == {0, 1, 2}
+    assert all(repr(value).startswith("<Deferred") for value in later)
 
 
 def test_copies_are_of_the_value(deferred):
