@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 KEEPALIVE_PROBES = 10
 NO_TUNNEL = "nobody listens at that Unix socket: has the connection of ssh ended?"
+UNANSWERED = "is that the right host and port, does a firewall let it through, is the daemon there stopped?"
 UNIX_PATH_BYTES_MAX = 107  # of the kernel's structure, without its final zero
 
 
@@ -263,7 +264,7 @@ def explain(error: OSError, address: str, timeout_s: float) -> str:
     if isinstance(error, socket.gaierror):
         return f"unknown host {addresses.parse(address)[0]!r} ({error.strerror})"
     if isinstance(error, (TimeoutError, BlockingIOError)):  # the latter from SO_RCVTIMEO and SO_SNDTIMEO
-        return f"no answer within {timeout_s:g} s"
+        return f"no answer within {timeout_s:g} s: {UNANSWERED}"
     if isinstance(error, ConnectionRefusedError):
         return "nobody listens there (connection refused): is the daemon running?"
     return error.strerror or str(error) or type(error).__name__

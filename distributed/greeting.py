@@ -29,7 +29,7 @@ async def encrypt(sock: socket.socket, secret: Secret, *, is_server: bool, addre
     credential = secret.credential
     assert credential is not None
     if is_server:
-        failure = tls.require_tls(await _first_byte(sock), address)
+        failure = tls.require_tls(await _first_byte(sock), address, credential.path)
         if failure is not None:
             if isinstance(failure, AuthenticationFailed):
                 await _receive(sock, GREETING_BYTES_MAX)  # what is left unread would cost it our answer

@@ -213,13 +213,17 @@ class Listener:
             raise
         except (OSError, DistributedError) as error:
             sock.close()
-            reason = (
-                explain(error, peer, timeout_s) if isinstance(error, OSError) else str(error).removeprefix(f"{peer}: ")
-            )
-            logger.warning("refused %s: %s", peer, reason)
+            logger.warning("refused %s: %s", peer, _why(error, peer, timeout_s))
         except Exception:
             sock.close()
             logger.exception("cannot take the connection of %s", peer)
+
+
+def _why(error: OSError | DistributedError, peer: str, timeout_s: float) -> str:
+    """Why a peer was not let in, in words for who runs this side."""
+    if isinstance(error, TimeoutError):
+        return f"it began to connect, and did not go on within {timeout_s:g} s"
+    return explain(error, peer, timeout_s) if isinstance(error, OSError) else str(error).removeprefix(f"{peer}: ")
 
 
 def _handshakes_max() -> int:

@@ -238,8 +238,8 @@ def is_end(error: ssl.SSLError) -> bool:
     )
 
 
-def translated(error: ssl.SSLError) -> OSError:
-    """The same as an error of a plain socket, in words for people."""
+def translated(error: ssl.SSLError, path: object = "the credential") -> OSError:
+    """The same as an error of a plain socket, in words for people; `path` is where this side has the credential."""
     if isinstance(error, (ssl.SSLWantReadError, ssl.SSLWantWriteError)):
         return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     if is_end(error):
@@ -257,14 +257,15 @@ def translated(error: ssl.SSLError) -> OSError:
     if reason in OLD_TLS:
         return Refused("it does not offer TLS 1.3, and nothing older is spoken here")
     if reason in NO_TLS:
-        return Refused(without_tls())
+        return Refused(without_tls(path))
     return ConnectionAbortedError(f"TLS broke, as it does when bytes are changed on the way ({reason.lower()})")
 
 
-def without_tls() -> str:
+def without_tls(path: object) -> str:
+    """In words that are right on either side, whichever of the two is the center."""
     return (
-        "it does not speak TLS, which this side does because it found the credential: copy tls.pem to the same place "
-        "there, beside its secret, and start it again"
+        f"it does not speak TLS, which this side does because it found {path}: copy that file to the same place there, "
+        "beside its secret, and start it again"
     )
 
 
@@ -296,7 +297,7 @@ def shake_hands(sock: TlsSocket, credential: Credential) -> str:
     except ssl.SSLError as error:
         if is_end(error):
             raise ConnectionResetError(GONE_EARLY) from error
-        raise translated(error) from error
+        raise translated(error, credential.path) from error
     except OSError as error:
         if error.errno == errno.ENOTCONN:  # it was gone before it was wrapped
             raise ConnectionResetError(GONE_EARLY) from error
@@ -306,10 +307,10 @@ def shake_hands(sock: TlsSocket, credential: Credential) -> str:
     return ""
 
 
-def require_tls(first: bytes, address: str) -> ConnectionFailed | None:
+def require_tls(first: bytes, address: str, path: object) -> ConnectionFailed | None:
     """What is wrong with a client whose first byte is this."""
     if first == HANDSHAKE_RECORD:
         return None
     if first == MAGIC[:1]:
-        return AuthenticationFailed(address, without_tls())
+        return AuthenticationFailed(address, without_tls(path))
     return ConnectionFailed(address, "what connects there is not distributed (its first bytes are something else)")

@@ -415,11 +415,11 @@ def test_the_credential_alone_is_not_enough(daemon, pem):
     assert not daemon.connections
 
 
-def test_plaintext_for_tls_is_told_to_both(daemon, caplog):
+def test_plaintext_for_tls_is_told_to_both(daemon, pem, caplog):
     for error in both_failures(daemon.address, PLAIN):
         assert type(error) is AuthenticationFailed
         assert "it speaks TLS, and this side found no credential for it: copy the center's tls.pem to" in str(error)
-    said = "it does not speak TLS, which this side does because it found the credential"
+    said = f"it does not speak TLS, which this side does because it found {pem}: copy that file"
     assert until(lambda: caplog.text.count(said) == 2)
     assert not daemon.connections
 
@@ -428,7 +428,7 @@ def test_tls_for_plaintext_is_told_to_both(secret, tmp_path, caplog):
     with daemon_with(PLAIN, tmp_path) as daemon:
         for error in both_failures(daemon.address, secret):
             assert type(error) is AuthenticationFailed
-            assert "it does not speak TLS, which this side does because it found the credential" in str(error)
+            assert f"it does not speak TLS, which this side does because it found {secret.tls_file}:" in str(error)
         assert until(lambda: caplog.text.count("it speaks TLS, and this side found no credential for it") == 2)
         assert not daemon.connections
 

@@ -122,6 +122,11 @@ def _no_pem(path: Path, why: str) -> str:
 
 def find_or_create_credential(path: Path) -> Credential:
     """Read it; the first to ask creates it. Of several at the same time one creates, and all read that one."""
+    if not path.parent.is_dir():  # else a slip of the pen would become a directory, and look as if all were well
+        raise SecretUnusable(
+            f"there is no directory {path.parent} to create the TLS credential {path.name} in: create it, or correct "
+            "--tls-file (or DISTRIBUTED_TLS_FILE)"
+        )
     if not path.exists():
         create_private(path, WHAT, new_pem(path))
     return Credential(path)

@@ -209,6 +209,7 @@ class _Handshake:
         self.peer_role = ""
         self._transcript = b""
         self._received = b""
+        self._is_center = False  # this side
 
     @property
     def done(self) -> bool:
@@ -229,7 +230,7 @@ class _Handshake:
         """Collect the peer's first 40 bytes: the magic alone first, so that strangers are turned away early."""
         self._received += data
         if self._received[:2] in (_TLS_HELLO, _TLS_ALERT):
-            self._fail(AuthenticationFailed, _no_credential())
+            self._fail(AuthenticationFailed, _no_credential(self._is_center))
         elif not self._received.startswith(MAGIC):
             self._fail(ConnectionFailed, "the other side is not distributed (its first bytes are something else)")
         elif len(self._received) == len(MAGIC):
@@ -237,7 +238,12 @@ class _Handshake:
         return self.failure is None and len(self._received) == _HELLO.size
 
 
-def _no_credential() -> str:
+def _no_credential(is_center: bool) -> str:
+    if is_center:
+        return (
+            "it speaks TLS, and this center does not: start the center again with the file that is used there as "
+            f"{credential_path(secret_path())}, or remove it there, if nothing is to be encrypted"
+        )
     return (
         "it speaks TLS, and this side found no credential for it: copy the center's tls.pem to "
         f"{credential_path(secret_path())}, or name it in DISTRIBUTED_TLS_FILE"
@@ -354,6 +360,7 @@ class ServerHandshake(_Handshake):
     ) -> None:
         super().__init__(secret, address, nonce or secrets.token_bytes(_NONCE_BYTES))
         self.kind, self._itself = "", itself.packed()
+        self._is_center = role == "center"
         self._hello = _HELLO.pack(MAGIC, PROTOCOL_VERSION, 0, ROLES[role], self._nonce)
         self._answer_with = self._read_hello
 

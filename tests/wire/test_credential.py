@@ -62,12 +62,17 @@ def written(path: Path, content: bytes) -> Path:
 
 
 def test_the_first_to_ask_creates_it_for_its_owner_alone(tmp_path):
-    path = tmp_path / "new" / "tls.pem"
+    path = tmp_path / "tls.pem"
     credential = find_or_create_credential(path)
     assert Credential(path).certificate == credential.certificate == find_or_create_credential(path).certificate
     assert path.stat().st_mode & 0o777 == 0o600
-    assert path.parent.stat().st_mode & 0o777 == 0o700
     assert os.listdir(path.parent) == ["tls.pem"]
+
+
+def test_a_directory_that_is_not_there_is_a_slip_of_the_pen(tmp_path):
+    with pytest.raises(SecretUnusable, match=r"there is no directory .*typo to create .* or correct --tls-file"):
+        find_or_create_credential(tmp_path / "typo" / "tls.pem")
+    assert os.listdir(tmp_path) == []
 
 
 def test_it_does_not_expire_and_stands_for_no_authority(tmp_path):
