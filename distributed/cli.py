@@ -22,8 +22,9 @@ from distributed import machine, resources
 from distributed.cluster.daemon import Ending, exit_code, run_daemon
 from distributed.config import SETTINGS
 from distributed.errors import ConnectionFailed
+from distributed.quantities import size
 from distributed.version import __version__
-from distributed.web.terminal import format_bytes, format_status
+from distributed.web.terminal import format_status
 
 CENTER_PORT = 8787
 
@@ -186,7 +187,7 @@ def _add_memory_limit(parser: argparse.ArgumentParser, what: str) -> None:
         "--memory-limit",
         type=_memory,
         metavar="SIZE",
-        help=f"{what}: 4GiB, 500MB, or 0.5 for half of the machine's (default: {SETTINGS.memory_fraction:g} of it)",
+        help=f"{what}: 4GiB, 500MiB, or 0.5 for half of the machine's (default: {SETTINGS.memory_fraction:g} of it)",
     )
 
 
@@ -455,7 +456,7 @@ def _worker_lines(worker: Any, center: str) -> list[str]:
         f"  center   {center}" + (", which leads everyone here" if member.relayed else ""),
         f"  cores    {member.ncores}",
         *([f"  has      {resources.told(member.resources.items())}"] if member.resources else []),
-        f"  memory   {format_bytes(member.memory_limit)} for values, in {member.directory}; {beyond}",
+        f"  memory   {size(member.memory_limit)} for values, in {member.directory}; {beyond}",
         f"  secret   {secret_path()}",
         *([f"  TLS      {worker.tls_file}"] if worker.tls_file else []),
     ]

@@ -43,7 +43,7 @@ def parse_bytes(text: str, whole: int | None = None) -> int:
     """
     match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*([kmgt]?)(i?)b?", text.strip(), re.IGNORECASE)
     if not match:
-        raise ValueError(f"{text!r} is not a size: write 4GiB, 500MB, or 0.5 for half of the memory")
+        raise ValueError(f"{text!r} is not a size: write 4GiB, 500MiB, or 0.5 for half of the memory")
     number, prefix, binary = float(match[1]), match[2].lower(), match[3]
     if not prefix and number <= 1:
         size = number * (whole if whole is not None else memory_bytes())

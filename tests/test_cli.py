@@ -134,7 +134,7 @@ def test_a_worker_joins_and_status_shows_it() -> None:
         assert joined["memory"].startswith("64.0 MiB")
         code, out, err = finished("status", said["Center"])
         assert (code, err) == (0, "")
-        assert "1 workers, 1 cores" in out
+        assert "1 worker, 1 core, " in out
         assert joined["Worker"] in out
         assert "alice" in out
         code, out, _ = finished("status", said["Center"], "--json")

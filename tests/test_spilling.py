@@ -65,7 +65,7 @@ def test_a_part_of_the_disk_is_left_to_others(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "statvfs", lambda directory: NearlyFull)
     assert os.path.dirname(files.reserve(9_000, on_disk=True)) == files.spill_directory
-    with pytest.raises(Exception, match=r"60,000 are free on that disk, of which 50,000 are left to others"):
+    with pytest.raises(Exception, match=r"58.6 KiB are free on that disk, of which 48.8 KiB are left to others"):
         files.reserve(11_000, on_disk=True)
     monkeypatch.undo()
     files.close()

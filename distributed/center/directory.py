@@ -70,6 +70,16 @@ class Registration:
         }
 
 
+def known_as(member: m.Member) -> str:
+    """A worker for people: by its name, if it was given one, and where it is.
+
+    >>> known_as(m.Member('alice:1', 'one', 'maxi', 2, 1000)), known_as(m.Member('alice:1', 'one', 'alice:1', 2, 1000))
+    ('maxi at alice:1', 'alice:1')
+    """
+    name = member.name if member.name.isprintable() else ascii(member.name)
+    return member.address if name in ("", member.address) else f"{name} at {member.address}"
+
+
 class Directory:
     """`members` by address, and the index from keys to members, which is made when somebody asks.
 

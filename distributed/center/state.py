@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distributed.center.borrowing import Borrowing, Waiter
-from distributed.center.directory import Directory, Entry, Registration, owners_of
+from distributed.center.directory import Directory, Entry, Registration, known_as, owners_of
 from distributed.center.events import (
     Broadcast,
     Close,
@@ -50,11 +50,13 @@ from distributed.center.names import Names, Publication
 from distributed.center.splices import Asking, Splices
 from distributed.config import SETTINGS, Settings
 from distributed.key import owner_of
+from distributed.quantities import count
 from distributed.version import version_difference
 from distributed.wire import messages as m
 
 ALARMS_TO_SPARE = 64  # so many that are for nobody are not worth the trouble
 TOKEN_BYTES = 16
+LEFT = "it left"  # as it was asked to, or as it wanted
 
 
 @dataclasses.dataclass(slots=True)
@@ -209,19 +211,19 @@ class CenterState:
 
     def _say_joined(self, member: m.Member) -> None:
         self._out.append(
-            Say(f"worker {member.address} joined: {member.ncores} cores, incarnation {member.incarnation}")
+            Say(f"worker {known_as(member)} joined: {count(member.ncores, 'core')}, incarnation {member.incarnation}")
         )
         for other in self.directory.unlike(member):
             difference = version_difference(other.versions, member.versions)
             if difference:
-                text = f"worker {member.address} differs from {other.address}: {difference}"
+                text = f"worker {known_as(member)} differs from {known_as(other)}: {difference}"
                 self._out.append(Say(f"{text}; install the same versions, or tasks may fail to unpickle"))
                 return
 
     def _unregister(self, message: m.Unregister, connection: int, request: int) -> None:
         registration = self.directory.by_connection.get(connection)
         if registration is not None:
-            self._drop_worker(registration, "it left")
+            self._drop_worker(registration, LEFT)
         self._reply(connection, request, None)
 
     def _drop_worker(self, registration: Registration, reason: str) -> None:
@@ -230,7 +232,8 @@ class CenterState:
         self.handover.forget(member.address)
         self._tell(self.handover.pump())
         self._tell_all_but(registration.connection, m.WorkerLeft(member.address, member.incarnation, reason))
-        self._out.append(Say(f"worker {member.address} left: {reason}"))
+        name = known_as(member)
+        self._out.append(Say(f"worker {name} left" if reason == LEFT else f"lost worker {name}: {reason}"))
         self._refuse_splices_to(member)
 
     def _registration(self, connection: int, request: int) -> Registration | None:
@@ -247,7 +250,7 @@ class CenterState:
         registration = self._registration(connection, request)
         if registration is not None:
             registration.leaving = True
-            self._out.append(Say(f"worker {registration.member.address} is leaving"))
+            self._out.append(Say(f"worker {known_as(registration.member)} is leaving"))
             self._reply(connection, request, None)
 
     def _hand_over(self, message: m.HandOver, connection: int, request: int) -> None:

@@ -4,20 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from distributed.quantities import count, size
 from distributed.resources import used_of
-
-
-def format_bytes(count: float) -> str:
-    """A number of bytes for people.
-
-    >>> format_bytes(0), format_bytes(1536), format_bytes(5 << 30)
-    ('0 B', '1.5 KiB', '5.0 GiB')
-    """
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while count >= 1024 and len(units) > 1:
-        count /= 1024
-        units.pop(0)
-    return f"{count:g} B" if units[0] == "B" else f"{count:.1f} {units[0]}"
 
 
 def format_status(address: str, status: dict[str, Any]) -> str:
@@ -32,8 +20,8 @@ def format_status(address: str, status: dict[str, Any]) -> str:
     members = status["members"]
     cores = sum(member["ncores"] for member in members)
     lines = [
-        f"Center {address}: {len(members)} workers, {cores} cores, {status['keys']} keys, "
-        f"{format_bytes(status['nbytes'])}, {len(status['clients'])} clients, up for {status['uptime_s']:.0f} s"
+        f"Center {address}: {count(len(members), 'worker')}, {count(cores, 'core')}, {count(status['keys'], 'key')}, "
+        f"{size(status['nbytes'])}, {count(len(status['clients']), 'client')}, up for {status['uptime_s']:.0f} s"
     ]
     if members:
         heads = ["worker", "name", "cores", "running", "queued", "keys", "bytes", "spilled", "resources", "what runs"]
@@ -45,7 +33,7 @@ def format_status(address: str, status: dict[str, Any]) -> str:
 
 def _member_row(member: dict[str, Any]) -> list[str]:
     numbers = [str(member[name]) for name in ("ncores", "running", "queued", "keys")]
-    sizes = [format_bytes(member["nbytes"]), format_bytes(member["spilled_bytes"])]
+    sizes = [size(member["nbytes"]), size(member["spilled_bytes"])]
     runs = ", ".join(dict.fromkeys([*["(leaving)"] * bool(member.get("leaving")), *member["running_names"]]))
     address = member["address"] + " via center" * bool(member.get("relayed"))
     return [address, member["name"], *numbers, *sizes, _resources(member), runs]

@@ -22,6 +22,7 @@ from distributed import machine
 from distributed.config import MIB, SETTINGS
 from distributed.errors import StoreFull
 from distributed.pieces import open_to_read
+from distributed.quantities import size
 from distributed.stores import SHARED_MEMORY, is_store, make_store, stores_in, sweep
 from distributed.worker.spares import SPARE_BYTES_MIN, Spares
 
@@ -73,7 +74,7 @@ class Files:
             nbytes = space.f_frsize * space.f_blocks
             if nbytes >= CAPACITY_BYTES_MIN and os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
                 return SHARED_MEMORY
-            reason = f"{SHARED_MEMORY} has {nbytes // MIB} MiB"
+            reason = f"{SHARED_MEMORY} has {size(nbytes)}"
         except OSError as error:
             reason = f"{SHARED_MEMORY}: {error.strerror}"
         base = tempfile.gettempdir()
@@ -111,8 +112,8 @@ class Files:
         )
         if nbytes + spared > free:
             raise StoreFull(
-                f"no room for {nbytes:,} bytes in {self.spill_directory}: {free:,} are free on that disk, of which "
-                f"{spared:,} are left to others"
+                f"no room for {size(nbytes)} in {self.spill_directory}: {size(free)} are free on that disk, of which "
+                f"{size(spared)} are left to others"
             )
         return self._reserve(self.spill_directory, nbytes)
 
@@ -242,5 +243,5 @@ def _copy_bytes(source: int, path: str, nbytes: int) -> None:
 
 def _full(error: OSError, nbytes: int, directory: str) -> StoreFull | OSError:
     if error.errno in _NO_ROOM:
-        return StoreFull(f"no room for {nbytes:,} bytes in {directory}: {os.strerror(error.errno)}")
+        return StoreFull(f"no room for {size(nbytes)} in {directory}: {os.strerror(error.errno)}")
     return error

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from distributed.key import owner_of
+from distributed.quantities import count, size
 from distributed.wire import messages as m
 from distributed.worker.events import Leave, Say, Send, ToCenter
 from distributed.worker.store import Entry
@@ -28,7 +29,6 @@ from distributed.worker.store import Entry
 if TYPE_CHECKING:
     from distributed.worker.state import WorkerState
 
-UNITS = ("B", "KiB", "MiB", "GiB")
 LOOK_S_PER_VALUE = 3e-6  # from look to look: one takes a third of that, and others want the loop, too
 
 
@@ -41,7 +41,7 @@ class Departure:
         self.began_s = now
         self.is_over = False  # its time, not its work
         self.is_gone = False
-        self.is_alone = False
+        self.is_alone = self.has_announced = False
         self.cut_off_s: float | None = None if state.reports.is_connected else now  # since when the center is away
         self.told: dict[str, None] = {}  # clients that know
         self.offered: dict[str, None] = {}  # keys that their owner has been asked about,
@@ -58,8 +58,9 @@ class Departure:
         """Tell everybody, and give back what has not begun."""
         state = self.state
         tasks, values = len(state.tasks), len(self.store.entries)
-        if tasks or values:
-            what = f"{_count(tasks, 'task')} to end or give back, {_count(values, 'value')} to look after"
+        self.has_announced = bool(tasks or values)
+        if self.has_announced:
+            what = f"{count(tasks, 'task')} to end or give back, {count(values, 'value')} to look after"
             self.out.append(Say(f"leaving: {what}; a second signal ends it at once"))
         state.alarms.set(self.began_s + self.settings.drain_timeout_s, "drain over")
         if state.reports.is_connected:
@@ -213,7 +214,7 @@ class Departure:
         for some in self._in_parts(keys):
             named = [self._named(key) for key in some]
             self.handing.update(zip(some, named, strict=True))
-            attempts, nbytes = [attempt for attempt, _ in named], [size for _, size in named]
+            attempts, nbytes = [attempt for attempt, _ in named], [nbytes for _, nbytes in named]
             self.out.append(ToCenter(m.HandOver(some, attempts, nbytes)))
 
     def _in_parts(self, keys: list[str]) -> Iterator[list[str]]:
@@ -229,21 +230,30 @@ class Departure:
     def _leave(self, now: float) -> None:
         self.is_gone = True
         self.out += [Say(line) for line in self._last_words(now)]
+        if self.has_announced:
+            self.out.append(Say(f"left after {now - self.began_s:.1f} s"))
         self.out.append(Leave())
+
+    def cut_short(self) -> str:
+        """What to say when it has to end before all is done, if there is anything to say."""
+        values = [key for key in self.store.entries if not self.is_spare(key)]
+        if self.is_gone or not (values or self.state.tasks):
+            return ""
+        nbytes = sum(self._named(key)[1] for key in values)
+        left = f"{count(len(self.state.tasks), 'task')} and {count(len(values), 'value')} ({size(nbytes)})"
+        return f"ended at once, leaving behind {left}"
 
     def _last_words(self, now: float) -> list[str]:
         lines = []
         if self.handed_count:
-            took_s = now - self.began_s
-            what = f"{_count(self.handed_count, 'value')} ({_size(self.handed_bytes)})"
-            lines.append(f"handed over {what} in {took_s:.1f} s")
+            lines.append(f"handed over {count(self.handed_count, 'value')} ({size(self.handed_bytes)})")
         if left := [key for key in self.store.entries if not self.is_spare(key)]:
             nbytes = sum(self._named(key)[1] for key in left)
             why = "there is no other worker" if self.is_alone else self.refusal or "the time is over"
             why = "the center is away" if self.is_cut_off(now) else why
-            lines.append(f"leaving behind {_count(len(left), 'value')} ({_size(nbytes)}): {why}")
+            lines.append(f"leaving behind {count(len(left), 'value')} ({size(nbytes)}): {why}")
         if self.state.tasks:
-            lines.append(f"leaving {_count(len(self.state.tasks), 'task')} that did not end in time")
+            lines.append(f"leaving {count(len(self.state.tasks), 'task')} that did not end in time")
         return lines
 
     def is_spare(self, key: str) -> bool:
@@ -254,15 +264,3 @@ class Departure:
     def _is_cache(self, entry: Entry) -> bool:
         """Whether nobody but a task here knows of it."""
         return entry.replica and not entry.announced and not self.store.is_pinned(entry)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
-
-
-def _size(nbytes: float) -> str:
-    units = iter(UNITS)
-    unit = next(units)
-    while nbytes >= 1024 and unit != UNITS[-1]:
-        nbytes, unit = nbytes / 1024, next(units)
-    return f"{nbytes:g} B" if unit == "B" else f"{nbytes:.1f} {unit}"

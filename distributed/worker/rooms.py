@@ -19,6 +19,7 @@ from collections import deque
 from typing import Any
 
 from distributed.config import Settings
+from distributed.quantities import size
 from distributed.wire.messages import Room
 from distributed.worker.events import Allocate, Give, GrantRoom, RefuseRoom, Remove
 from distributed.worker.store import Store
@@ -210,6 +211,6 @@ def full(store: Store, nbytes: int, trouble: str = "") -> str:
     if trouble and trouble != moves.refused:
         more = f"; {trouble}{more}"
     return (
-        f"no room for {nbytes:,} bytes: {store.memory_bytes:,} bytes are stored and {store.reserved_bytes:,} reserved "
-        f"of at most {store.memory_limit:,} in memory, {store.disk_bytes:,} are on disk{more}"
+        f"no room for {size(nbytes)}: {size(store.memory_bytes)} are stored and {size(store.reserved_bytes)} reserved "
+        f"of at most {size(store.memory_limit)} in memory, {size(store.disk_bytes)} are on disk{more}"
     )

@@ -132,7 +132,7 @@ class Worker:
         self._clients: dict[str, Connection] = {}
         self._center: Connection | None = None
         self._events: deque[Any] = deque()
-        self._is_handling = False
+        self._is_handling = self._is_leaving = False
         self._timer: asyncio.TimerHandle | None = None
         self._closers: list[Callable[[], Coroutine[Any, Any, None]]] = []  # of what was started, last one first
         self._finished, self._center_lost, self._disconnected = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -256,11 +256,15 @@ class Worker:
 
     def leave(self) -> None:
         """Take no new tasks, hand over what only this worker holds, then end; `finished` tells when."""
+        self._is_leaving = True
         self._on(events.LeaveAsked())
 
     async def close(self) -> None:
         """Leave the cluster and end all executors; values held here are gone."""
         self._finished.set()
+        departure = self.state.departure if self._is_leaving else None
+        if departure is not None and (words := departure.cut_short()):
+            log.info("%s", words)
         if self._timer is not None:
             self._timer.cancel()
         if self._center is not None:

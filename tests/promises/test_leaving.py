@@ -72,6 +72,7 @@ def test_a_worker_that_leaves_while_tasks_run_loses_nothing_and_nothing_runs_twi
             assert (code, trouble) == (0, "")
             assert "handed over 6 values" in said
             assert "leaving behind" not in said
+            assert said.splitlines()[-1].partition(" left after ")[1]
             assert pool.gather(squares) == [number * number for number in range(TASKS)]
             assert {len((tmp_path / str(number)).read_text()) for number in range(TASKS)} == {2}
             assert [array.get()[-1] for array in arrays] == list(range(5))
@@ -93,7 +94,7 @@ def test_what_nobody_has_room_for_is_left_behind_and_said_when_the_time_is_over(
             wait([full, lost])
             code, said, _ = leaver.end(signal.SIGTERM)
             assert code == 0
-            assert "leaving behind 1 value (1.9 MiB): no room for 2,0" in said
+            assert "leaving behind 1 value (1.9 MiB): no room for 1.9 MiB" in said
             with pytest.raises(KeyLost):
                 lost.get()
             assert len(full.get()) == 2_000_000

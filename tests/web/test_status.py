@@ -134,5 +134,6 @@ def test_a_port_in_use_is_one_sentence() -> None:
 
 def test_the_terminal_shows_members_cores_keys_bytes_and_what_runs() -> None:
     lines = format_status("127.0.0.1:8787", STATUS).splitlines()
-    assert lines[0] == "Center 127.0.0.1:8787: 1 workers, 2 cores, 3 keys, 2.0 KiB, 0 clients, up for 12 s"
-    assert lines[3].split() == ["127.0.0.1:1", "alice", "2", "1", "0", "3", "2.0", "KiB", "0", "B", "module.f"]
+    assert lines[0] == "Center 127.0.0.1:8787: 1 worker, 2 cores, 3 keys, 2.0 KiB, 0 clients, up for 12 s"
+    row = "127.0.0.1:1 alice 2 1 0 3 2.0 KiB 0 B gpu 1/2, license 0/1 module.f"
+    assert lines[3].split() == row.split()

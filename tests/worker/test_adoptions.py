@@ -199,7 +199,7 @@ def test_what_does_not_fit_beside_what_is_here_is_refused_at_once_unless_there_i
     else:
         [answer] = [what.message for what in out if isinstance(what, ToCenter) and isinstance(what.message, Adopted)]
         assert (answer.keys, answer.refused) == ([], [A])
-        assert "no room for 100,000 bytes" in answer.reason
+        assert "no room for 97.7 KiB" in answer.reason
         assert not bench.state.fetches.wants
 
 
@@ -224,7 +224,7 @@ def test_a_file_system_that_is_full_whatever_the_accounts_say_refuses(bench):
     bench.center(Adopt([A], [1], [LARGE], HOLDER))
     [answer] = bench.on(FetchFailed(1, "No space left on device", is_full=True))
     assert (answer.message.keys, answer.message.refused) == ([], [A])
-    assert "no room for 100,000 bytes" in answer.message.reason
+    assert "no room for 97.7 KiB" in answer.message.reason
 
 
 def test_a_worker_that_leaves_itself_refuses_everything(bench):
@@ -271,7 +271,7 @@ def test_when_that_was_all_it_is_answered_at_once_and_the_file_that_comes_is_rem
 
 
 def test_what_is_published_is_adopted_whoever_is_gone(bench):
-    bench.center(Pin("table", A, [A]))
+    bench.center(Pin("table", A, {A: 1}))
     bench.center(Adopt([A], [1], [5], HOLDER))
     bench.center(OwnerLeft(ALICE))
     out = arrive(bench, 1, "a")

@@ -46,7 +46,7 @@ def test_a_reserved_file_has_its_size_and_belongs_to_us_alone(files):
 
 def test_no_room_is_store_full_and_leaves_no_file(files):
     before = os.listdir(files.directory)
-    with pytest.raises(StoreFull, match=f"{1 << 60:,} bytes"):
+    with pytest.raises(StoreFull, match=r"no room for 1048576\.0 TiB"):
         files.reserve(1 << 60)
     assert os.listdir(files.directory) == before
 

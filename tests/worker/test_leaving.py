@@ -75,7 +75,8 @@ def leave(bench):
 
 def look(bench, seconds=LOOK_S):
     """What is done at the next look, without reports."""
-    return without_reports(bench.wait(seconds))
+    out = without_reports(bench.wait(seconds))
+    return [what for what in out if not (isinstance(what, Say) and what.text.startswith("left after "))]
 
 
 def without_reports(out):
@@ -110,12 +111,31 @@ def test_what_nobody_needs_is_deleted_and_then_it_goes(bench):
     assert look(bench) == [Leave()]
 
 
+def test_the_last_line_tells_how_long_it_took(bench):
+    leave(bench)
+    bench.client(DeleteData([A, B]))
+    assert without_reports(bench.wait(LOOK_S)) == [Say("left after 0.0 s"), Leave()]
+
+
+def test_what_is_left_when_it_has_to_end_at_once_is_told(bench):
+    bench.client(compute("c"))
+    leave(bench)
+    departure = bench.state.departure
+    assert departure.cut_short() == "ended at once, leaving behind 1 task and 2 values (1005 B)"
+    bench.client(DeleteData([A, B]))
+    bench.done([2])
+    bench.client(DeleteData([key("c")]))
+    assert departure.cut_short() == "", "nothing was"
+    look(bench)
+    assert (departure.is_gone, departure.cut_short()) == (True, "")
+
+
 def test_what_is_needed_is_handed_over_then_deleted_by_its_owner_then_it_goes(bench):
     handing(bench)
     bench.center(HandedOver([A, B], [], 1))
     assert look(bench) == [], "the owner must learn where they are first"
     bench.client(DeleteData([A, B], [1, 1]))
-    assert look(bench) == [Say("handed over 2 values (1005 B) in 0.1 s"), Leave()]
+    assert look(bench) == [Say("handed over 2 values (1005 B)"), Leave()]
 
 
 def test_an_owner_that_does_not_delete_what_others_hold_is_reminded(bench):
@@ -130,11 +150,11 @@ def test_what_nobody_owns_is_handed_to_the_center_and_deleted_here():
     put(bench, "x", owner="")
     assert leave(bench) == [*LEAVING, ToCenter(HandOver(["x"], [1], [5]))]
     bench.center(HandedOver(["x"], [], 1))
-    assert look(bench) == [Say("handed over 1 value (5 B) in 0.0 s"), Leave()]
+    assert look(bench) == [Say("handed over 1 value (5 B)"), Leave()]
 
 
 def test_what_its_owner_released_and_a_name_keeps_is_handed_over(bench):
-    bench.center(Pin("table", A, [A]))
+    bench.center(Pin("table", A, {A: 1}))
     bench.client(DeleteData([A, B]))
     assert ToCenter(HandOver([A], [1], [5])) in leave(bench)
     bench.center(HandedOver([A], [], 2))
@@ -400,7 +420,7 @@ def test_an_owner_that_is_away_does_not_keep_what_others_hold(bench):
     handing(bench)
     bench.on(ClientDisconnected(ALICE))
     bench.center(HandedOver([A, B], [], 1))
-    assert look(bench) == [Say("handed over 2 values (1005 B) in 0.1 s"), Leave()]
+    assert look(bench) == [Say("handed over 2 values (1005 B)"), Leave()]
 
 
 def test_the_values_of_a_client_that_is_gone_for_good_are_nobodys(bench):
@@ -420,7 +440,7 @@ def test_a_release_in_the_middle_of_it_is_heard(bench):
 
 def test_a_value_that_is_named_after_it_was_released_in_the_middle_is_kept_by_others(bench):
     leave(bench)
-    bench.center(Pin("table", A, [A]))
+    bench.center(Pin("table", A, {A: 1}))
     bench.client(DeleteData([A, B]))
     assert look(bench) == [ToCenter(HandOver([A], [1], [5]))]
 
@@ -439,7 +459,7 @@ def test_files_of_what_others_hold_are_removed():
     bench.on(Put("", ["x"], [100_000], [None], ["/store/x"]))
     leave(bench)
     bench.center(HandedOver(["x"], [], 1))
-    assert look(bench) == [Remove("/store/x"), Say("handed over 1 value (97.7 KiB) in 0.0 s"), Leave()]
+    assert look(bench) == [Remove("/store/x"), Say("handed over 1 value (97.7 KiB)"), Leave()]
 
 
 def test_keep_and_handed_over_mean_nothing_to_who_stays(bench):

@@ -78,7 +78,7 @@ def test_more_than_the_whole_memory_goes_to_disk(bench):
 def test_more_than_the_whole_memory_is_refused_at_once_where_there_is_no_disk(diskless):
     (refusal,) = diskless.ask(7, 1001)
     assert isinstance(refusal, RefuseRoom)
-    for word in ("1,001", "1,000", "--spill-directory"):
+    for word in ("no room for 1001 B", "at most 1000 B", "--spill-directory"):
         assert word in refusal.reason
 
 
@@ -114,7 +114,7 @@ def test_a_full_disk_is_tried_again_and_refused_with_the_sizes_when_the_patience
     bench.store.moves.spill_failed(2, "no room in /d")
     (refusal,) = bench.pump(after_s=60.0)
     assert isinstance(refusal, RefuseRoom)
-    for word in ("600", "700", "1,000", "no room in /d"):
+    for word in ("600 B", "700 B", "1000 B", "no room in /d"):
         assert word in refusal.reason
     assert not bench.rooms.wanted
 

@@ -452,7 +452,7 @@ def test_an_input_that_does_not_fit_fails_with_the_sizes():
     bench = Bench(memory_limit=200_000)
     (failed,) = bench.client(compute("a", code=b"code", inputs={0: [needs("x", nbytes=300_000)]}))
     assert failed.message.kind == "full"
-    assert "300,000" in failed.message.detail["reason"]
+    assert "293.0 KiB" in failed.message.detail["reason"]
 
 
 # ---------------------------------------------------------------------------------------------------- large results
