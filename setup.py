@@ -18,6 +18,7 @@ REQUIRED = ["cloudpickle>=3.0.0", "msgpack>=1.2.3", "toolz>=0.12.0", "tornado>=6
 PROGRESS = ["tqdm>=4.66.3"]
 DEFER = ["wrapt>=2.0.0"]
 TLS = ["cryptography>=48.0.1"]  # only to create a certificate
+DILL = ["dill>=0.3.8"]  # the first that knows Python 3.12
 MPI = ["mpi4py>=4.1.0"]  # the first with wheels; it finds the MPI library when it is imported
 DOCS = ["sphinx>=7.4"]
 TEST = [
@@ -48,8 +49,9 @@ setup(
         "defer": DEFER,
         "tls": TLS,
         "mpi": MPI,
+        "dill": DILL,
         "docs": DOCS,
-        "test": TEST + PROGRESS + DEFER + TLS + MPI,
+        "test": TEST + PROGRESS + DEFER + TLS + MPI + DILL,
     },
     entry_points={
         "console_scripts": ["dcenter = distributed.__main__:dcenter", "dworker = distributed.__main__:dworker"]

@@ -18,6 +18,7 @@
     │   ├── TaskCancelled           somebody cancelled it, or something it depends on
     │   ├── NestingTooDeep          it waits for tasks, as more others do already than a worker allows
     │   └── NoWorker                no worker can run it
+    ├── SerializerMissing       the pool's ``serializer=`` needs a package: install it there
     ├── InitializerFailed       the pool's ``initializer=`` raised: its cause tells what and where
     ├── RemoteError             a task raised an exception that cannot travel: this tells of it
     ├── KeyLost                 every copy of a value is gone, and no recipe makes it again
@@ -123,6 +124,10 @@ class NestingTooDeep(TaskError):
 
 class NoWorker(TaskError):
     """No worker can run this task: start one (``dworker HOST:PORT``), or relax its ``workers=`` or ``resources=``."""
+
+
+class SerializerMissing(DistributedError):
+    """The pool's ``serializer=`` cannot be used in this process: a package is missing. Install it there."""
 
 
 class InitializerFailed(DistributedError):

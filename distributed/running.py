@@ -16,10 +16,11 @@ CENTER = "DISTRIBUTED_CENTER"  # in an executor's environment: the center's addr
 class Running:
     """One attempt of a task, as its executor runs it."""
 
-    __slots__ = ("attempt", "core", "has_submitted", "key", "refusal", "serial", "waiters")
+    __slots__ = ("attempt", "core", "has_submitted", "how", "key", "refusal", "serial", "waiters")
 
-    def __init__(self, serial: int, key: str, attempt: int) -> None:
+    def __init__(self, serial: int, key: str, attempt: int, how: Any = None) -> None:
         self.serial, self.key, self.attempt = serial, key, attempt
+        self.how = how  # the serializer of its pool
         self.core: Any = None  # what its code submits tasks with, once it does
         self.has_submitted = False  # since it last waited
         self.waiters = 0  # threads of it that wait for tasks

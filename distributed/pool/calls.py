@@ -22,6 +22,7 @@ from distributed.pool.needs import Needs
 from distributed.pool.remote import RemoteData, TaskFailed
 from distributed.pool.tasks import FAILED, RELEASED, Duration, Kind, Options, Task
 from distributed.wire.functions import FunctionCache, PackedFunction, call_carried, needing, pack_function
+from distributed.wire.serializers import Serializer, using
 from distributed.wire.values import pack, pack_call, pack_marks, pack_plain_calls
 
 BATCH_TASKS = 500  # the first tasks of a large map are on their way while the others are being packed
@@ -40,13 +41,20 @@ class Draft(NamedTuple):
 class Calls:
     """Makes tasks of calls."""
 
-    def __init__(self, core: Core, needs: Needs) -> None:
-        self._core, self.needs = core, needs
+    def __init__(self, core: Core, needs: Needs, how: Serializer | None = None) -> None:
+        self._core, self.needs, self.how = core, needs, how
         self._functions = FunctionCache()
         self._kinds: OrderedDict[tuple[bytes, str, Options, bytes], Kind] = OrderedDict()
         self._durations: OrderedDict[bytes, Duration] = OrderedDict()
         self._named: dict[str, Task] = {}
         self._named_prune_at = KINDS_MAX
+
+    def packed(self, pack: Callable[..., Any], *args: Any) -> Any:
+        """What a function of `wire` packs, by the serializer of the pool."""
+        if self.how is None:
+            return pack(*args)
+        with using(self.how):
+            return pack(*args)
 
     def one(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
@@ -57,7 +65,7 @@ class Calls:
             known = self._known(options.key)
             if known is not None:
                 return known
-        packed = self._functions.pack(arguments.function(function))
+        packed = self.packed(self._functions.pack, arguments.function(function))
         kind = self._kind(packed, options)
         carried = function if kind.carried else None
         stored: dict[int, tuple[Any, RemoteData]] = {}  # handles in here must live until the task is known to need them
@@ -80,7 +88,7 @@ class Calls:
         self._core.require_open()
         if options.key:
             raise ValueError("key= names one result; it goes with submit and apply, not with a map")
-        packed = pack_function(arguments.function(function))
+        packed = self.packed(pack_function, arguments.function(function))
         kind = self._kind(packed, options)
         carried = function if kind.carried else None
         handles: list[RemoteData] = []
@@ -107,7 +115,7 @@ class Calls:
     ) -> list[RemoteData]:
         """A task of the same call for each of the kinds that are made of the usual one; packed once."""
         core = self._core
-        packed = pack_function(function)
+        packed = self.packed(pack_function, function)
         kind = self._kind(packed, options)
         stored: dict[int, tuple[Any, RemoteData]] = {}
         first = self._task(kind, function if kind.carried else None, args, kwargs, stored)
@@ -119,7 +127,7 @@ class Calls:
     def draft(self, function: Callable[..., Any], rows: list[tuple[Any, ...]], options: Options) -> Draft:
         """The tasks of such calls, to be submitted in a moment: all that may fail, or take long, is done then."""
         self._core.require_open()
-        packed = self._functions.pack(function) if len(rows) == 1 else pack_function(function)
+        packed = self.packed(self._functions.pack if len(rows) == 1 else pack_function, function)
         kind = self._kind(packed, options)
         carried = function if kind.carried else None
         tasks = self._plain_tasks(kind, rows) if carried is None and len(rows) > 1 else None
@@ -210,13 +218,16 @@ class Calls:
                 name: self._spread(value, stored) or value if _is_large(value) else value
                 for name, value in kwargs.items()
             }
+        if self.how is not None:
+            args = tuple(map(self.how.carry, args))
+            kwargs = {name: self.how.carry(value) for name, value in kwargs.items()}
         if carried is not None:
             args, kwargs = (self._spread(carried, stored) or carried, args, kwargs), {}
-        payload, handles = pack_call(args, kwargs)
+        payload, handles = self.packed(pack_call, args, kwargs)
         if len(payload) > SETTINGS.hidden_bytes_max:
             args = tuple([self._spread(value, stored) or value for value in args])
             kwargs = {name: self._spread(value, stored) or value for name, value in kwargs.items()}
-            payload, handles = pack_call(args, kwargs)
+            payload, handles = self.packed(pack_call, args, kwargs)
             if len(payload) > SETTINGS.payload_bytes_max:
                 raise CannotPickle(
                     "the arguments",
@@ -233,7 +244,7 @@ class Calls:
         known = stored.get(id(value))
         if known is not None:
             return known[1]
-        packed = pack(value, "the arguments")
+        packed = self.packed(pack, value, "the arguments")
         if packed.contains or packed.nbytes <= SETTINGS.spread_bytes_min:
             return None
         handle = self._core.put([packed])[0]

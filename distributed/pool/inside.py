@@ -82,7 +82,7 @@ class InnerPool(Pool):
 
     def __init__(self, core: InnerCore) -> None:
         self._core, self._owned, self._name = core, None, core.running.key
-        self._options, self._calls = Options(), Calls(core, Needs())
+        self._options, self._calls = Options(), Calls(core, Needs(), core.running.how)
 
     def __repr__(self) -> str:
         return f"<Pool of the task {self._name}>"

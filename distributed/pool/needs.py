@@ -12,6 +12,7 @@ from typing import Any
 from distributed.pool.tasks import Code
 from distributed.uploads import Bundle, Files, Tree, name_of
 from distributed.wire.functions import Initializer, needing, pack_need
+from distributed.wire.serializers import Serializer, UseSerializer
 
 BUNDLES_MAX = 16  # more become one
 
@@ -19,8 +20,10 @@ BUNDLES_MAX = 16  # more become one
 class Needs:
     """The needs of tasks that are submitted from now on; `current` is replaced as a whole, for any thread to read."""
 
-    def __init__(self, initializer: Any = None, initargs: tuple[Any, ...] = ()) -> None:
-        self._first = [] if initializer is None else [_coded(Initializer(initializer, initargs), "the initializer")]
+    def __init__(self, initializer: Any = None, initargs: tuple[Any, ...] = (), how: Serializer | None = None) -> None:
+        self._first = [] if how is None else [_coded(UseSerializer(how), "the serializer")]
+        if initializer is not None:
+            self._first.append(_coded(Initializer(initializer, initargs), "the initializer"))
         self._files: Files = {}
         self._bundles: dict[Code, frozenset[bytes]] = {}  # and the names of what is in them
         self._lock = threading.Lock()  # two threads may upload

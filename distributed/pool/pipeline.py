@@ -60,11 +60,11 @@ class Pipeline:
         self.core, self.source = core, source
         self._calls, self._options, self._ordered, self._qsize = calls, options, ordered, qsize
         asynchronous = is_asynchronous(function)
-        if asynchronous or not _may_share(options):
+        if asynchronous or not _may_share(options) or (calls.how is not None and calls.how.is_own):
             chunksize = 1
         self._pace = Pace(chunksize, asynchronous)
         self._function, self._name = function, name_of(function)
-        self._one = Sender(core, function, self._name)
+        self._one: Sender = calls.packed(Sender, core, function, self._name)
         self._many: Sender | None = None
         self._lock = threading.RLock()
         self._turn: list[None] = [None]  # empty while a thread makes tasks
@@ -290,7 +290,7 @@ class Pipeline:
             rows = [tuple([column[0] for column in entry.columns]) for entry in entries]
             return self._one.draft(self._calls, rows, options)
         if self._many is None:
-            self._many = Sender(self.core, each_of(self._function), self._name)
+            self._many = self._calls.packed(Sender, self.core, each_of(self._function), self._name)
         limit_s = LIMIT_S if self._pace.chunksize is None else math.inf
         options = dataclasses.replace(options, attempts=1)  # a chunk that crashed is not run again: its items are
         return self._many.draft(self._calls, [(Chunk(entry.columns, limit_s),) for entry in entries], options)

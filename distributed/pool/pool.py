@@ -27,6 +27,7 @@ from distributed.resources import amounts
 from distributed.uploads import gather
 from distributed.wire.messages import HasWhat, LookUp, Ncores, Output, Publish, Status, Unpublish, WhoHas
 from distributed.wire.security import find_secret
+from distributed.wire.serializers import serializer as chosen
 from distributed.wire.values import pack
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class Pool:
     initializer, initargs
         ``initializer(*initargs)`` runs once in each executor, before its first task of this pool. If it raises, the
         task is not run and has the error `InitializerFailed`, whose cause is what was raised.
+    serializer
+        How functions, arguments and results are pickled: ``'auto'``, plain pickle where that is right and cloudpickle
+        where it is not; ``'pickle'``, ``'cloudpickle'`` or ``'dill'``, this one alone; or an object or module with
+        ``dumps(value)`` and ``loads(data)``, for arguments and results.
 
     Examples
     --------
@@ -74,11 +79,13 @@ class Pool:
         *,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        serializer: Any = "auto",
     ) -> None:
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer={arguments.shown(initializer)} is not callable")
         initargs = tuple(arguments.iterable("initargs", initargs))
-        needs = Needs(initializer, initargs)
+        how = chosen(serializer)
+        needs = Needs(initializer, initargs, how)
         center, self._owned = meant_by(address, hosts)
         try:
             self._core = Core(center, find_secret())
@@ -91,7 +98,7 @@ class Pool:
         self._core.wait_for_members()
         self._at_exit: Callable[[], object] = self.terminate
         self._options = Options()
-        self._calls = Calls(self._core, needs)
+        self._calls = Calls(self._core, needs, how)
         self._core.driver.on_output = show
         _OPEN[id(self._core)] = self
         atexit.unregister(_end_open_pools)  # and again: it has to run before what ends the daemons started by now
@@ -384,7 +391,7 @@ class Pool:
         arguments.count("replicas", replicas, 1)
         single = not isinstance(data, (list, tuple, Mapping))
         values = [data] if single else list(data.values() if isinstance(data, Mapping) else data)
-        handles = self._core.put([pack(value, "the data") for value in values], replicas)
+        handles = self._core.put([self._calls.packed(pack, value, "the data") for value in values], replicas)
         if single:
             return handles[0]
         return dict(zip(data, handles, strict=True)) if isinstance(data, Mapping) else handles

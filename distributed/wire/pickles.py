@@ -25,6 +25,7 @@ from distributed.config import SETTINGS
 
 PROTOCOL: Final = 5
 Reference = list[Any]  # [key, attempt, nbytes, holders]
+Keep = Callable[[pickle.PickleBuffer], bool]  # what a pickler asks of each buffer: true leaves it in the pickle
 
 
 # ----------------------------------------------------------------------------------------------------------- handles
@@ -35,6 +36,7 @@ class _Context(threading.local):
 
     collected: dict[str, tuple[int, Any]] | None = None  # key -> index, handle
     resolve: Callable[[int], object] | None = None
+    how: Any = None  # the serializer in force (see `serializers`); None: the usual way
 
 
 CONTEXT: Final = _Context()
@@ -88,6 +90,13 @@ class Marks:
         return restore_marks, (type(self.handles), indices)
 
 
+def are_handles(value: object) -> bool:
+    """Whether it is a handle, or a list or tuple of handles and of nothing else."""
+    if type(value) is list or type(value) is tuple:
+        return bool(value) and all(hasattr(type(item), "reduce_outside") for item in value)  # type: ignore[arg-type]
+    return type(value) is Marks or hasattr(type(value), "reduce_outside")
+
+
 def restore_marks(kind: type, indices: Any) -> object:
     """Called by pickle where one mark stands for many handles."""
     return kind(map(CONTEXT.resolve or restore_mark, indices))
@@ -112,22 +121,31 @@ def dump(value: object, out_of_band: bool = True) -> tuple[bytes, list[memoryvie
     keep = _keeper(buffers) if out_of_band else bool  # bool(buffer) is true: leave it in the pickle
     try:
         CONTEXT.collected = {}
+        if CONTEXT.how is not None and CONTEXT.how.dump is not None:
+            data = CONTEXT.how.dump(value, keep)
+            return data, buffers, [handle for _, handle in CONTEXT.collected.values()]
         try:
-            data = _dump_plain(value, keep)
-            if not _must_go_by_value(data):
+            data = dump_plain(value, keep)
+            if not must_go_by_value(data):
                 return data, buffers, [handle for _, handle in CONTEXT.collected.values()]
         except Exception:  # noqa: BLE001 - foreign code: whatever plain pickle stumbles over, cloudpickle may manage
             pass
         CONTEXT.collected = {}
         buffers.clear()
-        file = io.BytesIO()
-        ByValuePickler(file, keep).dump(value)
-        return file.getvalue(), buffers, [handle for _, handle in CONTEXT.collected.values()]
+        data = dump_by_value(value, keep)
+        return data, buffers, [handle for _, handle in CONTEXT.collected.values()]
     finally:
         CONTEXT.collected = outer
 
 
-def _keeper(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+def dump_by_value(value: object, keep: Keep) -> bytes:
+    """Cloudpickle's pickle of a value."""
+    file = io.BytesIO()
+    ByValuePickler(file, keep).dump(value)
+    return file.getvalue()
+
+
+def _keeper(buffers: list[memoryview]) -> Keep:
     """A `buffer_callback` that keeps large buffers apart, in `buffers`, and leaves small ones in the pickle."""
     nbytes_min = SETTINGS.out_of_band_bytes_min
 
@@ -141,18 +159,19 @@ def _keeper(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
     return keep
 
 
-def _dump_plain(value: object, keep: Callable[[pickle.PickleBuffer], bool]) -> bytes:
-    numpy = sys.modules.get("numpy")
-    if numpy is None or not hasattr(numpy, "ndarray"):
+def dump_plain(value: object, keep: Keep) -> bytes:
+    """Plain pickle's pickle of a value."""
+    array = array_type()
+    if array is None:
         return pickle.dumps(value, PROTOCOL, buffer_callback=keep)
     file = io.BytesIO()
     pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=keep)
-    pickler.dispatch_table = {**copyreg.dispatch_table, numpy.ndarray: reduce_array}
+    pickler.dispatch_table = {**copyreg.dispatch_table, array: reduce_array}
     pickler.dump(value)
     return file.getvalue()
 
 
-def _must_go_by_value(data: bytes) -> bool:
+def must_go_by_value(data: bytes) -> bool:
     """Whether a plain pickle names a module that another process does not have, or not by that name."""
     if b"_main__" in data:  # also multiprocessing's __mp_main__
         return True
@@ -167,22 +186,18 @@ class ByValuePickler(cloud.Pickler):
         super().__init__(file, PROTOCOL, keep)
         if "__mp_main__" in sys.modules:  # what multiprocessing's spawn calls the parent's __main__
             cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
-        numpy = sys.modules.get("numpy")
-        if numpy is not None and hasattr(numpy, "ndarray"):
-            self.dispatch_table = {**copyreg.dispatch_table, **cloud.Pickler._dispatch_table}
-            self.dispatch_table[numpy.ndarray] = reduce_array
+        self._array = array_type()
 
     def reducer_override(self, obj: Any) -> Any:
-        """Cloudpickle's own door, for types that a dispatch table cannot name."""
+        """Cloudpickle's own door, which comes before its table of types."""
+        if type(obj) is self._array:
+            return reduce_array(obj)
         if isinstance(obj, BaseException):
             return reduce_exception(obj)
         reduced = super().reducer_override(obj)
         if type(reduced) is tuple and reduced[0] is cloud._make_function:
             return *reduced[:5], set_function_state
-        if isinstance(obj, type) and type(reduced) is tuple and reduced[0] in _CLASS_MAKERS:
-            maker, arguments, state = reduced[:3]
-            return restore_class, (maker, arguments[-2], arguments), state, None, None, set_class_state
-        return reduced
+        return _as_known_class(reduced) if isinstance(obj, type) else reduced
 
 
 # ----------------------------------------------------------------------------------------------- functions by value
@@ -204,6 +219,18 @@ _CLASS_MAKERS: Final = (cloud._make_skeleton_class, cloud._make_skeleton_enum)
 _FROM_ELSEWHERE: Final[weakref.WeakSet[type]] = weakref.WeakSet()  # classes that came to this process by value
 
 
+def reduce_class(cls: type) -> Any:
+    """Reduce a class that others cannot import, to be recognised where it is known; NotImplemented: any other one."""
+    return _as_known_class(cloud._class_reduce(cls))
+
+
+def _as_known_class(reduced: Any) -> Any:
+    if type(reduced) is tuple and reduced[0] in _CLASS_MAKERS:
+        maker, arguments, state = reduced[:3]
+        return restore_class, (maker, arguments[-2], arguments), state, None, None, set_class_state
+    return reduced
+
+
 def restore_class(maker: Callable[..., type], tracker: str, arguments: tuple[Any, ...]) -> type:
     """The class of this identity: the very one, if it was defined here or came before; else a new one to be filled."""
     known = cloud._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker)
@@ -221,6 +248,11 @@ def set_class_state(cls: type, state: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- arrays
+
+
+def array_type() -> Any:
+    """The type of numpy's arrays; None while nobody here has any."""
+    return getattr(sys.modules.get("numpy"), "ndarray", None)
 
 
 def reduce_array(array: Any) -> Any:

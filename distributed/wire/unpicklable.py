@@ -30,16 +30,21 @@ def explain(what: str, roots: Sequence[Part], error: Exception) -> CannotPickle:
     if part is None:
         return CannotPickle(what, what.removeprefix("the "), f"cannot be pickled as a whole ({_words(error)})")
     seen: set[int] = set()
-    while len(seen) < DEPTH_MAX:
+    while len(seen) < DEPTH_MAX and _is_inside(part[1]):
         seen.add(id(part[1]))
-        inner = _refusing([child for child in _children(*part) if id(child[1]) not in seen])
+        inner = _refusing([child for child in _children(*part) if id(child[1]) not in seen and _is_inside(child[1])])
         if inner is None:
             break
         part = inner
     path, value = part
-    cls = type(value)
+    cls = type(getattr(value, "stands_for", value))
     name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
     return CannotPickle(what, path, f"is a {name} ({_words(_refusal(value) or error)})")
+
+
+def _is_inside(part: object) -> bool:
+    """Whether something is pickled as a part of what refers to it; plain pickle only names classes and functions."""
+    return CONTEXT.how is None or CONTEXT.how.name != "pickle" or not isinstance(part, (type, types.FunctionType))
 
 
 def _is_too_deep(error: Exception | None) -> bool:
@@ -62,7 +67,10 @@ def _refusal(value: object) -> Exception | None:
     """Why `value` cannot be pickled; None if it can."""
     outer, CONTEXT.collected = CONTEXT.collected, {}
     try:
-        ByValuePickler(_Nowhere(), lambda buffer: False).dump(value)
+        if CONTEXT.how is not None and CONTEXT.how.dump is not None:
+            CONTEXT.how.dump(value, lambda buffer: False)
+        else:
+            ByValuePickler(_Nowhere(), lambda buffer: False).dump(value)
     except Exception as error:  # noqa: BLE001 - foreign code
         return error
     finally:

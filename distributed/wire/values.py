@@ -29,7 +29,7 @@ import msgpack
 
 from distributed.errors import ProtocolError
 from distributed.wire.exceptions import RemoteTraceback, pack_exception, unpack_exception
-from distributed.wire.pickles import PROTOCOL, Mark, Marks, Reference, dump, load, reduce_handle
+from distributed.wire.pickles import CONTEXT, PROTOCOL, Mark, Marks, Reference, dump, load, reduce_handle
 from distributed.wire.unpicklable import explain
 
 __all__ = [
@@ -96,6 +96,8 @@ def pack(value: object, what: str = "the result") -> Packed:
         return Packed(1 + len(value), [b"\x01", value])  # type: ignore[arg-type]
     if kind is bytearray:
         return Packed(1 + len(value), [b"\x02", value])  # type: ignore[arg-type]
+    if CONTEXT.how is not None:
+        value = CONTEXT.how.carry(value)
     try:
         data, buffers, handles = dump(value)
     except Exception as error:

@@ -16,7 +16,7 @@ from distributed.errors import DistributedError, ProtocolError
 from distributed.wire.exceptions import note
 from distributed.wire.functions import unpack_function
 from distributed.wire.messages import Run
-from distributed.wire.pickles import GIVEN
+from distributed.wire.pickles import CONTEXT, GIVEN
 from distributed.wire.values import PICKLE, reduce_handle, unpack
 
 
@@ -28,6 +28,7 @@ class Functions:
     ) -> None:
         self.count_max, self.bytes_max, self.nbytes = count_max, bytes_max, 0
         self._entries: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
+        self.how: Any = None  # the serializer of the pool whose tasks come now
 
     def __contains__(self, name: bytes) -> bool:
         return name in self._entries
@@ -58,11 +59,13 @@ class Functions:
         """The function of this hash, when what it needs has been called; what that raises, the function raises."""
         reason: BaseException | None = None
         GIVEN.clear()  # it is another pool's
+        CONTEXT.how = None
         for need, need_code in needs.items():
             try:
                 self.get(need, need_code, is_need=True)()
             except BaseException as error:  # noqa: BLE001  foreign code
                 reason = reason or error
+        self.how = CONTEXT.how
         function = self.get(name, code)
         return function if reason is None else Unloadable(b"", reason)
 

@@ -20,6 +20,7 @@ from distributed.config import SETTINGS
 from distributed.running import Running
 from distributed.wire.exceptions import note
 from distributed.wire.messages import NO_ROOM, NOBODY, CancelRunning, Message, NeedRoom, Room, Run, ToTask
+from distributed.wire.pickles import CONTEXT
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
 from distributed.worker.inner import CURRENT, LoopDoor
@@ -97,10 +98,11 @@ class AsyncExecutor:
         if batch.code or batch.needs:
             self.cell.write(batch.serial, monotonic())
         function = self.functions.prepared(batch.function, batch.code, batch.needs)
+        how = self.functions.how
         self.cell.clear()
         for position, payload in enumerate(batch.args):
             serial = batch.serial + position
-            self.running[serial] = Running(serial, batch.keys[position], batch.attempts.get(position, 1))
+            self.running[serial] = Running(serial, batch.keys[position], batch.attempts.get(position, 1), how)
             steps = self._run_one(serial, function, payload, batch.inputs.get(position, []), batch.name)
             task = self.loop.create_task(Watched(steps, self.cell, serial), name=batch.keys[position])
             task.add_done_callback(functools.partial(self._done, serial))
@@ -110,7 +112,7 @@ class AsyncExecutor:
         start = monotonic()
         CURRENT.set(self.running[serial])
         try:
-            data, special = await self._result(function, payload, inputs, name)
+            data, special = await self._result(function, payload, inputs, name, self.running[serial].how)
         except BaseException as error:  # noqa: BLE001  whatever a task raises is its outcome
             self.report.finished.append(failure(serial, error, int((monotonic() - start) * 1e6), own_frames=2))
         else:
@@ -127,7 +129,7 @@ class AsyncExecutor:
             self._is_flush_due = True
             self.loop.call_later(SETTINGS.flush_interval_s if self.tasks else 0, self._flush)
 
-    async def _result(self, function: Any, payload: bytes, inputs: list[Any], name: str) -> tuple[bytes, Any]:
+    async def _result(self, function: Any, payload: bytes, inputs: list[Any], name: str, how: Any) -> tuple[bytes, Any]:
         try:
             call = unpack_call(payload, Inputs(inputs))
         except BaseException as error:
@@ -137,6 +139,7 @@ class AsyncExecutor:
         if inspect.isawaitable(value):
             value = await value
         del call
+        CONTEXT.how = how  # others ran meanwhile
         packed = pack(value, f"the result of {name}")
         if packed.nbytes <= SETTINGS.inline_bytes_max:
             return packed.tobytes(), ("", packed.nbytes, packed.contains, b"") if packed.contains else None

@@ -49,7 +49,8 @@ class PlainDoor:
         if known is None or known.serial != cell[0]:
             if not 0 <= position < len(batch.keys):
                 return None
-            known = self._running = Running(cell[0], batch.keys[position], batch.attempts.get(position, 1))
+            attempt = batch.attempts.get(position, 1)
+            known = self._running = Running(cell[0], batch.keys[position], attempt, self._functions.how)
         return known
 
     def say(self, running: Running, message: Any) -> None:

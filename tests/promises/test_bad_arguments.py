@@ -235,6 +235,11 @@ TAKES = {
             Wrong(lambda pool, x: Pool(1, initializer=abs, initargs=x), NOT_ITERABLE),
             Wrong(lambda pool, x: Pool(1, initializer=abs, initargs=[x]), UNPICKLABLE),
         ],
+        "serializer": Wrong(
+            lambda pool, x: Pool(1, serializer=x),
+            [(ValueError, value) for value in ("", "dil", "json", "x" * 10 * MIB)]
+            + [(TypeError, value) for value in (None, 5, b"pickle", ["pickle"], abs, object(), Hostile(), Pool)],
+        ),
     },
     "Executor": {
         "address_or_workers": Wrong(
