@@ -29,10 +29,6 @@ def begin(plan):
     if why:
         sys.stdout.write(MARK + json.dumps({"error": why}) + "\n")
         sys.stdout.flush()
-        try:
-            os.unlink(plan["socket"])
-        except OSError:
-            pass
         sys.exit(1)
     importlib.import_module(PROGRAM).run(plan)
 

@@ -32,6 +32,7 @@ from distributed.cluster.launcher import without_rank
 from distributed.cluster.preamble import LEAVE, MARK
 from distributed.config import SETTINGS
 from distributed.errors import StartFailed
+from distributed.pool.interrupts import deferred_signals
 from distributed.version import __version__
 
 log = logging.getLogger("distributed.ssh")
@@ -59,11 +60,11 @@ OPTIONS = {
 # say what is wrong with it.
 SCRIPT = (
     "export PYTHONSAFEPATH=1; "
-    'for p in "$@"; do "$p" -c "import distributed.version" </dev/null >/dev/null 2>&1 '
-    '&& exec "$p" -c "import sys; exec(eval(sys.stdin.readline()))"; done; '
-    'for p in "$@"; do command -v "$p" >/dev/null 2>&1 '
-    '&& exec "$p" -c "import sys; exec(eval(sys.stdin.readline()))"; done; '
-    f'rm -f "$0"; echo "no Python there goes by the name of" "$@" >&2; exit {NO_PYTHON}'
+    'run() { "$1" -c "import sys; exec(eval(sys.stdin.readline()))"; end $?; }; '
+    'end() { rm -f "$0"; exit $1; }; '
+    'for p in "$@"; do "$p" -c "import distributed.version" </dev/null >/dev/null 2>&1 && run "$p"; done; '
+    'for p in "$@"; do command -v "$p" >/dev/null 2>&1 && run "$p"; done; '
+    f'echo "no Python there goes by the name of" "$@" >&2; end {NO_PYTHON}'
 )
 ADVICE = {
     "Permission denied": "nobody is asked for a password here: `ssh {place} true` must work without one, by a key of "
@@ -89,6 +90,7 @@ class SshWorker(Child):
         self._socket = f"/tmp/distributed-{secrets.token_hex(16)}{addresses.TUNNEL_SUFFIX}"
         self._center = _reached_at(wishes.center)
         self._said: list[str] = []
+        self._is_ready = False
         self._is_over = False  # as we wanted it: no reason to complain
         self.deadline = time.monotonic() + SETTINGS.start_timeout_s
         self._watcher = threading.Thread(target=self._watch, name=f"distributed {host.name}", daemon=True)
@@ -156,6 +158,7 @@ class SshWorker(Child):
         if "error" in ready:
             raise StartFailed(f"{self.name}: {ready['error']}")
         if "address" in ready:
+            self._is_ready = True
             self._watcher.start()
             return ready
         self._said = [*self._said, text][-LAST_LINES:]
@@ -193,7 +196,8 @@ class SshWorker(Child):
     def stop(self, deadline: float) -> None:
         if os.getpid() == self._parent_pid and self._ours.fileno() >= 0:
             self.ask_to_stop()
-            self.wait_until_gone(deadline)
+            if self._is_ready:  # else it may be connecting, and not look at its input: its end will be noticed there
+                self.wait_until_gone(deadline)
             self._process.kill()
             if self._watcher.is_alive():
                 self._watcher.join()  # before what it reads from is closed
@@ -261,7 +265,8 @@ def start_workers(hosts: Sequence[SshHost], wishes: Wishes) -> dict[str, SshWork
         secret, credential = keys.at_hand()
         for number in range(len(hosts)):
             while waiting and len(workers) < number + max(1, SETTINGS.ssh_starting_max):
-                workers.append(SshWorker(waiting.pop(0), wishes, secret, credential))
+                with deferred_signals():  # or one that begins could be forgotten
+                    workers.append(SshWorker(waiting.pop(0), wishes, secret, credential))
             try:
                 worker = workers[number]
                 started[worker.wait_ready(worker.deadline)["address"]] = worker

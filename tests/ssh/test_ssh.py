@@ -417,8 +417,11 @@ def test_old_pythons_say_that_they_are_too_old(server: Sshd, version: str) -> No
 
 @pytest.mark.slow
 def test_of_several_hosts_each_that_fails_is_told_and_none_stays(server: Sshd, tmp_path: Path) -> None:
+    before = tunnels()
     said = refusal(server.url(1), f"ssh://localhost:{server.port}/1", "ssh://no.such.host.invalid/1")
     assert said.count("\n") == 1
+    assert wait_for_end(server.marked()) == []
+    assert tunnels() == before
     assert "Host key verification failed" in said
     assert "Could not resolve hostname" in said
 
@@ -434,6 +437,26 @@ def start_and_tell(hear: Any, say: Any, *urls: str) -> None:
             say("it started")
     except StartFailed as error:
         say(str(error))
+
+
+def start_and_be_interrupted(hear: Any, say: Any, *urls: str) -> None:
+    try:
+        Pool(1, urls)
+    except KeyboardInterrupt:
+        say("interrupted")
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_machines_are_connected_to_leaves_nothing(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    silent = script(tmp_path / "silent", f"echo $$ >{pipe}; exec sleep 1000")
+    with Program(start_and_be_interrupted, "ssh://maxi/1", **{COMMAND_VARIABLE: silent}) as program:
+        pid = int(pipe.read_text())
+        os.kill(program.process.pid, signal.SIGINT)
+        assert program.hear() == "interrupted"
+        assert wait_for_end([pid]) == []
+        assert program.end() == 0
 
 
 def start_many(hear: Any, say: Any) -> None:
