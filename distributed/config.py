@@ -35,6 +35,7 @@ class Settings:
     spliced_connections_max: int = (
         4096  # through one center; each takes two descriptors, all of them a third of what it has
     )
+    spliced_idle_s: float = 120.0  # one for values over which so long nothing came is ended: others need its place
     spliced_bytes_max: int = 64 * KIB  # under way in the center in each direction of one of them
     keys_per_request_max: int = 256  # each large value is an open file at the holder while it answers
     silent_worker_s: float = 30.0  # a center's or worker's machine that answers nothing, not even probes, is gone

@@ -102,7 +102,8 @@ class Roads:
 
 def through_center(center: str, meant: Meant, *, kind: str, role: str, secret: Secret) -> socket.socket:
     """An authenticated blocking socket to a worker, by way of the center, which cannot read it where there is TLS."""
-    sock, incarnation = _spliced(center, Splice(meant.address, meant.incarnation), role, secret, meant.address)
+    asks = Splice(meant.address, meant.incarnation, for_values=kind == "bulk")
+    sock, incarnation = _spliced(center, asks, role, secret, meant.address)
     meant = Meant(meant.address, "worker", incarnation)
     return open_over(sock, meant, kind=kind, role=role, secret=secret)
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import selectors
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +22,7 @@ from distributed.config import SETTINGS
 
 log = logging.getLogger("distributed.center")
 
+LOOK_S = 10.0  # so often those are looked for that have been idle for too long
 PIECES_PER_TURN = 4  # of one direction, before the others get their turn
 CLOSE_S = 1.0
 
@@ -56,9 +59,10 @@ class _Flow:
 class _Splice:
     """Two sockets, and both directions between them."""
 
-    def __init__(self, number: int, one: socket.socket, other: socket.socket) -> None:
+    def __init__(self, number: int, one: socket.socket, other: socket.socket, idle_s: float) -> None:
         self.number, self.socks = number, (one, other)
         self.flows = (_Flow(one, other), _Flow(other, one))
+        self.idle_s, self.used_s = idle_s, time.monotonic()
 
     def wanted(self, sock: socket.socket) -> int:
         """What to wait for at one of its sockets."""
@@ -74,8 +78,8 @@ class _Splice:
 class Splicer:
     """Joins sockets. `on_parted(number)` is called in its thread, once for each `join`, when both are closed."""
 
-    def __init__(self, on_parted: Callable[[int], object]) -> None:
-        self._on_parted = on_parted
+    def __init__(self, on_parted: Callable[[int], object], look_s: float = LOOK_S) -> None:
+        self._on_parted, self._look_s = on_parted, look_s
         self._splices: dict[int, _Splice] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._is_closed = False
@@ -88,9 +92,12 @@ class Splicer:
         self._thread = threading.Thread(target=self._run, name="distributed-splicer", daemon=True)
         self._thread.start()
 
-    def join(self, number: int, one: socket.socket, other: socket.socket) -> None:
-        """Pass bytes on between these two plain sockets, which are closed in here, until both have said all."""
-        splice = _Splice(number, one, other)
+    def join(self, number: int, one: socket.socket, other: socket.socket, idle_s: float = math.inf) -> None:
+        """Pass bytes on between these two plain sockets, which are closed in here, until both have said all.
+
+        Or until nothing has come from either for `idle_s`.
+        """
+        splice = _Splice(number, one, other, idle_s)
         for sock in splice.socks:
             sock.setblocking(False)
         self._command(lambda: self._begin(splice))
@@ -112,15 +119,23 @@ class Splicer:
             self._ringer.send(b"\0")
 
     def _run(self) -> None:
+        looked_s = time.monotonic()
         while not self._is_closed:
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(self._look_s):
                 if key.data is None:
                     self._obey()
                 else:
                     self._turn(key.data)
+            if time.monotonic() - looked_s > self._look_s:
+                looked_s = time.monotonic()
+                self._end_idle_ones(looked_s)
         self._selector.close()
         self._bell.close()
         self._ringer.close()
+
+    def _end_idle_ones(self, now_s: float) -> None:
+        for splice in [splice for splice in self._splices.values() if now_s - splice.used_s > splice.idle_s]:
+            self._end(splice)
 
     def _obey(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -136,6 +151,7 @@ class Splicer:
         """Whatever of it is ready."""
         if splice.number not in self._splices:  # ended in this very turn
             return
+        splice.used_s = time.monotonic()
         try:
             for flow in splice.flows:
                 if not flow.is_over:

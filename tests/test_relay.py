@@ -145,6 +145,41 @@ async def test_the_center_sees_what_passes_in_plain_only_where_there_is_no_tls(e
 
 
 @on_a_loop
+async def test_a_connection_that_was_ended_because_it_was_idle_is_opened_again():
+    async with head("maxi", spliced_idle_s=0.05) as (center, worker):
+        client = bulk(worker, center)
+        center._splicer = splicer.Splicer(
+            lambda number: center._loop.call_soon_threadsafe(center._parted, number), look_s=0.01
+        )
+        try:
+            for _ in range(3):
+                assert (await in_thread(client.fetch, ["x"], [0]))[0].nbytes == -1
+                await until(lambda: center.status()["spliced"] == 0)
+        finally:
+            client.close()
+
+
+@on_a_loop
+async def test_values_take_the_direct_way_again_when_it_is_there():
+    """The address leads nowhere at first, and the worker is there later; what is open is not kept for ever."""
+    async with head("maxi") as (center, worker):
+        port = int(worker.address.rpartition(":")[2])
+        roads = Roads(center.address, "pool", find_secret())
+        client = BulkClient(worker.address, "", roads, worker.member.incarnation)
+        try:
+            assert (await in_thread(client.fetch, ["x"], [0]))[0].nbytes == -1
+            assert center.status()["spliced"] == 1
+            client.address = f"127.0.0.1:{port}"
+            await in_thread(client.fetch, ["x"], [0])
+            assert center.status()["spliced"] == 1, "not yet"
+            roads._relayed_until[worker.member.incarnation] = 0.0
+            await in_thread(client.fetch, ["x"], [0])
+            await until(lambda: center.status()["spliced"] == 0)
+        finally:
+            client.close()
+
+
+@on_a_loop
 async def test_many_at_a_time(encrypted):
     async with head("maxi") as (center, worker):
 

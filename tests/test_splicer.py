@@ -1,6 +1,7 @@
 """Pairs of sockets that are joined: every byte, each way, as fast as it is read and no faster; and how that ends."""
 
 import contextlib
+import math
 import queue
 import socket
 import threading
@@ -22,10 +23,10 @@ class Bench:
         self._last = 0
         self._far = []
 
-    def joined(self):
+    def joined(self, idle_s=math.inf):
         (one, near_one), (other, near_other) = over_tcp(), over_tcp()
         self._last += 1
-        self.splicer.join(self._last, near_one, near_other)
+        self.splicer.join(self._last, near_one, near_other, idle_s)
         self._far += [one, other]
         return one, other
 
@@ -164,6 +165,19 @@ def test_a_splice_can_be_ended_while_much_is_on_its_way(bench):
     bench.splicer.part(1)  # it is over: nothing happens
     bench.splicer.part(7)
     assert bench.parted.empty()
+
+
+def test_what_is_idle_for_too_long_ends_and_nothing_else_does(bench):
+    bench.splicer.close()
+    bench.splicer = Splicer(bench.parted.put, look_s=0.01)
+    kept = bench.joined()
+    one, other = bench.joined(idle_s=0.1)
+    one.sendall(b"x")
+    assert other.recv(1) == b"x"
+    assert bench.has_parted() == 2
+    assert everything(one) == everything(other) == b""
+    kept[0].sendall(b"y")
+    assert kept[1].recv(1) == b"y"
 
 
 def test_many_come_and_go_and_nothing_is_left(bench):

@@ -55,7 +55,7 @@ class BulkClient:
         self._stream: Stream | None = None
         self.address, self.unix, self._roads = address, unix, roads
         self.incarnation, self._relayed = incarnation, relayed
-        self._is_answered = False
+        self._is_answered = self._went_round = False
         self.is_aborted = False  # and of no use any more
 
     def fetch(
@@ -105,6 +105,8 @@ class BulkClient:
 
     def _run(self, operation: Callable[[], Any]) -> Any:
         """Run it on the open connection, or on a new one when that turns out to be closed before any answer came."""
+        if self._went_round and not self._goes_round():  # it is time to try the direct way again
+            self.close()
         is_reused, self._is_answered = self._stream is not None, False
         try:
             return self._attempt(operation)
@@ -128,9 +130,15 @@ class BulkClient:
             raise
 
     def _connect(self) -> socket.socket:
-        return self._roads.connect(
+        sock = self._roads.connect(
             self.address, kind="bulk", unix=self.unix, incarnation=self.incarnation, relayed=self._relayed
         )
+        self._went_round = self._goes_round()
+        return sock
+
+    def _goes_round(self) -> bool:
+        """Whether a new connection would go through the center, although there may be a direct way."""
+        return self._roads.goes_through_center(self.incarnation or self.address)
 
     def _connected(self) -> Stream:
         if self._stream is None:

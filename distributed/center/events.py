@@ -81,6 +81,7 @@ class Join:
     splice: int
     one: int
     other: int
+    idle_s: float = 0.0  # end it when nothing came over it for so long; 0: never
 
 
 @record

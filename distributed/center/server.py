@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import math
 import os
 import socket
 from pathlib import Path
@@ -189,8 +190,8 @@ class Center:
                 task = self._loop.create_task(self._tell(connections, message, token))
                 self._telling.add(task)
                 task.add_done_callback(self._telling.discard)
-            case events.Join(splice, one, other):
-                self._join(splice, one, other)
+            case events.Join(splice, one, other, idle_s):
+                self._join(splice, idle_s, one, other)
             case events.Part(splice):
                 if self._splicer is not None:
                     self._splicer.part(splice)
@@ -216,7 +217,7 @@ class Center:
             log.warning("closed the connection of %s: %s", connection.peer_address, reason)
             connection.close()
 
-    def _join(self, splice: int, *numbers: int) -> None:
+    def _join(self, splice: int, idle_s: float, *numbers: int) -> None:
         """Hand the sockets of two connections to the splicer; one that is not ready for that ends with the other."""
         connections = [self._connections.pop(number, None) for number in numbers]
         detached = [connection.detach() for connection in connections if connection is not None]
@@ -230,8 +231,9 @@ class Center:
             return
         if self._splicer is None:
             self._splicer = Splicer(lambda number: self._loop.call_soon_threadsafe(self._parted, number))
-        tune(socks[1], SETTINGS.client_lease_s)  # the worker's, which may not read before it has made room
-        self._splicer.join(splice, *socks)
+        asking, answering = socks
+        tune(answering, SETTINGS.client_lease_s)  # the worker may not read before it has made room
+        self._splicer.join(splice, asking, answering, idle_s or math.inf)
 
     def _parted(self, splice: int) -> None:
         if not self._finished.is_set():

@@ -25,6 +25,7 @@ class Asking:
     connection: int
     request: int
     incarnation: str
+    idle_s: float  # after which the splice is ended, if there is one; 0: never
     deadline: float
 
 
@@ -42,10 +43,10 @@ class Splices:
         """Whether no more fit: each takes two descriptors, and memory for what is on its way."""
         return len(self.asking) + len(self.joined) >= self.settings.spliced_connections_max
 
-    def ask(self, connection: int, request: int, incarnation: str, now: float) -> str:
+    def ask(self, connection: int, request: int, incarnation: str, for_values: bool, now: float) -> str:
         """Somebody waits for this worker from now on; the token that it must say."""
-        token = self._new_token()
-        self.asking[token] = Asking(connection, request, incarnation, now + self.settings.dial_back_s)
+        token, idle_s = self._new_token(), self.settings.spliced_idle_s if for_values else 0.0
+        self.asking[token] = Asking(connection, request, incarnation, idle_s, now + self.settings.dial_back_s)
         self.by_connection[connection] = token
         return token
 

@@ -475,7 +475,8 @@ class CenterState:
             most = self.settings.spliced_connections_max
             reason = f"the center passes on {most} connections already, and takes no more (spliced_connections_max)"
             raise Refused("ConnectionFailed", reason)
-        token = self.splices.ask(connection, request, registration.member.incarnation, self._now)
+        incarnation = registration.member.incarnation
+        token = self.splices.ask(connection, request, incarnation, message.for_values, self._now)
         self._wake(self.splices.asking[token].deadline, "splice", token)
         self._out.append(Send(registration.connection, m.DialBack(token)))
 
@@ -487,7 +488,7 @@ class CenterState:
         number, asking = joined
         self._reply(asking.connection, asking.request, asking.incarnation)
         self._reply(connection, request, None)
-        self._out.append(Join(number, asking.connection, connection))
+        self._out.append(Join(number, asking.connection, connection, asking.idle_s))
 
     def _require_unused(self, connection: int, request: int) -> None:
         """What is led elsewhere is nobody's connection to the center, and begins with one request."""

@@ -115,11 +115,12 @@ class Splice(Message):
 
     Reply: the worker's incarnation, when the worker has dialled back. From there on the connection carries bytes
     between the two, who begin with the opening of a connection as if it were direct. With an `incarnation` it is that
-    worker or none.
+    worker or none. One `for_values`, which its client opens again when it needs it, the center ends when it is idle.
     """
 
     address: str
     incarnation: str = ""
+    for_values: bool = False
 
 
 # ------------------------------------------------------------------------------------------------- worker to center

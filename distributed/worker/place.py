@@ -43,13 +43,16 @@ class Place:
     def settled(self, center: str, is_encrypted: bool) -> Place:
         """The same with a host to listen on, whatever was told."""
         self.check(is_encrypted)
+        there, tunnel = addresses.split_tunnel(center)
+        is_near = not tunnel and addresses.is_loopback(addresses.parse(there)[0])
         if self.host is not None:
-            return self
-        if self.via_center or addresses.is_loopback(addresses.parse(center)[0]):
+            nobody_connects = addresses.is_loopback(self.host) and not is_near and self.announce is None
+            return dataclasses.replace(self, via_center=self.via_center or nobody_connects)
+        if is_near or self.via_center:
             return dataclasses.replace(self, host=LOOPBACK)
-        if is_encrypted or self.insecure_plaintext:
-            return dataclasses.replace(self, host=machine.address_towards(center))
-        return dataclasses.replace(self, host=LOOPBACK, via_center=True)
+        if tunnel or not (is_encrypted or self.insecure_plaintext):
+            return dataclasses.replace(self, host=LOOPBACK, via_center=True)
+        return dataclasses.replace(self, host=machine.address_towards(center))
 
     def announced(self, listening: str, center: str) -> str:
         """The address of the worker that listens here."""

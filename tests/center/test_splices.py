@@ -61,6 +61,11 @@ def test_without_an_incarnation_it_is_whoever_is_there_and_the_answer_says_who(b
     assert bench.say(ANSWERING, m.DialledBack("token 1"), 5)[0] == Send(ASKING, m.Reply("one"), 9)
 
 
+def test_a_connection_for_values_ends_when_it_is_idle(bench):
+    bench.say(ASKING, m.Splice("maxi:1", "one", for_values=True), 9)
+    assert bench.say(ANSWERING, m.DialledBack("token 1"), 5)[-1] == Join(1, ASKING, ANSWERING, SETTINGS.spliced_idle_s)
+
+
 def test_another_incarnation_or_address_is_refused_at_once(bench):
     [refusal] = ask(bench, incarnation="two")
     assert refusal.message.kind == "WrongPeer"

@@ -161,6 +161,45 @@ def test_behind_the_head_a_worker_dies_and_the_center_is_started_again_and_nothi
         assert client.end() == 0
 
 
+def noted(path, seed):
+    with open(path, "a") as file:
+        file.write(f"{seed}\n")
+    return made(seed, MIB)
+
+
+def hold(hear, say, center, notes):
+    """A client whose values are on a worker that leaves."""
+    with Pool(center) as pool:
+        pool._core.wait(lambda: len(pool.workers) == 2, PATIENCE_S)
+        say(sorted(pool.workers))
+        leaves = hear()
+        values = pool.options(workers=[leaves]).map(noted, [notes] * 10, range(10))
+        assert all(value.wait(PATIENCE_S) for value in values)
+        say("they are there")
+        hear()
+        assert [total(value) for value in pool.gather(values, PATIENCE_S)] == [total(made(n, MIB)) for n in range(10)]
+        say("they are still there")
+        hear()
+
+
+@pytest.mark.namespaces
+@pytest.mark.slow
+def test_a_worker_behind_the_head_hands_over_what_it_holds_to_one_that_it_cannot_reach(encrypted, tmp_path):
+    with islands("alice", "bob", "client") as net:
+        _, address, workers = head_and_workers(net, encrypted, "--via-center")
+        client = net.program("client", hold, net.center_from("client", address), tmp_path / "notes")
+        assert sorted(known for _, known in workers.values()) == client.hear()
+        worker, known = workers["alice"]
+        assert client.ask(known) == "they are there"
+        code, said, _ = worker.end(signal.SIGTERM)
+        assert code == 0
+        assert "handed over 10 values" in said
+        assert client.ask("it left") == "they are still there"
+        assert len((tmp_path / "notes").read_text().splitlines()) == 10, "nothing was computed again"
+        client.say("end")
+        assert client.end() == 0
+
+
 @pytest.mark.namespaces
 @pytest.mark.slow
 def test_a_head_node_and_a_second_machine_that_joins_it_with_nothing_but_its_address(encrypted):
