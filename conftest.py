@@ -31,6 +31,8 @@ SECRET_VARIABLE = "DISTRIBUTED_SECRET_FILE"
 
 WATCH = Path(tempfile.mkdtemp(prefix="watch-"))  # before anything is collected: also collecting may start processes
 
+os.environ.setdefault("DISTRIBUTED_UVLOOP", "0")  # installed or not: the tests of uvloop turn it on
+
 collect_ignore = ["setup.py", "distributed/__main__.py"]
 
 

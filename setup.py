@@ -19,6 +19,7 @@ PROGRESS = ["tqdm>=4.66.3"]
 DEFER = ["wrapt>=2.0.0"]
 TLS = ["cryptography>=48.0.1"]  # only to create a certificate
 DILL = ["dill>=0.3.8"]  # the first that knows Python 3.12
+UVLOOP = ["uvloop>=0.21.0"]  # the first that knows Python 3.13
 MPI = ["mpi4py>=4.1.0"]  # the first with wheels; it finds the MPI library when it is imported
 DOCS = ["sphinx>=7.4"]
 TEST = [
@@ -50,8 +51,9 @@ setup(
         "tls": TLS,
         "mpi": MPI,
         "dill": DILL,
+        "uvloop": UVLOOP,
         "docs": DOCS,
-        "test": TEST + PROGRESS + DEFER + TLS + MPI + DILL,
+        "test": TEST + PROGRESS + DEFER + TLS + MPI + DILL + UVLOOP,
     },
     entry_points={
         "console_scripts": ["dcenter = distributed.__main__:dcenter", "dworker = distributed.__main__:dworker"]

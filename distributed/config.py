@@ -140,6 +140,7 @@ class Settings:
     close_timeout_s: float = 5.0
     dialling_threads_max: int = 16  # connections to workers that are being made at one time
     spin_s: float = 0.0003  # a caller that waits for the only task under way looks for its result so long, then sleeps
+    uvloop: int = 1  # daemons, and the coroutines of tasks, run on it where it is installed; 0: on asyncio's own loop
     linger_s: float = 0.001  # a caller that waited leaves the connection to itself this long before the thread takes it
 
     def __init__(self, **changed: object) -> None:

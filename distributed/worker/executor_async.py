@@ -17,6 +17,7 @@ from typing import Any
 
 from distributed import running
 from distributed.config import SETTINGS
+from distributed.loop import new_loop_for_tasks
 from distributed.running import Running
 from distributed.wire.exceptions import note
 from distributed.wire.messages import NO_ROOM, NOBODY, CancelRunning, Message, NeedRoom, Room, Run, ToTask
@@ -169,7 +170,7 @@ class AsyncExecutor:
 
 def serve_async(task_socket: socket.socket, cell: Cell) -> None:
     """Run coroutines until the agent is gone; those under way are dropped with the process."""
-    loop = asyncio.new_event_loop()
+    loop = new_loop_for_tasks()
     asyncio.set_event_loop(loop)
     executor = AsyncExecutor(task_socket, cell)
     running.door = executor.door

@@ -433,7 +433,8 @@ class Worker:
     def status(self) -> dict[str, Any]:
         """What the `status` command shows."""
         own = {"role": "worker", "center": self.center, "pid": os.getpid(), "task_memory_limit": self.task_memory_limit}
-        return self.state.status() | own
+        loop = type(self._loop)
+        return self.state.status() | own | {"event_loop": f"{loop.__module__}.{loop.__qualname__}"}
 
     def _on_close(self, connection: Connection, reason: str) -> None:
         client = self._connections.pop(connection, "")

@@ -9,7 +9,7 @@ import os
 import sys
 
 RECORD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "record")
-OURS = {"distributed", "msgpack", "cloudpickle", "toolz", "tlz", "tornado", "cryptography", "_cffi_backend"}
+OURS = {"distributed", "msgpack", "cloudpickle", "toolz", "tlz", "tornado", "cryptography", "_cffi_backend", "uvloop"}
 OURS |= {"sitecustomize", "usercustomize", "_distutils_hack", "__main__", *sys.stdlib_module_names}
 OURS |= {"org", "colorama", "pycurl", "bcrypt", "_wmi"}  # what they and the library try to import, there or not
 
