@@ -37,9 +37,10 @@ function show(status) {
   document.querySelector("#address").textContent = status.address;
   document.querySelector("#summary").textContent =
     status.members.length + " workers, " + cores + " cores, " + status.keys + " keys, " + bytes(status.nbytes) +
+    (status.spliced ? ", " + status.spliced + " connections passed on" : "") +
     ", up for " + Math.round(status.uptime_s) + " s";
   fill("members", status.members.map((member) => [
-    member.address, member.name, member.ncores, member.running, member.queued, member.keys, bytes(member.nbytes),
+    member.address + (member.relayed ? " via center" : ""), member.name, member.ncores, member.running, member.queued, member.keys, bytes(member.nbytes),
     bytes(member.stored_bytes), bytes(member.spilled_bytes), bytes(member.memory_limit), resources(member),
     (member.leaving ? "(leaving) " : "") + runs(member.running_names),
   ]));

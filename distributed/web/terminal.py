@@ -23,6 +23,8 @@ def format_status(address: str, status: dict[str, Any]) -> str:
         f"Center {address}: {count(len(members), 'worker')}, {count(cores, 'core')}, {count(status['keys'], 'key')}, "
         f"{size(status['nbytes'])}, {count(len(status['clients']), 'client')}, up for {status['uptime_s']:.0f} s"
     ]
+    if status.get("spliced"):
+        lines.append(f"passes on {status['spliced']} connections to workers that cannot be reached directly")
     if members:
         heads = ["worker", "name", "cores", "running", "queued", "keys", "bytes", "spilled", "resources", "what runs"]
         lines += ["", *_table(_without_empty([heads, *map(_member_row, members)]))]

@@ -55,7 +55,7 @@ def inside(nbytes, there):
     return total(current_pool().options(workers=[there]).submit(made, 3, nbytes).get())
 
 
-def use(hear, say, center):
+def use(hear, say, center, uploads):
     """A client that reaches the head only, and uses all there is."""
     with Pool(center) as pool:
         pool._core.wait(lambda: len(pool.workers) == 2, PATIENCE_S)
@@ -75,6 +75,10 @@ def use(hear, say, center):
         pool.publish("large", one)
         assert total(pool["large"].get(PATIENCE_S)) == expected[0]
         pool.unpublish("large")
+        module = Path(uploads, "doubles.py")
+        module.write_text("def double(x): return 2 * x")
+        pool.upload(module)
+        assert pool.gather(pool.map("doubles.double", range(100)), PATIENCE_S) == list(range(0, 200, 2))
         inner = pool.options(workers=[here]).submit(inside, 1 << 20, there)
         assert inner.get(PATIENCE_S) == expected[2]
         say(sorted(set(pool.gather(pool.map(where, range(100)), PATIENCE_S))))
@@ -96,13 +100,13 @@ def head_and_workers(net, encrypted, *options):
 @pytest.mark.namespaces
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["no route", "packets get lost", "via center"])
-def test_a_client_and_workers_that_reach_the_head_only_do_all_they_do_elsewhere(encrypted, how):
+def test_a_client_and_workers_that_reach_the_head_only_do_all_they_do_elsewhere(encrypted, how, tmp_path):
     options = ("--via-center", "--announce", "island") if how == "via center" else ()
     with islands("alice", "bob", "client", DISTRIBUTED_DIRECT_CONNECT_S=0.5) as net:
         if how == "packets get lost":
             net.lead_astray()
         _, address, workers = head_and_workers(net, encrypted, *options)
-        client = net.program("client", use, net.center_from("client", address))
+        client = net.program("client", use, net.center_from("client", address), tmp_path)
         known = client.hear()
         assert sorted(known) == sorted(address for _, address in workers.values())
         assert client.hear() == sorted(net.center_from(name, address) for name in workers), "both computed"
@@ -202,14 +206,14 @@ def test_a_worker_behind_the_head_hands_over_what_it_holds_to_one_that_it_cannot
 
 @pytest.mark.namespaces
 @pytest.mark.slow
-def test_a_head_node_and_a_second_machine_that_joins_it_with_nothing_but_its_address(encrypted):
+def test_a_head_node_and_a_second_machine_that_joins_it_with_nothing_but_its_address(encrypted, tmp_path):
     """`dcenter --ncores`, `dworker HEAD:PORT`, `Pool(HEAD:PORT)`: without TLS nobody connects to the second machine."""
     with islands("second", "client") as net:
         plain = () if encrypted else ("--insecure-plaintext",)
         head, address = net.start("hub", "center", "--host", "0.0.0.0", "--port", "0", "--ncores", "2", *plain)
         second, known_as = net.start("second", "worker", net.center_from("second", address), "--ncores", "2")
         assert known_as.startswith(net.addresses["second"] if encrypted else os.uname().nodename)
-        client = net.program("client", use, net.center_from("client", address))
+        client = net.program("client", use, net.center_from("client", address), tmp_path)
         assert known_as in client.hear()
         assert len(client.hear()) == 2, "both computed"
         client.say("end")

@@ -137,3 +137,10 @@ def test_the_terminal_shows_members_cores_keys_bytes_and_what_runs() -> None:
     assert lines[0] == "Center 127.0.0.1:8787: 1 worker, 2 cores, 3 keys, 2.0 KiB, 0 clients, up for 12 s"
     row = "127.0.0.1:1 alice 2 1 0 3 2.0 KiB 0 B gpu 1/2, license 0/1 module.f"
     assert lines[3].split() == row.split()
+
+
+def test_the_terminal_says_who_is_reached_through_the_center() -> None:
+    relayed = STATUS | {"spliced": 2, "members": [{**member, "relayed": True} for member in STATUS["members"]]}
+    lines = format_status("127.0.0.1:8787", relayed).splitlines()
+    assert lines[1] == "passes on 2 connections to workers that cannot be reached directly"
+    assert lines[4].startswith("127.0.0.1:1 via center  alice")
