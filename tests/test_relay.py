@@ -30,6 +30,7 @@ from distributed.wire import messages as m
 from distributed.wire.codec import encode_frame
 from distributed.wire.credential import find_or_create_credential
 from distributed.wire.security import find_or_create_secret, find_secret
+from distributed.worker.callbacks import Callbacks
 from distributed.worker.server import Worker
 
 PATIENCE_S = 20.0
@@ -372,6 +373,22 @@ async def test_tokens_of_ones_own_making_open_nothing():
                     there.dial_back(token="x")
 
         await in_thread(guess)
+
+
+@on_a_loop
+async def test_a_worker_that_ends_dials_nobody_back():
+    async with head("maxi") as (center, worker):
+        await worker.close()
+        worker._callbacks.dial("0" * 32)
+        assert not worker._callbacks._backlog._waiting
+    taken = []
+    callbacks = Callbacks(center.address, find_secret(), lambda *taking: taken.append(taking))
+    one, other = socket.socketpair()
+    await callbacks.close()
+    callbacks._hand_over(one)  # it was under way
+    with other:
+        assert other.recv(1) == b""
+    assert taken == []
 
 
 @on_a_loop

@@ -6,10 +6,10 @@ import dataclasses
 import logging
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from distributed.backlog import Backlog
 from distributed.config import SETTINGS
 from distributed.connect import connect_blocking
 from distributed.errors import DistributedError
@@ -37,9 +37,7 @@ class Dialler:
         self.why_over: Callable[[], str] = lambda: ""  # why there will never be a center there again, if that is known
         self._report = report
         self._closing = threading.Event()
-        self._lock = threading.Lock()
-        self._backlog: deque[Callable[[], None]] = deque()
-        self._threads = 0  # daemon threads, not an executor's: a program may end while one of them still tries
+        self._backlog = Backlog()
 
     def dial(self) -> socket.socket:
         """Connect to the center, blocking."""
@@ -47,33 +45,16 @@ class Dialler:
 
     def reach_worker(self, member: Member) -> None:
         """Try once."""
-        self._submit(lambda: self._try_worker(member))
+        self._backlog.add(lambda: self._try_worker(member))
 
     def find_center(self, after_s: float) -> None:
         """Try until somebody answers there."""
-        self._submit(lambda: self._try_center(after_s))
+        self._backlog.add(lambda: self._try_center(after_s))
 
     def close(self) -> None:
         """No more tries; one that is under way ends by itself."""
         self._closing.set()
         self._backlog.clear()
-
-    def _submit(self, job: Callable[[], None]) -> None:
-        with self._lock:
-            self._backlog.append(job)
-            if self._threads == SETTINGS.dialling_threads_max:
-                return
-            self._threads += 1
-        threading.Thread(target=self._run, name="distributed-dial", daemon=True).start()
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                if not self._backlog:
-                    self._threads -= 1
-                    return
-                job = self._backlog.popleft()
-            job()
 
     def _try_worker(self, member: Member) -> None:
         try:

@@ -9,9 +9,8 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
-from distributed.config import SETTINGS
+from distributed.backlog import Backlog
 from distributed.errors import DistributedError
 from distributed.relay import dial_back
 from distributed.wire.security import Secret
@@ -25,18 +24,19 @@ class Callbacks:
     def __init__(self, center: str, secret: Secret, take: Callable[[socket.socket, str], None]) -> None:
         self._center, self._secret, self._take = center, secret, take
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(SETTINGS.dialling_threads_max, thread_name_prefix="distributed-dial")
+        self._backlog = Backlog()
         self._is_closed = False
 
     def dial(self, token: str) -> None:
         """Begin; whoever waits at the center hears of a failure when their time is over."""
-        self._threads.submit(self._run, token)
+        if not self._is_closed:
+            self._backlog.add(lambda: self._run(token))
 
     def _run(self, token: str) -> None:
         try:
             sock = dial_back(self._center, token, self._secret)
         except DistributedError as error:
-            log.warning("cannot dial back to the center for somebody who asked for this worker: %s", error)
+            log.info("nobody is led here by the center who had asked for it: %s", error)  # they may have gone, too
             return
         try:
             self._loop.call_soon_threadsafe(self._hand_over, sock)
@@ -52,4 +52,4 @@ class Callbacks:
     async def close(self) -> None:
         """Dial no more; what is under way ends by itself."""
         self._is_closed = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._backlog.clear()

@@ -66,6 +66,7 @@ def test_who_reaches_the_head_from_elsewhere_is_told_a_name_not_loopback():
         assert there.end(signal.SIGTERM)[0] == 0
 
 
+@pytest.mark.slow
 def test_what_only_the_head_holds_is_handed_over_to_another_machine_first(tmp_path):
     with terminals() as terminal:
         there, center = head(terminal)
@@ -90,6 +91,7 @@ def linger(begun, seconds):
     time.sleep(seconds)
 
 
+@pytest.mark.slow
 def test_a_task_ends_before_the_head_does_unless_asked_twice(tmp_path):
     with terminals() as terminal:
         there, center = head(terminal)
