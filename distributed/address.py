@@ -62,17 +62,18 @@ def split_via(address: str) -> tuple[str, str]:
 
     >>> split_via('maxi:40123?via=alice:8787'), split_via('alice:8787')
     (('maxi:40123', 'alice:8787'), ('alice:8787', ''))
+    >>> split_via('maxi:40123?via=alice:8787?tunnel=/tmp/x.tunnel')
+    ('maxi:40123', 'alice:8787?tunnel=/tmp/x.tunnel')
     >>> split_via('maxi:40123?by=alice')
     Traceback (most recent call last):
     distributed.errors.BadAddress: 'maxi:40123?by=alice' is not an address; ...
     """
-    if not isinstance(address, str) or "?" not in address:
-        return unparse(*parse(address)), ""
-    there, _, option = address.partition("?")
-    name, _, center = option.partition("=")
+    if not isinstance(address, str) or "?" not in address or split_tunnel(address.partition("?via=")[0])[1]:
+        return normalized(address), ""
+    there, via, center = address.partition("?via=")
     try:
-        if name == "via":
-            return unparse(*parse(there)), unparse(*parse(center))
+        if via:
+            return unparse(*parse(there)), normalized(center)
     except BadAddress:
         pass
     raise BadAddress(
@@ -88,13 +89,12 @@ def split_tunnel(address: str) -> tuple[str, str]:
     (('127.0.0.1:8787', '/tmp/x.tunnel'), ('alice:8787', ''))
     >>> split_tunnel('alice:8787?tunnel=x')
     Traceback (most recent call last):
-    distributed.errors.BadAddress: 'alice:8787?tunnel=x': a tunnel is the path of a Unix socket, /directory/name.tunnel
+    distributed.errors.BadAddress: 'alice:8787?tunnel=x' is not an address; one with a tunnel is written ...
     """
     there, mark, path = address.partition(_TUNNEL) if isinstance(address, str) else (address, "", "")
     if mark and not (path.startswith("/") and is_tunnel(path)):
-        raise BadAddress(
-            f"{arguments.shown(address)}: a tunnel is the path of a Unix socket, /directory/name{TUNNEL_SUFFIX}"
-        )
+        form = f"host:port{_TUNNEL}/directory/name{TUNNEL_SUFFIX}, with the path of a Unix socket"
+        raise BadAddress(f"{arguments.shown(address)} is not an address; one with a tunnel is written {form}")
     return there, path
 
 

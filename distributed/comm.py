@@ -365,12 +365,12 @@ async def _open_unix(path: str) -> socket.socket | None:
 
 async def _open_tcp(address: str) -> socket.socket:
     there, tunnel = addresses.split_tunnel(address)
+    host, port = addresses.parse(there)
     if tunnel:
         sock = await _open_unix(tunnel)
         if sock is None:
             raise ConnectionFailed(address, NO_TUNNEL)
         return sock
-    host, port = addresses.parse(there)
     failures: list[OSError] = []
     for family, _, _, _, target in await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM):
         sock = await _open(family, target, failures)

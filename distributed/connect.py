@@ -122,9 +122,9 @@ def connect_unix(path: str, timeout_s: float) -> socket.socket | None:
 
 def _connect_tcp(address: str, began: float, timeout_s: float) -> socket.socket:
     there, tunnel = addresses.split_tunnel(address)
+    host, port = addresses.parse(there)
     if tunnel:
         return _connect_tunnel(tunnel, address, timeout_s)
-    host, port = addresses.parse(there)
     deadline = began + timeout_s
     last: OSError | None = None
     try:
@@ -204,7 +204,7 @@ def is_local(sock: socket.socket) -> bool:
 
 
 def meant_place(sock: socket.socket, address: str) -> str:
-    """Where whoever is meant says that it is: at the end of a tunnel the kernel's name tells nothing."""
+    """Where whoever answers to an address is, as its machine sees it: beyond a tunnel the kernel knows nothing."""
     return addresses.split_tunnel(address)[0] if _is_tunnelled(sock) else place_of(sock.getpeername())
 
 

@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from distributed.address import unparse
 from distributed.config import SETTINGS
+from distributed.connect import meant_place
 from distributed.errors import DistributedError, KeyLost, PoolClosed, ProtocolError, TaskCancelled
 from distributed.pool import explain
 from distributed.pool.baton import Baton
@@ -587,7 +587,7 @@ class Driver:
         self._selector.register(channel.sock, selectors.EVENT_READ, channel)
         if event.member is None:
             self._center = channel
-            self._center_peer = unparse(*channel.sock.getpeername()[:2])
+            self._center_peer = meant_place(channel.sock, self.center_address)
             if self._center_since:
                 logger.warning("connected to the center %s again", self.center_address)
             self._center_since = time.monotonic()

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import logging
 import os
+import pickle
 import signal
 import stat
 import subprocess
@@ -193,6 +194,30 @@ def test_a_worker_joins_by_a_tunnel_made_by_hand(tmp_path: Path, secret_file: Pa
             ssh.communicate()
             assert ssh.returncode == 0
         assert wait_for_end(server.marked()) == []
+
+
+def test_a_program_reaches_a_cluster_by_a_tunnel_made_by_hand(server: Sshd, tmp_path: Path) -> None:
+    tunnel = tmp_path / "other.tunnel"
+    with Cluster(n_workers=1, ncores=1) as cluster:
+        address = f"{cluster.center_address}?tunnel={tunnel}"
+        command = [*server.command.split(), "-N", "-L", f"{tunnel}:{cluster.center_address}", "maxi"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as ssh:
+            while not tunnel.exists():
+                assert ssh.poll() is None
+                time.sleep(0.01)
+            with Pool(address) as pool, Pool(cluster) as other:
+                assert pool.submit(sum, [1, 2]).get() == 3
+                large = pool.submit(bytes, MIB)
+                assert len(large.get()) == MIB
+                copy = pickle.loads(pickle.dumps(large))  # it tells others of the center's own address
+                assert other.submit(len, copy).get() == MIB
+            with rpc(address) as center:
+                assert len(center.ncores()) == 1
+            done = subprocess.run(
+                [sys.executable, "-m", "distributed", "status", address], capture_output=True, text=True, check=True
+            )
+            assert cluster.workers[0] in done.stdout
+            ssh.terminate()
 
 
 def test_an_interrupt_in_the_terminal_is_the_programs(server: Sshd) -> None:
