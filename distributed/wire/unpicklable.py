@@ -28,7 +28,7 @@ def explain(what: str, roots: Sequence[Part], error: Exception) -> CannotPickle:
             what, part[0], f"is a {type(part[1]).__name__} nested too deeply for pickle: make it flatter"
         )
     if part is None:
-        return CannotPickle(what, what.removeprefix("the "), f"cannot be pickled as a whole ({_words(error)})")
+        return CannotPickle(what, named(what), f"cannot be pickled as a whole ({_words(error)})")
     seen: set[int] = set()
     while len(seen) < DEPTH_MAX and _is_inside(part[1]):
         seen.add(id(part[1]))
@@ -39,7 +39,16 @@ def explain(what: str, roots: Sequence[Part], error: Exception) -> CannotPickle:
     path, value = part
     cls = type(getattr(value, "stands_for", value))
     name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-    return CannotPickle(what, path, f"is a {name} ({_words(_refusal(value) or error)})")
+    return CannotPickle(what, path, f"is a {name}{_besides(_words(_refusal(value) or error), cls)}")
+
+
+def named(what: str) -> str:
+    """The beginning of a path into what shall be pickled.
+
+    >>> named('the result of module.f')
+    'result'
+    """
+    return what.removeprefix("the ").partition(" of ")[0]
 
 
 def _is_inside(part: object) -> bool:
@@ -50,6 +59,20 @@ def _is_inside(part: object) -> bool:
 def _is_too_deep(error: Exception | None) -> bool:
     """Cloudpickle turns a RecursionError into one of its own."""
     return isinstance(error, RecursionError) or isinstance(error and error.__cause__, RecursionError)
+
+
+def _besides(words: str, cls: type) -> str:
+    """What an error says beyond that this class cannot be pickled, which the reader knows already.
+
+    >>> _besides("cannot pickle 'generator' object", types.GeneratorType), _besides('it is open', types.GeneratorType)
+    ('', ' (it is open)')
+    """
+    told = {f"cannot pickle {quote}{name}{quote} object" for quote in ("", "'") for name in _names_of(cls)}
+    return "" if words in told else f" ({words})"
+
+
+def _names_of(cls: type) -> set[str]:
+    return {cls.__name__, cls.__qualname__, f"{cls.__module__}.{cls.__qualname__}"}
 
 
 def _words(error: Exception) -> str:

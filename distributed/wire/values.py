@@ -30,7 +30,7 @@ import msgpack
 from distributed.errors import ProtocolError
 from distributed.wire.exceptions import RemoteTraceback, pack_exception, unpack_exception
 from distributed.wire.pickles import CONTEXT, PROTOCOL, Mark, Marks, Reference, dump, load, reduce_handle
-from distributed.wire.unpicklable import explain
+from distributed.wire.unpicklable import explain, named
 
 __all__ = [
     "Packed",
@@ -101,7 +101,7 @@ def pack(value: object, what: str = "the result") -> Packed:
     try:
         data, buffers, handles = dump(value)
     except Exception as error:
-        raise explain(what, [(what.removeprefix("the "), value)], error) from error
+        raise explain(what, [(named(what), value)], error) from error
     if not buffers and not handles:
         return Packed(len(data), [data])
     return _lay_out(data, buffers, handles)

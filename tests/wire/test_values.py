@@ -419,6 +419,13 @@ def test_the_error_of_a_result_begins_with_the_result():
     with pytest.raises(CannotPickle, match="lock") as caught:
         pack(holder)
     assert (caught.value.what, caught.value.path) == ("the result", "result.x[3]")
+    assert str(caught.value) == "cannot send the result to another process: result.x[3] is a _thread.lock"
+
+
+def test_the_error_says_nothing_twice():
+    with pytest.raises(CannotPickle) as caught:
+        pack([LOCK], "the result of module.f")
+    assert str(caught.value) == "cannot send the result of module.f to another process: result[0] is a _thread.lock"
 
 
 def test_the_error_gives_the_reason_of_the_object_itself():
