@@ -19,7 +19,7 @@
     │   ├── NestingTooDeep          it waits for tasks, as more others do already than a worker allows
     │   └── NoWorker                no worker can run it
     ├── SerializerMissing       the pool's ``serializer=`` needs a package: install it there
-    ├── InitializerFailed       the pool's ``initializer=`` raised: its cause tells what and where
+    ├── InitializerFailed       the pool's ``initializer=`` raised, or crashed: the error tells what and where
     ├── RemoteError             a task raised an exception that cannot travel: this tells of it
     ├── KeyLost                 every copy of a value is gone, and no recipe makes it again
     ├── NameUnknown             nothing is published under this name: `pool.names` lists what is
@@ -131,7 +131,7 @@ class SerializerMissing(DistributedError):
 
 
 class InitializerFailed(DistributedError):
-    """The pool's ``initializer=`` raised in an executor, before a task; the cause is what it raised.
+    """The pool's ``initializer=`` raised in an executor, before a task, or crashed it; the cause is what it raised.
 
     It runs again before the next task there: an error that passes does no lasting harm.
     """

@@ -15,6 +15,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -45,11 +46,19 @@ def gather(path: str) -> Files:
         files = _bounded(path, _of_zip(source))
     elif source.suffix == ".py":
         files = _bounded(path, iter([(source.name, source.stat().st_size, source.read_bytes)]))
+        _require_python(str(source), files[source.name])
     else:
         raise ValueError(f"path={path!r} is neither a .py file, nor a directory, nor a zip: upload() takes these")
     if not any(name.endswith((".py", ".so")) for name in files):
         raise ValueError(f"there is no code in {path!r}: no .py or .so file")
     return files
+
+
+def _require_python(path: str, code: bytes) -> None:
+    """SyntaxError now, rather than in a task. Only for a module by itself: of many files some may be something else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compile(code, path, "exec", dont_inherit=True)
 
 
 def _bounded(path: str, entries: Iterator[tuple[str, int, object]]) -> Files:

@@ -895,6 +895,47 @@ def test_an_initializer_that_fails_is_told_with_its_cause_and_tried_again(tmp_pa
         assert pool.submit(abs, -1).get() == 1
 
 
+def test_an_initializer_that_crashes_is_blamed_itself_and_not_the_task():
+    with Pool(1, initializer=os._exit, initargs=(7,)) as pool:
+        handle = pool.submit(abs, -1)
+        with pytest.raises(InitializerFailed, match=r"crashed the executor, before builtins\.abs .* began") as caught:
+            handle.get()
+        assert str(caught.value).count("exit code 7") == 3
+        assert "builtins.abs failed: distributed.errors.InitializerFailed: the pool's" in handle.explain()
+
+
+def test_an_initializer_that_is_over_is_not_blamed_for_a_crash():
+    with Pool(1, initializer=abs, initargs=(1,)) as pool, pytest.raises(TaskCrashed):
+        pool.submit(os._exit, 7).get()
+
+
+def test_explain_says_why_there_is_no_value_or_where_it_is(pool):
+    failed, cancelled, done = pool.submit(int, "x"), pool.submit(time.sleep, 60), pool.submit(bytes, 2 << 20)
+    assert cancelled.cancel()
+    wait([failed, done])
+    assert failed.explain() == "builtins.int failed: ValueError: invalid literal for int() with base 10: 'x'"
+    assert cancelled.explain().startswith("time.sleep was cancelled: distributed.errors.TaskCancelled: ")
+    assert done.explain() == f"builtins.bytes is done: 2.0 MiB on {pool.who_has([done])[done.key][0]}"
+
+
+def test_a_handle_is_true_whatever_its_value_is(pool):
+    assert pool.submit(bool)
+
+
+def test_tracebacks_of_interrupts_and_of_connections_that_fail_show_little_of_this_package(pool):
+    sleeping = pool.submit(time.sleep, 60)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        sleeping.get()
+    assert traceback.extract_tb(interrupted.value.__traceback__)[-1].name == "wait"
+    assert len(traceback.extract_tb(interrupted.value.__traceback__)) <= 4
+    assert sleeping.cancel()
+    with pytest.raises(ConnectionFailed) as failed:
+        Pool("127.0.0.1:1")
+    assert traceback.extract_tb(failed.value.__traceback__)[-1].name == "__init__"
+    assert "direct cause" not in "".join(traceback.format_exception(failed.value))
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [

@@ -58,6 +58,16 @@ def test_what_is_not_there_says_from_where_it_was_looked_for(tmp_path, monkeypat
         gather("no.py")
 
 
+def test_a_module_that_no_python_understands_is_refused_at_once(tmp_path, recwarn):
+    with pytest.raises(SyntaxError) as caught:
+        gather(str(write(tmp_path / "broken.py", "x = 1\ndef f(:\n")))
+    assert (caught.value.filename, caught.value.lineno) == (str(tmp_path / "broken.py"), 2)
+    assert list(gather(str(write(tmp_path / "odd.py", "x = '\\d'\n")))) == ["odd.py"]
+    assert not recwarn.list, "that is for whoever imports it"
+    write(tmp_path / "package" / "template.py", "x = {{ name }")
+    assert list(gather(str(tmp_path / "package"))) == ["package/template.py"], "it need not be there to be imported"
+
+
 @pytest.mark.parametrize("name", ["data.csv", "empty.txt"])
 def test_what_is_no_code_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"neither a \.py file, nor a directory, nor a zip"):

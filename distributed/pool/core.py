@@ -76,12 +76,15 @@ class Core:
             raise PoolClosed(self.driver.why_closed)
 
     def wait(self, is_done: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Wait until `is_done()`; False if the time was over first."""
+        """Wait until `is_done()`; False if the time was over first. Where an interrupt hit is nobody's affair."""
         if self.is_forked:
             self.require_open()
-        if running.door is not None and not is_done():  # in a task, maybe of the same cluster: others need the slot
-            return running.door.give_way(lambda: self.driver.wait(is_done, timeout))
-        return self.driver.wait(is_done, timeout)
+        try:
+            if running.door is not None and not is_done():  # in a task, maybe of the same cluster: others need the slot
+                return running.door.give_way(lambda: self.driver.wait(is_done, timeout))
+            return self.driver.wait(is_done, timeout)
+        except KeyboardInterrupt as interrupt:
+            raise interrupt.with_traceback(None) from None
 
     def ask(self, message: Message, timeout: float | None = None) -> Any:
         """Ask the center."""

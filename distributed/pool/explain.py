@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from distributed import resources
 from distributed.pool.demands import may_run
 from distributed.pool.events import Instruction, Warn
-from distributed.pool.tasks import READY, SENT, WAITING, Task
+from distributed.pool.tasks import DONE, READY, SENT, WAITING, Task
 from distributed.pool.view import WorkerView
+from distributed.quantities import size
 
 if TYPE_CHECKING:
     from distributed.pool.state import PoolState
@@ -105,6 +106,9 @@ def explain(state: PoolState, task: Task, now: float) -> str:
         return f"{name} waits for {resources.told(task.kind.options.resources)}: {_in_use(state, task)}"
     if task.status == READY:
         return f"{name} is ready and waits for room on one of {len(state.placement.takers)} workers"
+    if task.status == DONE:
+        where = sorted(task.holders or ([task.worker] if task.worker else ()))
+        return f"{name} is done: {size(task.nbytes)}" + (f" on {' and '.join(where)}" if where else "")
     return f"{name} is {task.status}"
 
 
@@ -158,8 +162,8 @@ def obituary(address: str, detail: dict[str, Any]) -> str:
     cause = _signal_name(detail["signal"]) if detail.get("signal") else f"exit code {detail.get('exit_code')}"
     peak = detail.get("peak_bytes") or 0
     limit = detail.get("task_memory_limit") or 0
-    most = f" (a task may have {limit / 2**20:.0f} MiB)" if limit else ""
-    memory = f", peak memory {peak / 2**20:.0f} MiB{most}" if peak else ""
+    most = f" (a task may have {size(limit)})" if limit else ""
+    memory = f", peak memory {size(peak)}{most}" if peak else ""
     if detail.get("cause") == "limit":
         cause = "killed, because it had more memory than --task-memory-limit allows"
     elif detail.get("cause") == "machine":

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distributed.config import Settings
-from distributed.errors import KeyLost, StoreFull, TaskCrashed, TaskTimeout
+from distributed.errors import InitializerFailed, KeyLost, StoreFull, TaskCrashed, TaskTimeout
 from distributed.pool import explain
 from distributed.pool.lifetimes import Lifetimes
 from distributed.pool.tasks import DONE, Task, Trouble
@@ -55,15 +55,18 @@ class Failures:
             return Verdict()
         if kind == "full":
             return self._full(task, address, detail, now)
-        return self.crashed(task, explain.obituary(address, detail))
+        return self.crashed(task, explain.obituary(address, detail), detail.get("cause") == "initializer")
 
-    def crashed(self, task: Task, line: str) -> Verdict:
+    def crashed(self, task: Task, line: str, has_not_begun: bool = False) -> Verdict:
         """An attempt is used up: try again, or tell what happened in each."""
         assert task.kind is not None
         attempts = self._trouble(task).attempts
         attempts.append(f"attempt {len(attempts) + 1}: {line}")
         if len(attempts) < task.kind.options.attempts:
             return Verdict()
+        if has_not_begun:
+            head = f"the pool's initializer crashed the executor, before {task.kind.name} ({task.key}) began"
+            return Verdict(InitializerFailed("\n".join([head, *(f"  {attempt}" for attempt in attempts)])))
         return Verdict(TaskCrashed(f"{task.kind.name} ({task.key}) crashed its executor", task.key, attempts))
 
     def _full(self, task: Task, address: str, detail: dict[str, Any], now: float) -> Verdict:

@@ -14,7 +14,7 @@ from distributed import arguments
 from distributed.cluster.local import Cluster
 from distributed.cluster.meaning import meant_by
 from distributed.config import SETTINGS
-from distributed.errors import DistributedError, PoolClosed
+from distributed.errors import ConnectionFailed, DistributedError, PoolClosed
 from distributed.pool.calls import Calls
 from distributed.pool.core import CORES, Core
 from distributed.pool.events import RestartAsked, Shown
@@ -55,8 +55,8 @@ class Pool:
         Other machines that compute for this pool, beside its local executors: ``ssh://user@host:port/8``, to which the
         system's ssh leads without a password. ``Pool(0, hosts)`` has no local executors.
     initializer, initargs
-        ``initializer(*initargs)`` runs once in each executor, before its first task of this pool. If it raises, the
-        task is not run and has the error `InitializerFailed`, whose cause is what was raised.
+        ``initializer(*initargs)`` runs once in each executor, before its first task of this pool. If it raises,
+        or crashes, the task is not run and has the error `InitializerFailed`, whose cause is what was raised.
     serializer
         How functions, arguments and results are pickled: ``'auto'``, plain pickle where that is right and cloudpickle
         where it is not; ``'pickle'``, ``'cloudpickle'`` or ``'dill'``, this one alone; or an object or module with
@@ -89,9 +89,11 @@ class Pool:
         center, self._owned = meant_by(address, hosts)
         try:
             self._core = Core(center, find_secret())
-        except BaseException:
+        except BaseException as error:
             if self._owned is not None:
                 self._owned.close()
+            if isinstance(error, ConnectionFailed):  # its message says all, and the way to it nothing
+                raise error.with_traceback(None) from None
             raise
         if self._owned is not None:
             self._core.driver.dialler.why_over = self._owned.why_over
@@ -363,7 +365,8 @@ class Pool:
     def upload(self, path: str | os.PathLike[str]) -> None:
         """Send code along: tasks that are submitted from now on import from it, wherever they run.
 
-        A ``.py`` file becomes a module, a directory a package by its own name, and what a zip holds is importable.
+        A ``.py`` file becomes a module (SyntaxError at once if it cannot be one), a directory a package by its own
+        name, and what a zip holds is importable.
         Uploaded again, only what has changed travels; tasks that were submitted before keep what they were submitted
         with. What has the path of an earlier upload replaces it.
 

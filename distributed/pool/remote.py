@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import queue
 import time
+import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
@@ -50,6 +51,8 @@ class Failure:
 
 class RemoteData:
     """A value that is, or will be, on a worker. Pass it to tasks as if it were the value.
+
+    Like any future it is true in itself, whatever its value: ``if handle.get():`` asks for that.
 
     >>> pool = getfixture('pool')
     >>> nine = pool.submit(pow, 3, 2)
@@ -95,7 +98,11 @@ class RemoteData:
         return self._task.published or "pending"
 
     def explain(self) -> str:
-        """Why the task is where it is just now, in a sentence."""
+        """Why the task is where it is just now, or why it has no value, in a sentence."""
+        if self.status in ("failed", "cancelled"):
+            name = self._task.kind.name if self._task.kind is not None else self.key
+            why = "".join(traceback.format_exception_only(error_of(self._task))).strip()
+            return f"{name} {'was cancelled' if self.cancelled() else 'failed'}: {why}"
         return self._core.explain(self._task)
 
     # ------------------------------------------------------------------------------------------------ waiting for it

@@ -14,18 +14,23 @@ from distributed import running
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError, ProtocolError
 from distributed.wire.exceptions import note
-from distributed.wire.functions import unpack_function
+from distributed.wire.functions import Initializer, unpack_function
 from distributed.wire.messages import Run
 from distributed.wire.pickles import CONTEXT, GIVEN
 from distributed.wire.values import PICKLE, reduce_handle, unpack
+from distributed.worker.progress import Cell
 
 
 class Functions:
     """The functions that this executor has, by the hash of their pickle; the least recently used go first."""
 
     def __init__(
-        self, count_max: int = SETTINGS.functions_cached_max, bytes_max: int = SETTINGS.functions_cached_bytes_max
+        self,
+        cell: Cell | None = None,
+        count_max: int = SETTINGS.functions_cached_max,
+        bytes_max: int = SETTINGS.functions_cached_bytes_max,
     ) -> None:
+        self.cell = cell  # where it is said that an initializer is being called
         self.count_max, self.bytes_max, self.nbytes = count_max, bytes_max, 0
         self._entries: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
         self.how: Any = None  # the serializer of the pool whose tasks come now
@@ -62,12 +67,20 @@ class Functions:
         CONTEXT.how = None
         for need, need_code in needs.items():
             try:
-                self.get(need, need_code, is_need=True)()
+                called = self.get(need, need_code, is_need=True)
+                self._say_initializing(isinstance(called, Initializer))
+                called()
             except BaseException as error:  # noqa: BLE001  foreign code
                 reason = reason or error
+        if needs:
+            self._say_initializing(False)
         self.how = CONTEXT.how
         function = self.get(name, code)
         return function if reason is None else Unloadable(b"", reason)
+
+    def _say_initializing(self, yes: bool) -> None:
+        if self.cell is not None:
+            self.cell.initializes = yes
 
     def keep(self, batch: Run) -> None:
         """A batch is not run here after all. The code that came with it, once, is made something of when it is used."""

@@ -67,7 +67,7 @@ class ExecutorEnded:
     """An executor is gone, whatever the reason; `serial` is the task that it was running (0: none).
 
     `cause` is 'limit' if it was killed because it had more memory of its own than a task may, 'machine' if the kernel
-    killed it for want of memory.
+    killed it for want of memory, 'initializer' if it ended in what a pool has called first.
     """
 
     executor: int

@@ -34,7 +34,7 @@ class Executor:
 
     def __init__(self, task_socket: socket.socket, cell: Cell) -> None:
         self.link, self.cell = Link(task_socket), cell
-        self.functions, self.report = Functions(), Report(self.link.send)
+        self.functions, self.report = Functions(self.cell), Report(self.link.send)
         self.door = PlainDoor(self.link, self.report, cell, self.functions)
 
     def serve(self) -> None:

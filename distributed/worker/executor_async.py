@@ -62,7 +62,7 @@ class AsyncExecutor:
 
     def __init__(self, task_socket: socket.socket, cell: Cell) -> None:
         self.link, self.cell = Link(task_socket), cell
-        self.functions, self.report = Functions(), Report(self.link.send)
+        self.functions, self.report = Functions(self.cell), Report(self.link.send)
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.running: dict[int, Running] = {}
         self.rooms: deque[asyncio.Future[Room]] = deque()

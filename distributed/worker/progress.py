@@ -1,7 +1,8 @@
 """The progress cell: memory that an executor and its agent share, in which the executor says what it is running.
 
 The executor writes the serial number and the start of each task before it begins, so that after a crash, or while the
-task holds the interpreter for an hour, the agent knows which one it is. Behind that first page the file holds whatever
+task holds the interpreter for an hour, the agent knows which one it is; and whether it is still at the
+initializer of the task's pool. Behind that first page the file holds whatever
 `faulthandler` wrote: where each thread was when the executor crashed, or when it was asked.
 """
 
@@ -18,6 +19,7 @@ STACK_SIGNAL = int(getattr(signal, "SIGRTMAX", signal.SIGUSR2)) - 2  # asks an e
 
 _OWN_FRAME = "/distributed/worker/executor"
 _CELL = struct.Struct("<Qd")  # serial + 1 (0: nothing is running), start on the machine's monotonic clock
+_INITIALIZES_AT = _CELL.size
 write_into = _CELL.pack_into  # (memory, 0, serial + 1, start_s): for loops in which a method call would be felt
 
 
@@ -62,6 +64,15 @@ class Cell:
     def clear(self) -> None:
         """Say that nothing runs."""
         write_into(self.memory, 0, 0, 0.0)
+
+    @property
+    def initializes(self) -> bool:
+        """Whether the executor is calling the initializer of a pool, before a task."""
+        return bool(self.memory[_INITIALIZES_AT])
+
+    @initializes.setter
+    def initializes(self, yes: bool) -> None:
+        self.memory[_INITIALIZES_AT] = yes
 
     def read(self) -> tuple[int, float] | None:
         """The running task's serial number and start, or None.

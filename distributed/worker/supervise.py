@@ -24,6 +24,7 @@ import msgpack
 from distributed import offspring
 from distributed.config import SETTINGS
 from distributed.errors import StartFailed
+from distributed.quantities import size
 from distributed.running import CENTER
 from distributed.wire.messages import Message
 from distributed.worker.child import Child
@@ -54,14 +55,14 @@ class End:
         """The first sentence of an autopsy.
 
         >>> print(End(signal=11, exit_code=0, peak_bytes=50 << 20, serial=3, stderr_tail='', stack=''))
-        killed by signal 11 (SIGSEGV), peak memory 50 MiB
+        killed by signal 11 (SIGSEGV), peak memory 50.0 MiB
         """
         if self.signal:
             names = {number.value: f" ({number.name})" for number in signal.Signals}
             how = f"killed by signal {self.signal}{names.get(self.signal, '')}"
         else:
             how = f"ended with exit code {self.exit_code}"
-        return f"{how}, peak memory {self.peak_bytes >> 20} MiB"
+        return f"{how}, peak memory {size(self.peak_bytes)}"
 
 
 class Supervisor:
@@ -256,6 +257,8 @@ class Supervisor:
         """Collect what a dead executor left, and report its end."""
         child = self.children[executor_id]
         running, stack = child.cell.read(), child.cell.stack()
+        if not cause and child.cell.initializes:
+            cause = "initializer"
         child.finish()
         del self.children[executor_id]
         serial, tail = running[0] if running else None, child.streams[1].last_lines()

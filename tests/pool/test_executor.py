@@ -181,6 +181,12 @@ def test_an_initializer_that_fails_breaks_it_with_the_cause():
             executor.submit(abs, -1)
 
 
+def test_an_initializer_that_crashes_breaks_it():
+    with Executor(1, initializer=os._exit, initargs=(7,)) as executor:
+        with pytest.raises(BrokenExecutor, match="initializer crashed"):
+            executor.submit(abs, -1).result()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

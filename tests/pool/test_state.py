@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distributed.config import SETTINGS
-from distributed.errors import KeyLost, NoWorker, TaskCancelled, TaskCrashed, TaskTimeout
+from distributed.errors import InitializerFailed, KeyLost, NoWorker, TaskCancelled, TaskCrashed, TaskTimeout
 from distributed.pool import explain
 from distributed.pool.events import (
     Borrowed,
@@ -379,11 +379,24 @@ def test_a_crashed_task_is_tried_again_and_tells_the_story_of_each_attempt():
     assert isinstance(task.outcome, TaskCrashed)
     assert task.outcome.key == task.key
     assert [line.partition("\n")[0] for line in task.outcome.attempts] == [
-        "attempt 1: on alice:1: signal 11 (SIGSEGV), peak memory 1 MiB",
-        "attempt 2: on alice:1: signal 11 (SIGSEGV), peak memory 1 MiB",
+        "attempt 1: on alice:1: signal 11 (SIGSEGV), peak memory 1.0 MiB",
+        "attempt 2: on alice:1: signal 11 (SIGSEGV), peak memory 1.0 MiB",
         "attempt 3: on alice:1: exit code 1",
     ]
     assert bench.state.failures.troubles == {}
+
+
+def test_a_crash_in_the_initializer_is_not_the_fault_of_the_task():
+    bench = Bench(ALICE)
+    task = bench.submit(kind=kind(attempts=2))
+    for _ in range(2):
+        bench.fail(task, "crashed", exit_code=7, cause="initializer")
+    assert isinstance(task.outcome, InitializerFailed)
+    assert str(task.outcome).splitlines() == [
+        f"the pool's initializer crashed the executor, before f ({task.key}) began",
+        "  attempt 1: on alice:1: exit code 7",
+        "  attempt 2: on alice:1: exit code 7",
+    ]
 
 
 def test_retries_repeat_what_raised_and_leave_no_trace_when_it_works():

@@ -131,7 +131,7 @@ def test_after_three_attempts_the_error_tells_of_each_where_and_why_it_ended(poo
     assert len(error.attempts) == 3
     for number, told in enumerate(error.attempts, start=1):
         assert told.startswith(f"attempt {number}: on {pool.workers[0]}: {cause}, peak memory ")
-        assert int(re.search(r"peak memory (\d+) MiB", told)[1]) >= 80
+        assert int(re.search(r"peak memory (\d+)\.\d MiB", told)[1]) >= 80
         assert "these were\n    its last words" in told
         assert (f"in {crash.__name__}" in told and "in talk_and_crash" in told) == has_stack
         assert told in text

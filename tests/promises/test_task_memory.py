@@ -58,11 +58,11 @@ def test_a_leak_ends_as_a_crash_that_names_limit_and_peak(pool, tmp_path):
     assert len(caught.value.attempts) == 3
     for line in caught.value.attempts:
         assert "--task-memory-limit" in line
-        assert "a task may have 200 MiB" in line
+        assert "a task may have 200.0 MiB" in line
         assert "about to leak" in line
         assert "in leak" in line, "the stack tells where it was"
         assert pool.workers[0] in line
-        assert 200 <= int(line.split("peak memory ")[1].split()[0]) < 1000
+        assert 200 <= float(line.split("peak memory ")[1].split()[0]) < 1000
     assert pool.gather(mates, 30) == [3**n for n in range(200)]
     assert int(kept.get(20)[-1]) == 999_999
 

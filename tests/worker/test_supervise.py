@@ -530,5 +530,5 @@ def test_a_failing_start_is_reported(monkeypatch):
 
 
 def test_an_end_reads_as_a_sentence():
-    assert str(End(9, 0, 3 << 20, None, "", "")) == "killed by signal 9 (SIGKILL), peak memory 3 MiB"
+    assert str(End(9, 0, 3 << 20, None, "", "")) == "killed by signal 9 (SIGKILL), peak memory 3.0 MiB"
     assert Outcomes.operation == "outcomes"
