@@ -119,7 +119,34 @@ def _bad(address: object) -> BadAddress:
             f"{arguments.shown(address)}: via= leads to a worker, and here belongs the address of a daemon that is "
             "reached directly: host:port, for example 127.0.0.1:8787"
         )
-    return BadAddress(f"{arguments.shown(address)} is not an address; write host:port, for example 127.0.0.1:8787")
+    said = f"{arguments.shown(address)} is not an address; write host:port, for example 127.0.0.1:8787"
+    hint = _hint(address) if isinstance(address, str) else ""
+    return BadAddress(f"{said} ({hint})" if hint else said)
+
+
+def _hint(address: str) -> str:
+    """What it may be that is wrong.
+
+    >>> [_hint(address) for address in ('tcp://alice:1', 'alice', 'alice:x', '::1', ' alice:1', '[::1]')]
+    ... # doctest: +NORMALIZE_WHITESPACE
+    ["without 'tcp://'", 'the port is missing', "'x' is no port: a number from 0 to 65535",
+     'one of version 6 stands in brackets: [::1]:8787', 'there are blanks around it', 'the port is missing']
+    """
+    scheme, slashes, _ = address.partition("://")
+    if slashes:
+        without = f"without {arguments.shown(scheme + slashes)}"
+        return "machines to start workers on go in hosts" if scheme == "ssh" else without
+    if address != address.strip():
+        return "there are blanks around it"
+    if _is_inside_brackets(address):
+        return f"one of version 6 stands in brackets: [{address[:60]}]:8787"
+    if address.startswith("[") and address.endswith("]") and _is_inside_brackets(address[1:-1]):
+        return "the port is missing"
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        return "the port is missing" if _is_host(address) else ""
+    is_near = ":" not in host and _is_host(host)
+    return f"{arguments.shown(port)} is no port: a number from 0 to 65535" if is_near else ""
 
 
 def _is_inside_brackets(host: str) -> bool:

@@ -18,6 +18,7 @@ from distributed.named import NamedFunction
 
 SECONDS_MAX = 1e9  # thirty years; clocks and locks of the system take no more
 SHOWN_CHARACTERS_MAX = 60
+COMPARED_CHARACTERS_MAX = 100  # of a name that may be a mistyped one
 
 
 def shown(value: object) -> str:
@@ -70,13 +71,22 @@ def nearest_names(instead: Mapping[str, str] | None = None) -> Callable[[Callabl
 
 def no_such(called: str, name: str, known: Iterable[str], instead: Mapping[str, str]) -> str:
     """The sentence about an argument that does not exist."""
-    import difflib  # here: it is for those who mistype
-
     said = f"{called}() has no argument {shown(name)}"
     if name in instead:
         return f"{said}: {instead[name]}"
-    nearest = difflib.get_close_matches(name[:100], list(known), 1, 0.5)
-    return f"{said}; did you mean {nearest[0]!r}?" if nearest else f"{said}; there are {', '.join(known)}"
+    return said + (nearest(name, known) or f"; there are {', '.join(known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that does not exist; empty if none is like it.
+
+    >>> nearest('tabel', ['table', 'x']), nearest('y', ['table', 'x'])
+    ("; did you mean 'table'?", '')
+    """
+    import difflib  # here: it is for those who mistype
+
+    found = difflib.get_close_matches(name[:COMPARED_CHARACTERS_MAX], list(known), 1, 0.5)
+    return f"; did you mean {shown(found[0])}?" if found else ""
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers

@@ -154,6 +154,11 @@ class Cluster:
         listed = list(arguments.iterable("hosts", hosts or (), right))
         elsewhere = [host for host in listed if _is_elsewhere(host)]
         wanted = [addresses.parse(host, 0) for host in listed if not _is_elsewhere(host)]
+        for place in wanted:
+            if place[1] and wanted.count(place) > 1:
+                raise ValueError(
+                    f"hosts names {addresses.unparse(*place)} twice: each worker has an address of its own"
+                )
         if n_workers is not None:
             n_workers = arguments.count("n_workers", n_workers, 0, SETTINGS.workers_started_max)
         if listed and n_workers is not None and n_workers != len(listed):

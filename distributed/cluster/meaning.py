@@ -9,6 +9,7 @@ from distributed import arguments, machine
 from distributed.cluster import surroundings
 from distributed.cluster.local import Cluster, Embedded, embedded, ssh_hosts
 from distributed.config import SETTINGS
+from distributed.errors import BadAddress
 
 if TYPE_CHECKING:
     from distributed.cluster.hosts import SshHost
@@ -26,6 +27,11 @@ def meant_by(address: str | int | Cluster | None, hosts: Iterable[str] = ()) -> 
     if not isinstance(address, (str, Cluster)):
         shown = arguments.shown(address)
         raise TypeError(f"Pool({shown}): address must be 'host:port', a number of executors, a Cluster, or nothing")
+    if isinstance(address, str) and address.strip().isdecimal():
+        raise BadAddress(
+            f"Pool({arguments.shown(address)}): a number of executors is no text, write Pool(4); "
+            "a center is 'host:port'"
+        )
     if elsewhere:
         raise ValueError(
             f"hosts={arguments.shown([host.name for host in elsewhere])} go with a cluster of the pool's own: "
@@ -42,6 +48,10 @@ def _elsewhere(hosts: Iterable[str]) -> Sequence[SshHost]:
 
 def _started(ncores: int | None, elsewhere: Sequence[SshHost]) -> tuple[str, Embedded]:
     least, most = 0 if elsewhere else 1, SETTINGS.executors_max
+    if ncores == 0 and least:
+        raise ValueError(
+            f"address=0: Pool(0) computes nowhere; give it 1 to {most} executors, or other machines in hosts"
+        )
     count = machine.cores() if ncores is None else arguments.count("address", ncores, least, most)
     own = embedded(count, hosts=elsewhere)
     return own.address, own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import inspect
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ from distributed import arguments
 from distributed.cluster.local import Cluster
 from distributed.cluster.meaning import meant_by
 from distributed.config import SETTINGS
-from distributed.errors import ConnectionFailed, DistributedError, PoolClosed
+from distributed.errors import ConnectionFailed, DistributedError, NameUnknown, PoolClosed
 from distributed.pool.calls import Calls
 from distributed.pool.core import CORES, Core
 from distributed.pool.events import RestartAsked, Shown
@@ -39,6 +40,7 @@ GOODBYE_S = 0.5  # so much for the center's answer
 NUMBER_FIRST = dict.fromkeys(
     ("processes", "n_workers", "max_workers", "workers", "ncores"), "write Pool(4) for four executors"
 )
+NAMES_COMPARED = 1000  # with one that does not exist
 KEYS_ASKED = 10_000  # in one message: a million at once would be more than a message may have
 
 
@@ -436,11 +438,18 @@ class Pool:
 
     def unpublish(self, name: str) -> None:
         """Forget a published name. The data goes when its owner does not need it either."""
-        self._core.ask(Unpublish(name, self._core.ask(LookUp(arguments.text("name", name)))))
+        self._core.ask(Unpublish(name, self._key_of(name)))
 
     def __getitem__(self, name: str) -> RemoteData:
         """The handle of data that somebody published."""
-        return self._core.borrow(self._core.ask(LookUp(arguments.text("name", name))))
+        return self._core.borrow(self._key_of(name))
+
+    def _key_of(self, name: str) -> str:
+        try:
+            return str(self._core.ask(LookUp(arguments.text("name", name))))
+        except NameUnknown as error:
+            meant = arguments.nearest(name, self.names[:NAMES_COMPARED])
+            raise NameUnknown(f"{error}{meant}") from None
 
     def __contains__(self, name: object) -> bool:
         """Whether something is published under this name."""
@@ -622,7 +631,9 @@ def _require_plain(method: str, iterables: Iterable[Any]) -> None:
     for iterable in iterables:
         if is_asynchronous(iterable):
             kind = type(iterable).__name__
-            raise TypeError(f"{method}() cannot wait for a {kind}: imap() takes asynchronous input, with `async for`")
+            raise TypeError(f"{method}() cannot wait for an {kind}: imap() takes asynchronous input, with `async for`")
+        if inspect.isgeneratorfunction(iterable) or inspect.isasyncgenfunction(iterable):
+            raise TypeError(f"{arguments.shown(iterable)} is a function that gives items when it is called: call it")
         arguments.iterable("each of iterables", iterable)
 
 

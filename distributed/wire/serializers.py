@@ -18,7 +18,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from distributed.arguments import no_such, shown
+from distributed.arguments import nearest, shown
 from distributed.errors import SerializerMissing
 from distributed.wire.exceptions import note
 from distributed.wire.pickles import (
@@ -138,9 +138,8 @@ def serializer(value: Any) -> Serializer | None:
     """
     if isinstance(value, str):
         if value not in NAMES:
-            _, _, nearest = no_such("", value, NAMES, {}).partition("; did")
-            meant = f"; did{nearest}" if nearest else ""
-            raise ValueError(f"serializer={shown(value)} is none of {', '.join(map(repr, NAMES))}{meant}")
+            told = ", ".join(map(repr, NAMES))
+            raise ValueError(f"serializer={shown(value)} is none of {told}{nearest(value, NAMES)}")
         if value == "auto":
             return None
         chosen = Serializer(value)

@@ -39,7 +39,8 @@ def explain(what: str, roots: Sequence[Part], error: Exception) -> CannotPickle:
     path, value = part
     cls = type(getattr(value, "stands_for", value))
     name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-    return CannotPickle(what, path, f"is a {name}{_besides(_words(_refusal(value) or error), cls)}")
+    article = "an" if name[0] in "aeiouAEIOU" else "a"
+    return CannotPickle(what, path, f"is {article} {name}{_besides(_words(_refusal(value) or error), cls)}")
 
 
 def named(what: str) -> str:

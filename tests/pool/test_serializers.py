@@ -110,7 +110,7 @@ def test_arrays_come_and_go_without_being_copied_into_a_pickle(pools, how):
 @pytest.mark.parametrize("how", ["pickle", str(msgpack)])
 def test_what_one_cannot_take_is_refused_where_it_is_written(pools, how):
     refused = (lambda x: x, 1) if how == "pickle" else (abs, object())
-    with pytest.raises(CannotPickle, match=r"lambda|args\[0\] is a object"):
+    with pytest.raises(CannotPickle, match=r"lambda|args\[0\] is an object"):
         pools[how].submit(*refused)
     with pytest.raises(CannotPickle, match=r"the result of .*lock"):
         pools[how].submit(threading.Lock).get()

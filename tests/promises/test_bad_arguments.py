@@ -588,6 +588,52 @@ def test_an_argument_that_does_not_exist_is_told_with_the_one_that_was_meant(poo
     assert_refused(pool, lambda: call(pool), TypeError, says)
 
 
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda pool: Pool("4"), BadAddress, r"a number of executors is no text, write Pool\(4\)"),
+        (lambda pool: Pool("tcp://127.0.0.1:8787"), BadAddress, r"host:port, .* \(without 'tcp://'\)"),
+        (lambda pool: Pool("localhost"), BadAddress, "the port is missing"),
+        (lambda pool: Pool("localhost:http"), BadAddress, "'http' is no port"),
+        (lambda pool: Pool("localhost:65536"), BadAddress, "'65536' is no port: a number from 0 to 65535"),
+        (lambda pool: Pool("::1"), BadAddress, r"stands in brackets: \[::1\]:8787"),
+        (lambda pool: Pool("localhost:8787 "), BadAddress, "blanks around it"),
+        (lambda pool: Pool("ssh://maxi"), BadAddress, "go in hosts"),
+        (lambda pool: rpc("tcp://a:1"), BadAddress, "without 'tcp://'"),
+        (lambda pool: Pool(0), ValueError, r"Pool\(0\) computes nowhere; give it 1 to \d+ executors"),
+        (lambda pool: Cluster(hosts=["127.0.0.1:8788"] * 2), ValueError, r"hosts names 127\.0\.0\.1:8788 twice"),
+        (lambda pool: Pool(1, serializer="dil"), ValueError, "did you mean 'dill'"),
+        (
+            lambda pool: pool.map(abs, endless_items()),
+            TypeError,
+            r"map\(\) cannot wait for an async_gen.*: imap\(\)",
+        ),
+        (lambda pool: pool.starmap(abs, endless_items()), TypeError, r"starmap\(\) .*imap\(\)"),
+        (lambda pool: pool.map(abs, endless_items), TypeError, "gives items when it is called: call it"),
+        (lambda pool: list(pool.imap(abs, endless_items())), TypeError, "use `async for`"),
+        (lambda pool: wait(endless_items()), TypeError, "handles=<async_generator.* must be a list of handles"),
+        (lambda pool: as_completed(endless_items()), TypeError, "must be a list of handles"),
+        (lambda pool: pool.submit(list, endless_items()), CannotPickle, r"args\[0\] is an async_generator"),
+        (lambda pool: executor(pool).map(abs, endless_items()), TypeError, "async_generator|not iterable"),
+    ],
+)
+def test_what_is_nearly_right_is_told_what_would_be(pool, call, error, says):
+    assert_refused(pool, lambda: call(pool), error, says)
+
+
+async def endless_items():
+    while True:
+        yield 1
+
+
+def test_a_name_that_nobody_published_is_told_with_the_one_that_was_meant(pool):
+    pool.publish("table", ready(pool))
+    for call in (lambda: pool["tabel"], lambda: pool.unpublish("tabel")):
+        assert_refused(pool, call, NameUnknown, r"under the name 'tabel'; did you mean 'table'\?")
+    assert pool["table"].get() == 1
+    pool.unpublish("table")
+
+
 def public_calls():
     """Every call that there is, with the names of its arguments."""
     found = {}
