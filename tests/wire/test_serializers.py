@@ -134,7 +134,7 @@ def test_dill_takes_what_no_other_does():
 @pytest.mark.parametrize(("module", "refused"), [(json, {1, 2}), (marshal, object()), (json, {"x": object()})])
 def test_what_a_serializer_of_ones_own_refuses_is_named(module, refused):
     how = serializer(module)
-    with using(how), pytest.raises(CannotPickle, match=r"args\[1\] is an? (set|object|dict) \(.*(serializable|marshal)"):
+    with using(how), pytest.raises(CannotPickle, match=r"args\[1\] is an? (set|object|dict) .*(serial|marshal)"):
         pack_call((1, how.carry(refused)), {})
     with using(how), pytest.raises(CannotPickle, match=r"serializable|marshal"):
         pack(refused, "the result of f")
