@@ -21,6 +21,7 @@ from distributed.config import SETTINGS
 from distributed.connect import NO_TUNNEL, explain, failed, meant_place, tune
 from distributed.errors import ConnectionFailed, ProtocolError
 from distributed.greeting import encrypt, shake_hands, speaks_tls
+from distributed.quantities import size
 from distributed.turns import TURN
 from distributed.wire import frames
 from distributed.wire.codec import decode, encode_frame
@@ -103,7 +104,7 @@ class Connection:
         if self.is_closed:
             return
         if self._outgoing_bytes > SETTINGS.write_buffer_bytes_max:
-            self._cut(f"it does not read: {self._outgoing_bytes} bytes wait for it")
+            self._cut(f"it does not read: {size(self._outgoing_bytes)} wait for it")
             return
         if not self._outgoing:
             if TURN.waiting is None:

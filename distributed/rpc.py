@@ -25,6 +25,7 @@ from distributed.bulk import BulkClient
 from distributed.config import SETTINGS
 from distributed.connect import Meant, connect_blocking, explain
 from distributed.errors import ConnectionFailed, ProtocolError, by_name
+from distributed.quantities import size
 from distributed.relay import Roads, through_center
 from distributed.wire import frames
 from distributed.wire.codec import decode, encode_header
@@ -199,7 +200,7 @@ class _Line:
         header, most = encode_header(message, request), SETTINGS.frame_header_bytes_max
         if len(header) > most:  # the peer would hang up
             raise ValueError(
-                f"{message.operation}: {len(header):,} bytes are more than {most:,}: ask for less at a time"
+                f"{message.operation}: {size(len(header))} are more than {size(most)}: ask for less at a time"
             )
         data = b"".join(frames.encode(header))
         if self._sock is not None and _was_closed(self._sock):

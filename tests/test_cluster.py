@@ -33,7 +33,7 @@ def test_a_cluster_starts_scales_and_ends() -> None:
         assert cluster.workers[0] == first
         cluster.scale(1)
         assert cluster.workers == [first]
-        assert repr(cluster) == f"<Cluster {cluster.center_address}: 1 workers>"
+        assert repr(cluster) == f"<Cluster {cluster.center_address}: 1 worker>"
     assert repr(cluster) == "<Cluster: closed>"
     assert not answers(cluster.center_address)
     cluster.close()

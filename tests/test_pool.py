@@ -729,7 +729,7 @@ def test_who_has_and_has_what_know_a_result_at_once(pool):
 def test_explain_says_where_a_task_is(pool):
     endless = pool.submit(sum, range(10**12))
     waiting = pool.submit(add, endless, 1)
-    assert "waits for 1 of its 1 inputs" in waiting.explain()
+    assert "waits for 1 of its 1 input," in waiting.explain()
     endless.cancel()
 
 

@@ -23,6 +23,7 @@ from distributed.cluster.child import Child, stop
 from distributed.cluster.launcher import without_rank
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError
+from distributed.quantities import count
 from distributed.resources import amounts, written
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ class Cluster:
     def __repr__(self) -> str:
         if not self._finalizer.alive:
             return "<Cluster: closed>"
-        return f"<Cluster {self.center_address}: {len(self.workers)} workers>"
+        return f"<Cluster {self.center_address}: {count(len(self.workers), 'worker')}>"
 
 
 def _worker_options(

@@ -21,6 +21,7 @@ from distributed.pool.interrupts import deferred_signals
 from distributed.pool.needs import Needs
 from distributed.pool.remote import RemoteData, TaskFailed
 from distributed.pool.tasks import FAILED, RELEASED, Duration, Kind, Options, Task
+from distributed.quantities import size
 from distributed.wire.functions import FunctionCache, PackedFunction, call_carried, needing, pack_function
 from distributed.wire.serializers import Serializer, using
 from distributed.wire.values import pack, pack_call, pack_marks, pack_plain_calls
@@ -231,8 +232,8 @@ class Calls:
             if len(payload) > SETTINGS.payload_bytes_max:
                 raise CannotPickle(
                     "the arguments",
-                    f"{len(payload):,} bytes",
-                    "beside handles are too many: scatter the large ones first",
+                    size(len(payload)),
+                    "beside handles is too much: scatter the large ones first",
                 )
         key = self._core.new_key(kind.options.key)
         return Task(key, kind, payload, tuple([handle.living_task for handle in handles]))

@@ -25,6 +25,7 @@ from distributed.pool.remote import RemoteData, TaskFailed, error_of
 from distributed.pool.state import PoolState
 from distributed.pool.tasks import DONE, FAILED, RELEASED, Duration, Kind, Options, Task
 from distributed.pool.transfer import Transfer
+from distributed.quantities import count
 from distributed.wire.exceptions import note
 from distributed.wire.functions import pack_function
 from distributed.wire.messages import Message
@@ -224,7 +225,7 @@ class Core:
         takers = self.state.placement.takers
         views = sorted(takers.values(), key=lambda view: (len(view.holds), view.member.address))
         if replicas > len(views):
-            raise ValueError(f"replicas={replicas}, but there are only {len(views)} workers")
+            raise ValueError(f"replicas={replicas}, but there are only {count(len(views), 'worker')}")
         members = [view.member for view in views]
         with deferred_signals(self.transfer.abort) as interrupted:  # an interrupt ends the transfer, then it acts
             tasks = [Task(self.new_key(), *_recipe_of(value)) for value in packed]

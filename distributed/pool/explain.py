@@ -14,7 +14,7 @@ from distributed.pool.demands import may_run
 from distributed.pool.events import Instruction, Warn
 from distributed.pool.tasks import DONE, READY, SENT, WAITING, Task
 from distributed.pool.view import WorkerView
-from distributed.quantities import size
+from distributed.quantities import count, size
 
 if TYPE_CHECKING:
     from distributed.pool.state import PoolState
@@ -56,7 +56,7 @@ def _census(state: PoolState) -> str:
     sent = sum(len(view.under_way) for view in state.workers.values())
     ready = sum(task.status == READY for task in unfinished_tasks(state))
     waiting = state.unfinished - sent - ready
-    return f"{state.unfinished} tasks are left: {sent} at workers, {ready} ready, {waiting} waiting for inputs"
+    return f"{count(state.unfinished, 'task')} left: {sent} at workers, {ready} ready, {waiting} waiting for inputs"
 
 
 def unfinished_tasks(state: PoolState) -> Iterator[Task]:
@@ -82,7 +82,7 @@ def explain(state: PoolState, task: Task, now: float) -> str:
             return f"{name} runs on {task.worker}, or waits there for {needed} that others use"
         if ahead < view.member.ncores:
             return f"{name} runs on {task.worker}, which last finished a task {silent_s:.1f} s ago"
-        return f"{name} is queued on {task.worker} behind {ahead} tasks"
+        return f"{name} is queued on {task.worker} behind {count(ahead, 'task')}"
     if task.status == WAITING:
         if task.borrowed:
             return f"{task.key} belongs to another client; the center has not told yet where it is"
@@ -92,10 +92,10 @@ def explain(state: PoolState, task: Task, now: float) -> str:
             return f"{name} waits for room, and is tried again in a moment: {trouble.why_full}"
         if not unready and task.key in state.failures.troubles:
             missed = state.failures.troubles[task.key].missed
-            return f"{name} could not fetch its inputs {missed} times; it is tried again in a moment"
+            return f"{name} could not fetch its inputs ({count(missed, 'time')}); it is tried again in a moment"
         if not unready:
             return f"{name} has just been submitted"
-        return f"{name} waits for {len(unready)} of its {len(task.inputs)} inputs, for example {unready[:1]}"
+        return f"{name} waits for {len(unready)} of its {count(len(task.inputs), 'input')}, for example {unready[:1]}"
     if task.status == READY and task.key in state.placement.stranded:
         return f"{name} {_unmet(state, task)}"
     if task.status == READY and state.workers and not state.placement.takers:
@@ -105,7 +105,7 @@ def explain(state: PoolState, task: Task, now: float) -> str:
     if task.status == READY and task.kind is not None and task.kind.options.resources:
         return f"{name} waits for {resources.told(task.kind.options.resources)}: {_in_use(state, task)}"
     if task.status == READY:
-        return f"{name} is ready and waits for room on one of {len(state.placement.takers)} workers"
+        return f"{name} is ready and waits for room on one of {count(len(state.placement.takers), 'worker')}"
     if task.status == DONE:
         where = sorted(task.holders or ([task.worker] if task.worker else ()))
         return f"{name} is done: {size(task.nbytes)}" + (f" on {' and '.join(where)}" if where else "")

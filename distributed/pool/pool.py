@@ -24,6 +24,7 @@ from distributed.pool.needs import Needs
 from distributed.pool.remote import RemoteData
 from distributed.pool.sources import is_asynchronous
 from distributed.pool.tasks import Options, Task
+from distributed.quantities import count
 from distributed.resources import amounts
 from distributed.uploads import gather
 from distributed.wire.messages import HasWhat, LookUp, Ncores, Output, Publish, Status, Unpublish, WhoHas
@@ -113,7 +114,9 @@ class Pool:
             return f"<Pool {self._core.center}: closed>"
         workers = self._core.state.workers.values()
         cores = sum(view.member.ncores for view in workers)
-        return f"<Pool {self._core.center}: {len(workers)} workers, {cores} cores, {self._core.state.unfinished} tasks>"
+        tasks = self._core.state.unfinished
+        told = f"{count(len(workers), 'worker')}, {count(cores, 'core')}, {count(tasks, 'task')}"
+        return f"<Pool {self._core.center}: {told}>"
 
     # ------------------------------------------------------------------------------------------------ running functions
 

@@ -20,6 +20,7 @@ from distributed import arguments
 from distributed.errors import KeyLost
 from distributed.pool.events import CancelAsked, Unexported
 from distributed.pool.tasks import DONE, FAILED, Task
+from distributed.quantities import size
 from distributed.wire.exceptions import unpack_exception
 from distributed.wire.pickles import reduce_handle
 
@@ -70,9 +71,9 @@ class RemoteData:
         if isinstance(self._core, Released):
             return f"<RemoteData: {self.key}, released>"
         task = self._task
-        size = f", {task.nbytes:,} bytes" if task.status == DONE else ""
+        nbytes = f", {size(task.nbytes)}" if task.status == DONE else ""
         name = f" {task.kind.name}" if task.kind is not None else ""
-        return f"<RemoteData{name}: {task.key}, {self.status}{size}>"
+        return f"<RemoteData{name}: {task.key}, {self.status}{nbytes}>"
 
     # ------------------------------------------------------------------------------------------------ what it is
 

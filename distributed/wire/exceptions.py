@@ -15,6 +15,7 @@ import msgpack
 
 from distributed.config import SETTINGS
 from distributed.errors import ProtocolError, RemoteError
+from distributed.quantities import size
 from distributed.wire.pickles import ByValuePickler
 
 TRACEBACK_CHARACTERS_MAX: Final = 100_000
@@ -46,7 +47,7 @@ def pack_exception(error: BaseException) -> bytes:
         ByValuePickler(file, lambda buffer: True).dump(error)
         pickled, refusal = file.getvalue(), ""
     except _TooLarge:
-        pickled, refusal = b"", f"its pickle has more than {SETTINGS.exception_bytes_max:,} bytes"
+        pickled, refusal = b"", f"its pickle has more than {size(SETTINGS.exception_bytes_max)}"
     except Exception as reason:  # noqa: BLE001 - foreign code
         pickled, refusal = b"", f"it cannot be pickled: {type(reason).__name__}: {reason}"
     packed: bytes = msgpack.packb(

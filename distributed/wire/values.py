@@ -28,6 +28,7 @@ from typing import Any, Final
 import msgpack
 
 from distributed.errors import ProtocolError
+from distributed.quantities import count, size
 from distributed.wire.exceptions import RemoteTraceback, pack_exception, unpack_exception
 from distributed.wire.pickles import CONTEXT, PROTOCOL, Mark, Marks, Reference, dump, load, reduce_handle
 from distributed.wire.unpicklable import explain, named
@@ -79,7 +80,7 @@ class Packed:
         return pieces[0] if len(pieces) == 1 and type(pieces[0]) is bytes else b"".join(pieces)
 
     def __repr__(self) -> str:
-        return f"<Packed: {self.nbytes} bytes, {len(self.contains)} handles>"
+        return f"<Packed: {size(self.nbytes)}, {count(len(self.contains), 'handle')}>"
 
 
 def pack(value: object, what: str = "the result") -> Packed:

@@ -20,6 +20,7 @@ from typing import Any
 
 from distributed.config import SETTINGS
 from distributed.errors import ProtocolError
+from distributed.quantities import size
 from distributed.turns import TURN
 from distributed.wire import codec, messages
 from distributed.wire.frames import Decoder
@@ -71,7 +72,7 @@ class Stream:
 
     def tell_hidden(self) -> None:
         """Say how much was printed too fast to be shown."""
-        told = f"[{self._hidden_bytes} bytes of output not shown]\n"
+        told = f"[{size(self._hidden_bytes)} of output not shown]\n"
         if self._hidden_bytes and self.on_text(self.name, told):
             self._hidden_bytes = 0
 

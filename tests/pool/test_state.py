@@ -450,7 +450,7 @@ def test_a_holder_that_could_not_be_reached_keeps_its_trust_and_the_task_goes_th
     assert task.worker == ALICE
     assert bench.fail(task, "missing", keys=[x.key], refused={x.key: []}) == []
     assert (x.holders, task.status) == ({BOB}, WAITING)
-    assert "could not fetch its inputs 1 times" in explain.explain(bench.state, task, bench.now)
+    assert "could not fetch its inputs (1 time)" in explain.explain(bench.state, task, bench.now)
     bench.now += 0.11
     assert [address for address, _ in sent(bench.on(Tick()), Compute)] == [BOB]
     assert bench.finish(task) == [Resolved([task])]
@@ -976,7 +976,7 @@ def test_the_watchdog_names_a_task_that_does_not_move_while_others_do():
     [warning] = said
     assert bench.now >= 1000 + SETTINGS.progress_warning_s
     assert stuck.key in warning.text and "runs on alice:1" in warning.text
-    assert "2 tasks are left: 1 at workers, 0 ready, 1 waiting for inputs" in warning.text
+    assert "2 tasks left: 1 at workers, 0 ready, 1 waiting for inputs" in warning.text
     assert dependent.status == WAITING
     assert explain.watch(bench.state, bench.now + 1) == [], "once in a while"
 

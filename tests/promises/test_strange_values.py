@@ -346,7 +346,7 @@ IN_WORDS = {
         lambda: in_module("class Gone(Exception):\n    pass", "Gone")("told"),
         "No module named 'only_here'",
     ),
-    "too large": (lambda: ValueError("told", bytes(SETTINGS.exception_bytes_max)), "more than 16,777,216 bytes"),
+    "too large": (lambda: ValueError("told", bytes(SETTINGS.exception_bytes_max)), "more than 16.0 MiB"),
     "too deep": (lambda: ValueError("told", deep(DEEP)), "recursion"),
 }
 
