@@ -50,9 +50,8 @@ class Departures:
                     self._move(task, there)
 
     def stored(self, task: Task) -> list[Instruction]:
-        """A value that was being put is there now."""
-        address = self.postponed.pop(task.key, "")
-        view = self.membership.find(address) if address else None
+        """A value that was being put is there now. A worker that is away asks again when it is back."""
+        view = self.membership.workers.get(self.postponed.pop(task.key, ""))
         return self.offered(view, [task.key], [1]) if view is not None else []
 
     def adopted(self, view: WorkerView, keys: list[str], attempts: list[int]) -> None:

@@ -1156,3 +1156,13 @@ def test_our_own_key_borrowed_by_name_does_not_hold_a_replica_for_us():
     task = bench.submit(borrowed, bench.stored(BOB))
     assert task.worker == BOB
     assert deleted(bench.finish(task, held=(borrowed,))) == {BOB: ["me/1"]}
+
+
+def test_a_worker_that_is_away_by_now_is_not_told_that_what_it_offered_is_needed() -> None:
+    bench = Bench(ALICE, BOB)
+    task = Task("me/x", None, None)
+    bench.on(Storing([task]))
+    bench.on(Received(ALICE, Leaving()))
+    assert bench.on(Received(ALICE, Offer([task.key], [1]))) == []
+    bench.cut(ALICE)
+    assert sent(bench.on(Stored(task, [ALICE], LARGE, [])), Keep) == []

@@ -443,6 +443,7 @@ class Client(Actor):
         queues = [placement.unplaced, *(view.assigned for view in self.state.workers.values())]
         queued = [task for queue in queues if queue for task in queue if task.status == READY]
         queued += [task for task, _ in placement.stranded.values() if task.status == READY]
+        queued += list(placement.demands)
         sent = [task for view in self.state.workers.values() for task in view.under_way.values()]
         for status, places in ((READY, queued), (SENT, sent)):
             there = {task for task in self.tasks if task.status == status}
