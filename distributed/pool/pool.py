@@ -288,7 +288,8 @@ class Pool:
 
         The options of the pool hold: `timeout`, `retries`, `workers`. An executor that dies of it runs it again, in its
         replacement, up to `attempts` times, as with any task. All run it to the end; then the first failure is raised
-        as what the function raised, with a note that names the executor.
+        as what the function raised, with a note that names the executor. It waits as `get` does: on an event loop write
+        ``await asyncio.to_thread(pool.run_on_all, function)``.
 
         >>> pool = getfixture('pool')
         >>> import os
