@@ -68,6 +68,7 @@ def secret_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if os.environ.get("TESTS_WITH_TLS"):
         from distributed.wire.credential import find_or_create_credential
 
+        path.parent.mkdir(mode=0o700)
         find_or_create_credential(path.with_name("tls.pem"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SECRET_VARIABLE, str(path))
