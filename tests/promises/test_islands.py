@@ -10,18 +10,21 @@ import os
 import signal
 import time
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 
 from distributed import Pool, rpc
 from distributed.wire.credential import find_or_create_credential
+from tests.chaos.graph import EXECUTION, Graph, Plan
 from tests.promises.machines import islands
 from tests.promises.observe import until
 
 PATIENCE_S = 60
 LARGE = 50 << 20
 MIB = 1 << 20
+TASKS = 3000
 
 
 @pytest.fixture(params=["", "TLS"])
@@ -161,6 +164,71 @@ def test_behind_the_head_a_worker_dies_and_the_center_is_started_again_and_nothi
         plain = () if encrypted else ("--insecure-plaintext",)
         net.start("hub", "center", "--host", "0.0.0.0", "--port", address.rpartition(":")[2], *plain)
         assert client.ask("it is there again") == "all is there"
+        client.say("end")
+        assert client.end() == 0
+
+
+def play(hear, say, center, notes):
+    """A graph of tasks whose inputs are at other workers, each behind the head."""
+    with Pool(center) as pool:
+        pool._core.wait(lambda: len(pool.workers) == 2, PATIENCE_S)
+        graph = Graph(Plan.draw(TASKS, Random(1)), Path(notes))
+        graph.submit(pool)
+        say("running")
+        hear()
+        graph.all_arrived.wait(PATIENCE_S)
+        graph.check(PATIENCE_S)
+        say([len(graph.unfinished()), graph.wrong[:3]])
+        hear()
+
+
+def executions(notes):
+    return notes.stat().st_size // EXECUTION.size if notes.exists() else 0
+
+
+@pytest.mark.namespaces
+@pytest.mark.slow
+def test_a_graph_comes_out_right_though_workers_and_the_center_are_killed_while_all_goes_through_the_head(
+    encrypted, tmp_path
+):
+    plain = () if encrypted else ("--insecure-plaintext",)
+    notes = tmp_path / "notes"
+    with islands("alice", "bob", "client") as net:
+        center, address, workers = head_and_workers(net, encrypted, "--via-center")
+        client = net.program("client", play, net.center_from("client", address), notes)
+        assert client.hear() == "running"
+        for part, name in enumerate(("alice", "bob", "center", "alice", "bob"), start=1):
+            assert until(lambda part=part: executions(notes) >= part * TASKS // 6, PATIENCE_S)
+            if name == "center":
+                center.kill()
+                center, _ = net.start(
+                    "hub", "center", "--host", "0.0.0.0", "--port", address.rpartition(":")[2], *plain
+                )
+            else:
+                workers[name][0].kill()
+                there = net.center_from(name, address)
+                workers[name] = net.start(name, "worker", there, "--ncores", "2", "--via-center", *plain)
+        assert client.ask("no more of it") == [0, []]
+        client.say("end")
+        assert client.end() == 0
+
+
+@pytest.mark.namespaces
+@pytest.mark.slow
+def test_who_falls_silent_behind_the_head_is_noticed_by_those_who_were_led_there_and_comes_back(encrypted, tmp_path):
+    """Nothing tells a client whose way leads through the center that the machine at its end is gone, but the center."""
+    notes = tmp_path / "notes"
+    with islands("alice", "bob", "client", DISTRIBUTED_SILENT_WORKER_S=1) as net:
+        _, address, _ = head_and_workers(net, encrypted, "--via-center")
+        client = net.program("client", play, net.center_from("client", address), notes)
+        assert client.hear() == "running"
+        for part, name in enumerate(("alice", "bob", "alice"), start=1):
+            assert until(lambda part=part: executions(notes) >= part * TASKS // 6, PATIENCE_S)
+            net.cut(name)
+            before = executions(notes)
+            assert until(lambda before=before: executions(notes) >= before + TASKS // 6, PATIENCE_S), "it is noticed"
+            net.mend(name)
+        assert client.ask("no more of it") == [0, []]
         client.say("end")
         assert client.end() == 0
 
