@@ -111,6 +111,25 @@ def test_a_task_that_hangs_is_stopped_when_the_time_is_over_and_runs_elsewhere_f
             assert handle.get(PATIENCE_S) == "done"
 
 
+def test_a_second_signal_ends_it_at_once_and_it_says_what_it_leaves(tmp_path):
+    with terminals() as terminal:
+        address, center, workers, places = start(terminal, "--name", "maxi")
+        with Pool(address) as pool:
+            handle = pool.submit(hang_once, str(tmp_path))
+            assert until((tmp_path / "begun").exists)
+            there = handle._task.worker
+            leaver = workers[places.index(there)]
+            leaver.process.send_signal(signal.SIGTERM)
+            assert "leaving: 1 task to end or give back, 0 values" in leaver.process.stdout.readline()
+            code, said, trouble = leaver.end(signal.SIGTERM)
+            assert (code, trouble) == (0, "")
+            assert said.endswith("ended at once, leaving behind 1 task and 0 values (0 B)\n")
+            assert handle.get(PATIENCE_S) == "done"
+        told = center.end(signal.SIGTERM)[1]
+        for words in (f"maxi at {there} joined: 1 core, ", f"maxi at {there} is leaving\n", f"maxi at {there} left\n"):
+            assert f"worker {words}" in told
+
+
 def test_a_cluster_shrinks_and_grows_with_its_data():
     with Cluster(n_workers=3, ncores=1) as cluster, Pool(cluster) as pool:
         arrays = pool.scatter([np.full(LARGE, number) for number in range(9)])
