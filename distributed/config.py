@@ -88,6 +88,7 @@ class Settings:
     requeues_max: int = 5  # a task queued again so often, when an executor died and none was seen to run, crashed it
     look_interval_s: float = 0.02  # how soon to look again for a cancelled task that was not running yet
     coroutine_yield_s: float = 1.0  # how long a cancelled coroutine may take to end before its executor is killed
+    unread_bytes_max: int = 64 * MIB  # of messages to a member of a group that it has not read; then senders wait
     drain_timeout_s: float = 60.0  # a worker that was asked to leave goes at last, whatever runs, whatever it holds
     drain_interval_s: float = 0.02  # it looks so often for what else there is to hand over
     drain_retry_s: float = 1.0  # when nobody had room for a value, somebody may have it now
@@ -133,8 +134,10 @@ class Settings:
     local_bytes_per_s: float = 10e9  # between workers of one machine
     network_bytes_per_s: float = 1e9  # until measured
     no_worker_grace_s: float = 30.0
-    unmet_demand_grace_s: float = 30.0  # a task that asks for what nobody in the cluster has waits so long for somebody
+    unmet_demand_grace_s: float = 30.0  # what asks for more than anybody in the cluster has waits so long for somebody
     resources_max: int = 64  # kinds of them that a worker has, or a task asks for
+    members_max: int = 4096  # of one group
+    reach_member_s: float = 30.0  # a member of a group tries for so long to reach the worker of another one
     name_characters_max: int = 4096  # of keys and published names
     progress_warning_s: float = 60.0  # the watchdog names a task that has not moved for this long
     close_timeout_s: float = 5.0

@@ -15,10 +15,12 @@
     ├── TaskError               the task has no result, and its own code did not say why
     │   ├── TaskCrashed             its executor died on every attempt
     │   ├── TaskTimeout             it ran longer than ``timeout=`` and was killed
+    │   ├── GroupFailed             a member of the group raised, or its executor or worker died
     │   ├── TaskCancelled           somebody cancelled it, or something it depends on
     │   ├── NestingTooDeep          it waits for tasks, as more others do already than a worker allows
     │   └── NoWorker                no worker can run it
     ├── SerializerMissing       the pool's ``serializer=`` needs a package: install it there
+    ├── MemberEnded             a member of a group has returned: no message comes from there, or is read there
     ├── InitializerFailed       the pool's ``initializer=`` raised, or crashed: the error tells what and where
     ├── RemoteError             a task raised an exception that cannot travel: this tells of it
     ├── KeyLost                 every copy of a value is gone, and no recipe makes it again
@@ -114,6 +116,19 @@ class TaskTimeout(TaskError):
     """The task ran longer than its ``timeout=`` and was killed. Raise the limit, or split the work."""
 
 
+class GroupFailed(TaskError):
+    """A member raised, or its executor or worker died: that ended the whole group. The cause is what it raised.
+
+    `rank` and `worker` tell which member it was. Every handle of the group has this error. Run it again, or have that
+    done with ``retries=``.
+    """
+
+    def __init__(self, message: str, key: str = "", rank: int = 0, worker: str = "", raised: bytes = b"") -> None:
+        super().__init__(message, key)
+        self.rank, self.worker = rank, worker
+        self.raised = raised  # the exception, packed
+
+
 class TaskCancelled(TaskError):
     """Somebody cancelled this task, or one that it depends on. Submit it again if you want it after all."""
 
@@ -128,6 +143,16 @@ class NoWorker(TaskError):
 
 class SerializerMissing(DistributedError):
     """The pool's ``serializer=`` cannot be used in this process: a package is missing. Install it there."""
+
+
+class MemberEnded(DistributedError):
+    """A member of a group waits for one that has returned. Have that send, or receive, what others count on."""
+
+    rank = -1
+
+    def __init__(self, message: str, rank: int = -1) -> None:
+        super().__init__(message)
+        self.rank = rank
 
 
 class InitializerFailed(DistributedError):

@@ -16,12 +16,13 @@ CENTER = "DISTRIBUTED_CENTER"  # in an executor's environment: the center's addr
 class Running:
     """One attempt of a task, as its executor runs it."""
 
-    __slots__ = ("attempt", "core", "has_submitted", "how", "key", "refusal", "serial", "waiters")
+    __slots__ = ("attempt", "core", "has_submitted", "how", "key", "mail", "refusal", "serial", "waiters")
 
     def __init__(self, serial: int, key: str, attempt: int, how: Any = None) -> None:
         self.serial, self.key, self.attempt = serial, key, attempt
         self.how = how  # the serializer of its pool
         self.core: Any = None  # what its code submits tasks with, once it does
+        self.mail: Any = None  # what takes messages of other members, if it is one of a group
         self.has_submitted = False  # since it last waited
         self.waiters = 0  # threads of it that wait for tasks
         self.refusal: BaseException | None = None  # why it may not wait
@@ -38,6 +39,15 @@ class Door(Protocol):
 
     def wait(self, running: Running, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait until `is_done()`, and let others have the slot meanwhile; False if the time was over first."""
+
+    def listen(self, running: Running, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
+        """The same, for what other members of its group say; the slot is kept."""
+
+    def begin(self, running: Running) -> None:
+        """The time of a task begins now."""
+
+    def has_read(self, running: Running, numbers: list[int]) -> None:
+        """A task has read these messages of other members."""
 
     def wake(self) -> None:
         """Make everybody who waits look again."""

@@ -24,7 +24,7 @@ from distributed.connect import tune
 from distributed.errors import ConnectionFailed, DistributedError, ProtocolError, StoreFull
 from distributed.pieces import may_be_filled_again
 from distributed.relay import Roads
-from distributed.wire.messages import GetData, NeedRoom, Ping, Refusal, Room, UpdateData, Values
+from distributed.wire.messages import GetData, NeedRoom, Ping, Post, Refusal, Room, UpdateData, Values
 from distributed.wire.security import Secret, ServerHandshake
 from distributed.wire.values import pack, reduce_handle, unpack
 
@@ -41,6 +41,8 @@ class DirectoryStore:
         self.contains: list[dict[int, list]] = []
         self.abandoned: list[str] = []
         self.on_abandon = threading.Event()
+        self.posts: list[tuple[list[str], int, str, bytes]] = []
+        self.outcomes: list[str] = []  # what becomes of the next messages; afterwards all are taken
         self.lock, self.count = threading.Lock(), 0
 
     def lookup(self, key: str) -> tuple[int, int, bytes | None, str] | None:
@@ -63,6 +65,12 @@ class DirectoryStore:
             self.values[key] = (1, size, None, value) if isinstance(value, str) else (1, size, value, "")
             self.owners[key] = owner
         self.contains.append(contains)
+
+    def post(self, message: Post, value: bytes, path: str) -> str:
+        outcome = self.outcomes.pop(0) if self.outcomes else "taken"
+        if outcome == "taken":
+            self.posts.append((message.keys, message.tag, path, Path(path).read_bytes() if path else value))
+        return outcome
 
     def abandon(self, path: str) -> None:
         os.unlink(path)
@@ -452,6 +460,56 @@ def test_a_callback_that_raises_leaves_a_usable_client(store, client):
     assert client.fetch(["x"], [0])[0].nbytes == LARGE
 
 
+# ------------------------------------------------------------------------------------------------- messages to members
+
+
+def letter(*keys: str) -> Post:
+    return Post(list(keys), [1] * len(keys), [1] * len(keys), 0, 7, 0, "", [])
+
+
+def never(pause_s: float) -> None:
+    raise AssertionError("it had to wait")
+
+
+@pytest.mark.parametrize("nbytes", [10, LARGE])
+@pytest.mark.parametrize("is_local", [True, False])
+def test_a_message_is_handed_over_once_written_where_it_is_read_if_that_can_be_opened(store, client, nbytes, is_local):
+    data = content(nbytes)
+    assert client.post(letter("x", "y"), pack(data), str(store.directory) if is_local else "", never)
+    [(keys, tag, path, value)] = store.posts
+    assert (keys, tag, unpack(value)) == (["x", "y"], 7, data)
+    assert bool(path) == (nbytes == LARGE)
+    assert not store.abandoned
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_a_message_that_there_is_no_room_for_is_tried_again_without_being_sent_again(store, holder, client, is_local):
+    store.outcomes = ["full", "full"]
+    pauses: list[float] = []
+    assert client.post(letter("x"), pack(content(LARGE)), str(store.directory) if is_local else "", pauses.append)
+    assert len(pauses) == 2 and pauses[0] < pauses[1]
+    assert len(store.posts) == 1 and store.count == 1  # one file
+    store.outcomes = ["full"]
+    assert client.post(letter("x"), pack(b"small"), "", pauses.append)
+    assert holder.accepted == 1
+
+
+def test_a_message_to_one_that_is_gone_leaves_nothing(store, client):
+    store.outcomes = ["over", "over"]
+    assert not client.post(letter("x"), pack(content(LARGE)), str(store.directory), never)
+    assert not client.post(letter("x"), pack(b"small"), "", never)
+    assert len(store.abandoned) == 1
+    assert not store.posts
+
+
+def test_a_message_larger_than_the_room_is_refused_with_the_reason(store, client):
+    store.room_bytes = 100
+    for directory in ("", str(store.directory)):
+        with pytest.raises(StoreFull, match="no room for"):
+            client.post(letter("x"), pack(content(LARGE)), directory, never)
+    assert client.post(letter("x"), pack(b"small"), "", never)
+
+
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
@@ -468,6 +526,12 @@ def requests_nobody_sends(path: str) -> dict[str, tuple[Any, list[int]]]:
         "sizes that differ from the buffers": (UpdateData("", ["x"], [5], [""], {}, []), [6]),
         "a size below zero": (UpdateData("", ["x"], [-1], [""], {}, []), []),
         "a missing column": (UpdateData("", ["x"], [], [], {}, []), []),
+        "a message for nobody": (Post([], [], [], 0, 0, 5, "", []), [5]),
+        "a message with a column that is too short": (Post(["x"], [1], [], 0, 0, 5, "", []), [5]),
+        "a message of another size": (Post(["x"], [1], [1], 0, 0, 5, "", []), [6]),
+        "a message without its buffer": (Post(["x"], [1], [1], 0, 0, 5, "", []), []),
+        "a message in a path that was not reserved": (Post(["x"], [1], [1], 0, 0, 5, "/etc/passwd", []), []),
+        "a message in a path reserved for another size": (Post(["x"], [1], [1], 0, 0, 5, path, []), []),
         "more than anything can hold": (UpdateData("", ["x"], [1 << 62], [""], {}, []), [1 << 62]),
     }
 

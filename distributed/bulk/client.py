@@ -17,10 +17,11 @@ from distributed.connect import explain, tune
 from distributed.errors import ConnectionFailed, ProtocolError, StoreFull, by_name
 from distributed.pieces import fill_file, open_to_write
 from distributed.relay import Roads
-from distributed.wire.messages import GetData, Message, NeedRoom, Refusal, Reply, Room, UpdateData, Values
+from distributed.wire.messages import GetData, Message, NeedRoom, Post, Refusal, Reply, Room, UpdateData, Values
 from distributed.wire.values import Packed
 
 ReceiveInto = Callable[[int], "str | memoryview"]
+POST_AGAIN_S, POST_AGAIN_S_MAX = 0.001, 0.05  # when those whom a message is for have too much to read: the first pause
 
 
 def _chunks(items: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
@@ -28,6 +29,13 @@ def _chunks(items: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
 
     chunks: Iterator[tuple[Any, ...]] = partition_all(SETTINGS.keys_per_request_max, items)
     return chunks
+
+
+def _outcome_of_post(reply: Reply) -> tuple[str, str]:
+    is_right = isinstance(reply.result, list) and list(map(type, reply.result)) == [str, str]
+    if not is_right or reply.result[0] not in ("taken", "full", "over"):
+        raise ProtocolError("the answer to a post says nothing of what became of it")
+    return reply.result[0], reply.result[1]
 
 
 @dataclasses.dataclass(slots=True)
@@ -80,6 +88,14 @@ class BulkClient:
         """
         for chunk in _chunks(values.items()):
             self._run(functools.partial(self._put, owner, dict(chunk), directory))
+
+    def post(self, message: Post, packed: Packed, directory: str, wait: Callable[[float], object]) -> bool:
+        """Send a message to members of a group at this worker; False if one of them does not run there any more.
+
+        A large one is written into a file in `directory`, the worker's store, when it can be opened from here. While
+        they have too much to read, `wait(seconds)` is called again and again.
+        """
+        return bool(self._run(functools.partial(self._post, message, packed, directory, wait)))
 
     def abort(self) -> None:
         """Make a request under way, in this or another thread, fail at once. May be called by a signal handler."""
@@ -200,6 +216,23 @@ class BulkClient:
         self._receive(Reply)
         if raw:
             tune(sock, SETTINGS.silent_worker_s)
+
+    def _post(self, message: Post, packed: Packed, directory: str, wait: Callable[[float], object]) -> bool:
+        message.nbytes, message.path = packed.nbytes, self._write(packed, directory)
+        pause_s = POST_AGAIN_S
+        while True:
+            raw = [] if message.path else packed.pieces()
+            if raw:
+                tune(self._connected().sock, SETTINGS.client_lease_s)  # as in `_put`
+            self._connected().send(message, [packed.nbytes] if raw else [], raw)
+            reply, _ = self._receive(Reply)
+            if raw:
+                tune(self._connected().sock, SETTINGS.silent_worker_s)
+            outcome, message.path = _outcome_of_post(reply)
+            if outcome != "full":
+                return outcome == "taken"
+            wait(pause_s)
+            pause_s = min(2 * pause_s, POST_AGAIN_S_MAX)
 
     def _write(self, packed: Packed, directory: str) -> str:
         """Write a large value into the worker's directory, and say where; '' if it has to travel instead."""

@@ -20,7 +20,7 @@ from distributed.config import SETTINGS
 from distributed.connect import explain
 from distributed.errors import DistributedError, ProtocolError, StoreFull
 from distributed.pieces import open_to_read
-from distributed.wire.messages import GetData, Message, NeedRoom, Refusal, Reply, Room, UpdateData, Values
+from distributed.wire.messages import GetData, Message, NeedRoom, Post, Refusal, Reply, Room, UpdateData, Values
 
 logger = logging.getLogger("distributed.bulk")
 
@@ -36,6 +36,9 @@ class StoreView(Protocol):
 
     def put(self, owner: str, keys: list[str], nbytes: list[int], values: list[Any], contains: dict[int, list]) -> None:
         """Store values, each bytes or the path of a reserved file; returns when they are stored."""
+
+    def post(self, message: Post, value: bytes, path: str) -> str:
+        """Hand a message to members of a group that run here, as bytes or in a reserved file: what became of it."""
 
     def abandon(self, path: str) -> None:
         """This reserved file will not be put."""
@@ -154,6 +157,8 @@ class _Service:
     def _answer(self, message: Message, lengths: list[int]) -> None:
         if isinstance(message, UpdateData):
             self._update(message, lengths)
+        elif isinstance(message, Post):
+            self._post(message, lengths)
         elif lengths:
             raise ProtocolError(f"{message.operation} with buffers")
         elif isinstance(message, GetData):
@@ -233,6 +238,30 @@ class _Service:
             if refusal is not None:
                 self._store.abandon(path)
         self._stream.send(Reply(None) if refusal is None else Refusal(type(refusal).__name__, str(refusal)))
+
+    def _post(self, message: Post, lengths: list[int]) -> None:
+        columns = {len(message.keys), len(message.attempts), len(message.numbers)}
+        if len(columns) != 1 or not message.keys or message.nbytes < 1:
+            raise ProtocolError("post with columns that do not fit together")
+        if lengths != ([] if message.path else [message.nbytes]):
+            raise ProtocolError("post with a buffer of another size than it says")
+        if message.path and self._reserved.get(message.path) != message.nbytes:
+            raise ProtocolError("post with a path that was not reserved for it")
+        value = message.path or self._take(message.nbytes, set())
+        if value is None:
+            self._stream.send(Refusal("StoreFull", self._why_full))
+            return
+        path = value if isinstance(value, str) else ""
+        try:
+            outcome = self._store.post(message, b"" if isinstance(value, str) else value, path)
+        except DistributedError as error:
+            self._stream.send(Refusal(type(error).__name__, str(error)))
+            return
+        if path and outcome != "full":
+            del self._reserved[path]
+            if outcome == "over":
+                self._store.abandon(path)
+        self._stream.send(Reply([outcome, path if outcome == "full" else ""]))
 
     def _take(self, nbytes: int, used: set[str]) -> bytes | str | None:
         """Receive one value, into a file if it is large; None if there is no room for it.

@@ -6,6 +6,7 @@ Runs in the user's thread, so that what cannot be pickled is an error on the lin
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -15,8 +16,10 @@ from distributed import arguments
 from distributed.config import SETTINGS
 from distributed.errors import CannotPickle
 from distributed.pool.collection import collection_paused
+from distributed.pool.communicator import run_member
 from distributed.pool.core import Core
 from distributed.pool.events import Submitted
+from distributed.pool.groups import Group
 from distributed.pool.interrupts import deferred_signals
 from distributed.pool.needs import Needs
 from distributed.pool.remote import RemoteData, TaskFailed
@@ -123,6 +126,33 @@ class Calls:
         tasks = [Task(core.new_key(), of_place, first.args, first.inputs) for of_place in kinds(kind)]
         handles = core.new_handles(tasks)
         core.post(Submitted(tasks))
+        return handles
+
+    def together(
+        self, function: Callable[..., Any], size: int, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+    ) -> list[RemoteData]:
+        """The tasks of a group, by rank: the same call for all; who they are they are told when they begin."""
+        self._core.require_open()
+        function = arguments.function(function)
+        packed = self.packed(self._functions.pack, function)
+        if packed.asynchronous:
+            raise TypeError(f"{packed.name} is a coroutine function: members of a group are plain ones, which may wait")
+        group = Group()
+        kind = dataclasses.replace(
+            self._kind(pack_function(run_member), options),
+            name=packed.name.encode(errors="replace").decode(),
+            options=dataclasses.replace(options, attempts=1),
+            duration=Duration(),
+            carried=True,
+            group=group,
+            hurried={},
+        )
+        stored: dict[int, tuple[Any, RemoteData]] = {}
+        first = self._task(kind, function, args, kwargs, stored)
+        keys = [first.key, *self._core.new_keys(size - 1)]
+        group.tasks = [Task(key, kind, first.args, first.inputs) for key in keys]
+        handles = self._core.new_handles(group.tasks)
+        self._core.post(Submitted(group.tasks[:]))
         return handles
 
     def draft(self, function: Callable[..., Any], rows: list[tuple[Any, ...]], options: Options) -> Draft:

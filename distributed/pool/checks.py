@@ -15,6 +15,7 @@ from distributed.wire.messages import (
     Evicted,
     Failed,
     Finished,
+    Gathered,
     Leaving,
     Members,
     NeedFunction,
@@ -104,7 +105,7 @@ def _check_failed(message: Failed) -> None:
         _require(isinstance(refused, dict) and all(map(_is_texts, refused.values())), "failed: refused by nobody")
 
 
-def _check_columns(message: Recalled | Evicted | Offer | Adopted) -> None:
+def _check_columns(message: Recalled | Gathered | Evicted | Offer | Adopted) -> None:
     _require(len(message.keys) == len(message.attempts), f"{message.operation}: columns of different lengths")
 
 
@@ -136,6 +137,7 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     Finished: _check_finished,
     Failed: _check_failed,
     Recalled: _check_columns,
+    Gathered: _check_columns,
     Evicted: _check_columns,
     Leaving: lambda message: None,
     Offer: _check_columns,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from distributed.pool.events import Instruction, Send
 from distributed.pool.lifetimes import Lifetimes
 from distributed.pool.membership import Membership
-from distributed.pool.tasks import DONE, Task
+from distributed.pool.tasks import Task
 from distributed.pool.view import WorkerView
 from distributed.wire.messages import Keep
 
@@ -59,7 +59,7 @@ class Departures:
         address = view.member.address
         for key, attempt in zip(keys, attempts, strict=True):
             task = self._task_of(key)
-            if task is None or task.status != DONE or task.attempt != attempt:
+            if task is None or not task.is_made or task.attempt != attempt:
                 if key not in self.lifetimes.storing:
                     self.lifetimes.delete_at(address, key, attempt)
             else:
@@ -84,7 +84,7 @@ class Departures:
             view.holds[task.key] = task
 
     def _is_needed(self, task: Task, attempt: int, address: str) -> bool:
-        if task.status != DONE or task.attempt != attempt:
+        if not task.is_made or task.attempt != attempt:
             return False
         if task.holders is None and self.lifetimes.shared.get(task.key) is not task:
             return False  # it is here, and nobody else may ask for it

@@ -68,11 +68,14 @@ def unfinished_tasks(state: PoolState) -> Iterator[Task]:
     yield from state.placement.unplaced
     yield from state.placement.demands
     yield from (task for task, _ in state.placement.stranded.values())
+    yield from state.groups.tasks()
 
 
 def explain(state: PoolState, task: Task, now: float) -> str:
     """Why a task is where it is, in one sentence for a person."""
     name = task.kind.name if task.kind else task.key
+    if task.kind is not None and task.kind.group is not None and task.status in (READY, SENT):
+        return state.groups.explain(task)
     if task.status == SENT:
         view = state.workers[task.worker or ""]
         ahead = list(view.under_way).index(task.key)

@@ -99,6 +99,10 @@ class InnerPool(Pool):
         """Not from inside of a task."""
         raise DistributedError("upload() is for the program's own pool: tasks in tasks have what was uploaded there")
 
+    def group(self, function: Any, size: Any, /, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not from inside of a task."""
+        raise DistributedError("group() is for the program's own pool: from inside of a task, submit() and map()")
+
     def close(self, timeout: float = 0.0) -> None:
         """Nothing: it ends with the task."""
 

@@ -135,7 +135,7 @@ class Lifetimes:
         task = self.shared.get(key)
         if task is None or task.borrowed:
             task = self._membership.left_behind(key) or self.bereft.get(key)  # adopted, while we could not be told
-        if task is None or task.status != DONE or task.attempt != attempt or task.borrowed:
+        if task is None or not task.is_made or task.attempt != attempt or task.borrowed:
             return False
         if task.holders is None:  # a small result: we have it here too, but others may ask for it there
             there = self._membership.find(task.worker or "")
@@ -149,7 +149,7 @@ class Lifetimes:
     def lose(self, view: WorkerView) -> None:
         """A worker is gone, and its data with it; unless it left, and somebody has them who could not tell us yet."""
         if self.bereft:
-            self.bereft = {key: task for key, task in self.bereft.items() if task.status == DONE and not task.holders}
+            self.bereft = {key: task for key, task in self.bereft.items() if task.is_made and not task.holders}
         for task in view.holds.values():
             if task.holders is not None:
                 self._lose_holder(task, view.member.address)

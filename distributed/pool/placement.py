@@ -37,7 +37,7 @@ class Placement:
         self.moved_at = 0.0  # when something was last taken from these, or put where there was nothing
         self.near: dict[str, set[str]] = {}  # tasks that failed elsewhere, for want of room or of inputs: try these
         self.stranded: dict[str, tuple[Task, float]] = {}  # ready tasks for which nobody here will do, till when
-        self.demands = Demands(settings, self.takers, self.standing, self.near, lambda task: self._held(task, ()))
+        self.demands = Demands(settings, self.takers, self.standing, self.near, lambda task: self.held(task, ()))
 
     def admit(self, view: WorkerView) -> None:
         """A worker is here, and takes tasks."""
@@ -129,7 +129,7 @@ class Placement:
 
     def _home(self, task: Task, allowed: list[WorkerView], now: float) -> str | None:
         """Where a task should run; None if anywhere is as good."""
-        held = self._held(task, allowed)
+        held = self.held(task, allowed)
         if not allowed:
             if not any(held.values()):
                 return None
@@ -151,13 +151,17 @@ class Placement:
             return self.takers.values()
         return self._some(self.standing.dry or self.standing.roomy or self.takers)
 
+    def able(self, task: Task) -> list[WorkerView]:
+        """The workers that may run it."""
+        return self._allowed(task) if task.kind.options.workers else list(self.takers.values())  # type: ignore[union-attr]
+
     def _allowed(self, task: Task) -> list[WorkerView]:
         """Those that a task may run on; nobody, if all will do."""
         if not task.kind.options.is_picky:  # type: ignore[union-attr]
             return []
         return [view for view in self.takers.values() if may_run(view, task)]
 
-    def _held(self, task: Task, allowed: Iterable[WorkerView]) -> dict[str, int]:
+    def held(self, task: Task, allowed: Iterable[WorkerView]) -> dict[str, int]:
         """Candidates and how many input bytes each holds; inputs that travel inside the message weigh nothing."""
         held = {view.member.address: 0 for view in allowed}
         for needed in task.inputs:

@@ -129,3 +129,33 @@ def share(queued: int, workers: int, ncores: int, mean_s: float | None, settings
     """
     least = int(settings.batch_s / 2 / max(mean_s, settings.task_overhead_s)) if mean_s else 0
     return max(ncores, least, queued // (2 * workers))
+
+
+def spread(size: int, cores: Mapping[str, int], idle: Mapping[str, int], held: Mapping[str, int]) -> dict[str, int]:
+    """How many members of a group gather at each worker; together there are enough cores for them.
+
+    On idle cores, if these are enough; and then at one worker, if one has enough: what is said there costs least.
+
+    >>> spread(2, {'alice:1': 4, 'bob:1': 2}, {'alice:1': 1, 'bob:1': 2}, {})
+    {'bob:1': 2}
+    >>> spread(3, {'alice:1': 4, 'bob:1': 2}, {'alice:1': 1, 'bob:1': 2}, {})
+    {'bob:1': 2, 'alice:1': 1}
+
+    Else where there is most room, and inputs decide before that:
+
+    >>> spread(5, {'alice:1': 4, 'bob:1': 2}, {'alice:1': 1, 'bob:1': 1}, {})
+    {'alice:1': 4, 'bob:1': 1}
+    >>> spread(2, {'alice:1': 4, 'bob:1': 2}, {'alice:1': 4, 'bob:1': 2}, {'bob:1': 10**9})
+    {'bob:1': 2}
+    """
+    room = idle if sum(idle.values()) >= size else cores
+    order = sorted(room, key=lambda address: (-held.get(address, 0), -room[address], address))
+    enough = [address for address in order if room[address] >= size]
+    if enough:
+        return {enough[0]: size}
+    counts: dict[str, int] = {}
+    for address in order:
+        count = min(room[address], size - sum(counts.values()))
+        if count:
+            counts[address] = count
+    return counts

@@ -300,6 +300,33 @@ class Pool:
 
         return run_on_all(self._core, self._calls, self._options, arguments.function(function), args, kwargs)
 
+    def group(self, function: Callable[..., Any], size: int, /, *args: Any, **kwargs: Any) -> list[RemoteData]:
+        """Run ``function(comm, *args, **kwargs)`` in `size` executors at one time; returns their handles, by rank.
+
+        `comm` is a `Communicator`: ``comm.rank`` says which of the ``comm.size`` members this is, and they exchange
+        objects by ``send`` and ``recv``, ``barrier``, ``bcast``, ``scatter``, ``gather``, ``allgather`` and
+        ``allreduce``. They start when there are idle executors for all of them, and end together: the values are there
+        when the last member has returned; when one raises, or its executor or worker dies, the others are stopped, and
+        every handle has the same `GroupFailed`, which names it. To cancel one cancels all.
+
+        Of the options ``timeout`` is that of each member, from when all begin; ``retries`` is how often the whole group
+        is run again when a member raised or died. Without it a group runs at most once, and a lost result is `KeyLost`.
+
+        >>> pool = getfixture('pool')
+        >>> def total(comm, numbers):
+        ...     return comm.allreduce(sum(numbers[comm.rank::comm.size]))
+        >>> pool.gather(pool.group(total, 2, range(10)))
+        [45, 45]
+        """
+        arguments.count("size", size, 1, SETTINGS.members_max)
+        if self._options.key:
+            raise ValueError("key= names one result; it goes with submit and apply, not with a group")
+        if self._options.resources:
+            raise ValueError("resources= goes with tasks; a group takes executors, and workers= says of which workers")
+        if self._options.attempts not in (1, Options().attempts):
+            raise ValueError("attempts= goes with tasks; a group is run again as a whole, with retries=")
+        return self._calls.together(function, size, args, kwargs, self._options)
+
     @arguments.nearest_names()
     def options(
         self,

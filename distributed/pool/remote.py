@@ -17,7 +17,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed import arguments
-from distributed.errors import KeyLost
+from distributed.errors import GroupFailed, KeyLost
 from distributed.pool.events import CancelAsked, Unexported
 from distributed.pool.tasks import DONE, FAILED, Task
 from distributed.quantities import size
@@ -266,6 +266,8 @@ def error_of(task: Task) -> BaseException:
     if isinstance(task.outcome, bytes):
         return unpack_exception(task.outcome) if task.outcome else KeyLost(task.key, "its owner released it")
     error: BaseException = copy.copy(task.outcome)
+    if isinstance(error, GroupFailed) and error.raised:
+        error.__cause__ = unpack_exception(error.raised)
     return error
 
 

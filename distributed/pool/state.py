@@ -48,6 +48,7 @@ from distributed.pool.events import (
     Wanted,
 )
 from distributed.pool.failures import Failures, Verdict
+from distributed.pool.groups import Groups
 from distributed.pool.inner import Inner
 from distributed.pool.lending import announcement, withdrawal
 from distributed.pool.lifetimes import Lifetimes
@@ -67,6 +68,7 @@ from distributed.wire.messages import (
     Evicted,
     Failed,
     Finished,
+    Gathered,
     Hold,
     Leaving,
     Member,
@@ -99,6 +101,7 @@ class PoolState:
         self.naming = Naming(self.lifetimes.lineage)
         self.nesting = Nesting(self.lifetimes, self.membership)
         self.inner = Inner(self)
+        self.groups = Groups(self)
         self.lending = self.lifetimes.lending
         self.exported = self.lending.exported
         self.counters = {"tasks": 0, "bytes_in_place": 0, "bytes_moved": 0}
@@ -140,6 +143,7 @@ class PoolState:
             Offer: self._on_offer,
             Adopted: self._on_adopted,
             Restarted: self._on_restarted,
+            Gathered: self.groups.on_gathered,
             TaskSays: self.inner.on_task_says,
             Members: self._on_members,
             WorkerJoined: self._on_worker_joined,
@@ -166,6 +170,23 @@ class PoolState:
         """One more instruction; for the same."""
         self._out.append(instruction)
 
+    def settle_done(self, task: Task, now: float) -> None:
+        """A member of a group has its value; for `groups`, as are the next two."""
+        self._settle_done(task, now)
+        if task.key in self.lending.visible:
+            self._show([task], now)
+
+    def settle_failed(self, task: Task, error: Any) -> None:
+        """A member of a group can have no value."""
+        self._settle_failed(task, error)
+
+    def wait_again(self, task: Task, now: float, pause_s: float) -> None:
+        """A member of a group is to run anew, which its attempt says already."""
+        if pause_s:
+            self._resume_later(task, now + pause_s)
+        else:
+            self._wait_again(task, now)
+
     def _take_instructions(self) -> list[Instruction]:
         # the lists themselves stay: new ones would be scattered over memory that a burst left behind
         out = self._out[:]
@@ -189,10 +210,11 @@ class PoolState:
         self.progress_at = now
         plain, others = [], []
         for task in event.tasks:
-            options = task.kind.options  # type: ignore[union-attr]
+            kind: Any = task.kind
+            options = kind.options
             if options.key:
                 self.naming.take(task)
-            if task.inputs or options.workers or options.resources:  # `is_picky`, without the call
+            if task.inputs or options.workers or options.resources or kind.group is not None:  # `is_picky`, uncalled
                 others.append(task)
             else:
                 task.status = READY
@@ -203,7 +225,17 @@ class PoolState:
             for _, group in itertools.groupby(plain, key=KIND):
                 self.placement.place_anywhere(list(group), now)
         for task in others:
-            self._adopt_inputs(task, now)
+            if task.kind.group is not None and (error := self.groups.take(task)) is not None:  # type: ignore[union-attr]
+                self._fail_at_once(task, error)
+            else:
+                self._adopt_inputs(task, now)
+
+    def _fail_at_once(self, task: Task, error: Any) -> None:
+        """A member whose group has failed with those that were submitted just before it."""
+        for needed in task.inputs:
+            needed.heirs += 1
+            needed.users += 1
+        self._settle_failed(task, error)
 
     def _adopt_inputs(self, task: Task, now: float) -> None:
         for needed in task.inputs:
@@ -417,7 +449,7 @@ class PoolState:
         held = dict(message.held)
         finished = self._accept(event.address, message)
         view.remove_many([task for task, _, _, _ in finished])
-        unusual = bool(self.failures.troubles or message.contains or self.nesting.parents)
+        unusual = bool(self.failures.troubles or message.contains or self.nesting.parents or self.groups.active)
         resolved, plain = self._resolved, 0
         spent: dict[Duration, list[int]] = {}
         duration = None
@@ -430,7 +462,10 @@ class PoolState:
             task.nbytes, task.outcome = nbytes, value
             if unusual or value is None or task.inputs or task.contains or task.dependents or not task.users:
                 self._take_value(task, view, message.contains.get(position, ()), held)
-                self._settle_done(task, now)
+                if task.kind.group is None:  # type: ignore[union-attr]
+                    self._settle_done(task, now)
+                else:
+                    self.groups.returned(task, now)
                 continue
             task.status = DONE
             plain += 1
@@ -507,7 +542,10 @@ class PoolState:
             view.remove(task)
             if task.inputs:
                 self._count_inputs(task, view, held)
-            self._carry_out(self.failures.judge(task, event.address, message, now), task, now)
+            if task.kind is not None and task.kind.group is not None:
+                self.groups.failed(task, event.address, message, now)
+            else:
+                self._carry_out(self.failures.judge(task, event.address, message, now), task, now)
         self._disown(view, held)
 
     def _carry_out(self, verdict: Verdict, task: Task, now: float) -> None:
@@ -528,6 +566,9 @@ class PoolState:
         """Run a task again after a pause."""
         self.nesting.over(task)
         task.attempt += 1
+        self._resume_later(task, time)
+
+    def _resume_later(self, task: Task, time: float) -> None:
         task.status, task.worker, task.missing = WAITING, None, 0
         attempt = task.attempt
 
@@ -543,8 +584,12 @@ class PoolState:
         view.recall_at_s = now if message.keys else now + self.settings.move_wait_min_s  # its executors have them all
         for key, attempt in zip(message.keys, message.attempts, strict=True):
             task = view.under_way.get(key)
-            if task is not None and task.attempt == attempt:
-                view.remove(task)
+            if task is None or task.attempt != attempt:
+                continue
+            view.remove(task)
+            if task.kind is not None and task.kind.group is not None:
+                self.groups.given_back(task, now)
+            else:
                 self._again(task, now)
 
     def _on_evicted(self, event: Received, now: float) -> None:
@@ -580,6 +625,7 @@ class PoolState:
         for task in [*view.assigned.take_all(), *self.placement.demands.take_unmet()]:
             if task.status == READY:
                 self._place(task, now)
+        self.groups.leaves(event.address, now)
 
     def _on_offer(self, event: Received, now: float) -> None:
         message: Any = event.message
@@ -669,12 +715,17 @@ class PoolState:
         for position, task in enumerate(view.under_way.values()):
             assert task.kind is not None
             kind = task.kind
+            if kind.group is not None:
+                continue
             is_parent = task.key in self.nesting.parents
             may_have_run = position < view.member.ncores or kind.is_beside or kind.options.attempts == 1 or is_parent
             if may_have_run:
                 self._carry_out(self.failures.crashed(task, f"worker {address} was lost: {reason}"), task, now)
             else:
                 self._again(task, now)
+        members = [task for task in view.under_way.values() if task.kind is not None and task.kind.group is not None]
+        if members:
+            self.groups.lost(members, address, f"the worker was lost: {reason}", now)
 
     def _lose_data(self, view: WorkerView, now: float) -> None:
         """A worker is gone, and its data with it."""
@@ -729,12 +780,17 @@ class PoolState:
         if not task.can_run:
             self._wait_again(task, now)  # one was lost while the last one came
             return
+        if task.kind is not None and task.kind.group is not None:
+            self.groups.ready(task, now)
+            return
         wake = self.placement.place(task, now)
         if wake is not None:
             self._out.append(wake)
 
     def _fill(self, now: float) -> None:
         """Send work to every worker that has room."""
+        if self.groups.queue:
+            self.groups.fill(now)
         if self.placement.demands.is_due:
             for view, batch in self.placement.demands.batches():
                 self._send(view, batch, now)
@@ -787,6 +843,8 @@ class PoolState:
             if task.status == FAILED:
                 continue
             if task.status in (WAITING, READY, SENT) and not task.borrowed and task.kind is not None:
+                if task.kind.group is not None:
+                    failing += [(member, error) for member in self.groups.ended(task.kind.group, error)]
                 self._stop(task)
             task.status, task.outcome = FAILED, error
             if not task.published:
@@ -847,7 +905,9 @@ class PoolState:
             assert view.waiting.keys() <= view.under_way.keys()
             assert view.bytes_under_way == sum(map(view.weight, view.under_way.values()))
             is_full = view.bytes_under_way > self.settings.window_bytes_max
-            assert not is_full or len(view.under_way) <= view.member.ncores or view.depths, "the window of bytes"
+            has_group = any(task.kind is not None and task.kind.group is not None for task in view.under_way.values())
+            is_excused = view.depths or has_group  # what others wait for, and members that are sent together
+            assert not is_full or len(view.under_way) <= view.member.ncores or is_excused, "the window of bytes"
             for key, task in view.under_way.items():
                 assert (task.status, task.worker, task.key) == (SENT, address, key), task
         leaving = {address for address, view in self.workers.items() if view.leaving}
@@ -855,6 +915,7 @@ class PoolState:
         self.placement.check()
         self.membership.check()
         self.lifetimes.check()
+        self.groups.check()
         assert self.unfinished >= 0
 
 

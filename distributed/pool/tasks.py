@@ -85,6 +85,7 @@ class Kind:
     duration: Duration
     carried: bool = False  # the function travels with the arguments, as the first of them
     needs: tuple[Code, ...] = ()  # what executors have to call before
+    group: Any = None  # of which these tasks are the members
     depth: int = 0  # of tasks that tasks submitted: how many are above them
     seat: int = -1  # of the executor that it is for; -1: any
     hurried: dict[float, Kind] = dataclasses.field(default_factory=dict)  # the same with another priority
@@ -182,6 +183,12 @@ class Task:
     def has_value(self) -> bool:
         """Whether its value can be had right now, here or from a worker."""
         return self.status == DONE and (self.outcome is not None or bool(self.holders))
+
+    @property
+    def is_made(self) -> bool:
+        """Whether an attempt has made its value; of a member of a group it may be published later than that."""
+        group = self.kind.group if self.kind is not None else None
+        return self.status == DONE or (self.status == SENT and group is not None and group.has(self))
 
     @property
     def can_run(self) -> bool:

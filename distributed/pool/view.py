@@ -80,6 +80,11 @@ class WorkerView:
         """How many tasks are under way that each need a core."""
         return len(self.under_way) - self.beside - len(self.waiting)
 
+    @property
+    def idle_cores(self) -> int:
+        """How many cores have no task of ours."""
+        return max(0, self.member.ncores - self.on_cores)
+
     def ahead_of(self, depth: int) -> int:
         """How many tasks under way, of this depth or deeper, use a core before one of this depth that is sent now."""
         count = sum(count for deep, count in self.depths.items() if deep >= depth)
@@ -189,6 +194,8 @@ class WorkerView:
             needs=needs,
             seat=kind.seat,
             resources=dict(kind.options.resources),
+            inner=bool(kind.depth),
+            together=kind.group is not None,
         )
 
     def _use(self, kind: Kind, count: int) -> None:

@@ -19,6 +19,7 @@ from distributed.quantities import size
 from distributed.wire.pickles import ByValuePickler
 
 TRACEBACK_CHARACTERS_MAX: Final = 100_000
+WORDS_CHARACTERS_MAX: Final = 500
 
 
 def note(error: BaseException, words: str) -> None:
@@ -89,6 +90,20 @@ def unpack_exception(data: bytes | memoryview) -> BaseException:
     if text:
         BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))
     return error
+
+
+def words_of(data: bytes) -> str:
+    """The first line of what a packed exception says of itself; nothing is unpickled.
+
+    >>> words_of(pack_exception(ValueError('x is wrong')))
+    'ValueError: x is wrong'
+    """
+    try:
+        name, message, *_ = msgpack.unpackb(data)
+        line = str(message).partition("\n")[0][:WORDS_CHARACTERS_MAX]
+    except Exception:  # noqa: BLE001  msgpack raises a dozen kinds
+        return "an exception that cannot be read"
+    return f"{name}: {line}" if line else str(name)
 
 
 def _name(cls: type) -> str:

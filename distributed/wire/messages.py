@@ -407,6 +407,8 @@ class Compute(Message):
     needs: dict[bytes, bytes] = dataclasses.field(default_factory=dict)  # what executors must have run before
     seat: int = -1  # of the executor that a single task is for, as soon as that is free; -1: any of them
     resources: dict[str, int] = dataclasses.field(default_factory=dict)  # what each of them uses while it runs
+    inner: bool = False  # tasks that tasks submitted: what runs may wait for them
+    together: bool = False  # members of a group: each gets an executor at one time, as `Gathered` tells
 
 
 @record
@@ -430,6 +432,19 @@ class Recall(Message):
     """Pool to worker: give up to `count` queued tasks back, the last ones first. Answered by `Recalled`."""
 
     count: int
+
+
+@record
+class TellGroup(Message):
+    """Pool to worker: pass this on to members of a group that run there; `said` is the header of a whole message.
+
+    `begins`: it lets them begin.
+    """
+
+    keys: list[str]
+    attempts: list[int]
+    said: bytes
+    begins: bool = False
 
 
 @record
@@ -510,6 +525,14 @@ class Failed(Message):
     error: bytes
     detail: dict
     held: list
+
+
+@record
+class Gathered(Message):
+    """Worker to pool: these members of a group have an executor each now, and wait until they are let begin."""
+
+    keys: list[str]
+    attempts: list[int]
 
 
 @record
@@ -643,6 +666,26 @@ class UpdateData(Message):
     buffers: list
 
 
+@record
+class Post(Message):
+    """Member of a group to the worker of others, on a bulk connection: here is a message for these tasks.
+
+    `numbers` count the messages from this sender to each of them: one that comes twice is taken once. A path names a
+    file that was reserved with `NeedRoom` and written; where it is empty the packed value is the raw buffer. Answered
+    by ``['taken', '']``, by ``['over', '']`` if one of the tasks does not run here, or by ``['full', path]`` if one of
+    them has received too much that it has not read: then nobody got it, and it may be posted again, by its path.
+    """
+
+    keys: list[str]
+    attempts: list[int]
+    numbers: list[int]
+    sender: int
+    tag: int
+    nbytes: int
+    path: str
+    buffers: list
+
+
 # --------------------------------------------------------------------------------------- worker to executor and back
 
 
@@ -727,6 +770,26 @@ class Blocked(Message):
     is_waiting: bool
     returned: list[int]
     has_submitted: bool = False
+
+
+@record
+class Letter(Message):
+    """Worker to executor: a message that another member of its group sent to its task, small or in a file."""
+
+    serial: int
+    number: int
+    sender: int
+    tag: int
+    value: bytes
+    path: str
+
+
+@record
+class LettersRead(Message):
+    """Executor to worker: its task has read these messages, and mapped them: their files are of no use any more."""
+
+    serial: int
+    numbers: list[int]
 
 
 # -------------------------------------- a task to its owner and back: inside of FromTask, TaskSays, TellTask and ToTask
@@ -822,3 +885,26 @@ class TooDeep(Message):
     """Worker to task: so many others wait here already; this one does not get a slot to wait for."""
 
     limit: int
+
+
+# ------------------------------------------------------------ the owner of a group to its members: inside of TellGroup
+
+
+@record
+class GroupBegins(Message):
+    """Owner to the members of a group, when all of them have an executor: who they are, in the order of their ranks.
+
+    `members` are the workers that they are on.
+    """
+
+    keys: list[str]
+    attempts: list[int]
+    addresses: list[str]
+    members: list[Member]
+
+
+@record
+class MembersEnded(Message):
+    """Owner to the members of a group that still run: these ranks have returned, and will send nothing any more."""
+
+    ranks: list[int]

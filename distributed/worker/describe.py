@@ -68,6 +68,7 @@ def check(state: WorkerState) -> None:
     state.rooms.check(state.fetches.reserved_bytes() + state.store.moves.loading_bytes())
     state.dispatch.check()
     state.functions.check()
+    state.letters.check()
     given = [part for executor in state.dispatch.executors.values() for part in executor.given]
     dropped = [part for part in given if part.verdict == "cancelled"]
     parts = [part for order in set(state.tasks.values()) for part in order.parts]
@@ -77,6 +78,8 @@ def check(state: WorkerState) -> None:
     assert not any(part in part.order.parts for part in dropped), "nobody waits for these"
     state.dispatch.demands.check((*parts, *dropped))
     users: dict[Entry, int] = {}
+    for unread in state.letters.entries():
+        users[unread] = users.get(unread, 0) + 1
     for part in (*parts, *dropped):
         for entry in part.entries:
             if isinstance(entry, Entry):

@@ -27,6 +27,7 @@ from distributed.key import account_of
 from distributed.wire.messages import CancelRunning, Member, Run
 from distributed.worker.demands import Demands
 from distributed.worker.events import AskRunning, ExecutorEnded, ExecutorStarted, Give, Kill, Log, Running, Spawn
+from distributed.worker.gangs import Gangs
 from distributed.worker.queue import FairQueue
 from distributed.worker.seats import Seats
 from distributed.worker.store import Entry, Store
@@ -166,6 +167,7 @@ class Dispatch:
         self.coroutines: FairQueue[Part] = FairQueue(settings.client_share_horizon_s, 1)
         self.seats = Seats(self)
         self.demands = Demands(member.resources, self.queue.used_s)
+        self.gangs = Gangs(self)
         self.executors: dict[int, Executor] = {}
         self.bad_starts = 0  # in a row
         self.pauses = self.plain_pauses = 0  # replacements that wait for their time; those of plain executors
@@ -362,6 +364,8 @@ class Dispatch:
             free = [executor for executor in self.executors.values() if self._has_room(executor)]
             if self.waiting or self._has_surplus:
                 free = self._within_cores(free, now)
+            if self.gangs.orders and self.gangs.stand_first(free, now):
+                continue
             if not free:
                 break
             share = math.ceil(self.queue.live / len(free))
@@ -439,9 +443,10 @@ class Dispatch:
 
     def _give_next(self, executor: Executor, share: int, now: float) -> bool:
         """Give one batch of the client whose turn it is; False when its next task does not fit beside what is there."""
-        client = self.queue.turn()
-        parts = client.first_class() if client else None
-        if client is None or parts is None:
+        inner_only = self.gangs.hold
+        client = self.queue.turn(inner_only)
+        parts = client.first_class(inner_only) if client else None
+        if client is None or parts is None or parts[0].together:  # those were not next when this round began
             return False
         function = parts[0].function
         alone = function.once or function.mean_s is None
@@ -462,8 +467,8 @@ class Dispatch:
         if count < 1:
             return False
         executor.alone = alone
-        taken = self.queue.take(client, count, predicted_s)
-        executor.under_way_s += predicted_s * self._give(executor, function, taken, now)
+        taken = self.queue.take(client, count, predicted_s, inner_only)
+        executor.under_way_s += predicted_s * self.give(executor, function, taken, now)
         return True
 
     def give_alone(self, executor: Executor, part: Part, now: float) -> None:
@@ -471,7 +476,7 @@ class Dispatch:
         part.queued = False
         executor.alone = True
         self.queue.give_past(part.order.account)
-        self._give(executor, part.function, [part], now)
+        self.give(executor, part.function, [part], now)
 
     def _fill_asynchronous(self, now: float) -> None:
         executor = next((e for e in self.executors.values() if e.asynchronous), None)
@@ -487,9 +492,9 @@ class Dispatch:
             parts = self.coroutines.take(client, count, 0.0)
             for part in parts:
                 part.given_s = now
-            self._give(executor, parts[0].function, parts, now)
+            self.give(executor, parts[0].function, parts, now)
 
-    def _give(self, executor: Executor, function: Function, parts: list[Part], now: float) -> int:
+    def give(self, executor: Executor, function: Function, parts: list[Part], now: float) -> int:
         """Give these to an executor, as one batch; returns how many tasks they are."""
         first, number = self._serials, executor.number
         keys: list[str] = []
@@ -558,6 +563,8 @@ class Dispatch:
         part, _ = executor.find(event.serial)
         if part is not None:
             timeout_s = part.order.timeout_s
+            if part.together and not part.order.begun:  # its time begins with that of the others
+                event.started_s = now
             if not part.verdict and timeout_s and now >= event.started_s + timeout_s:
                 part = executor.single_out(event.serial)
                 part.verdict = "timeout"

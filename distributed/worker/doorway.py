@@ -14,7 +14,8 @@ from typing import Any
 
 from distributed.errors import ConnectionFailed, DistributedError, StoreFull
 from distributed.key import owner_of
-from distributed.worker.events import Put, RoomAbandoned, RoomWanted
+from distributed.wire.messages import Post
+from distributed.worker.events import Posted, Put, RoomAbandoned, RoomWanted
 from distributed.worker.store import Store
 
 log = logging.getLogger("distributed.worker")
@@ -60,6 +61,14 @@ class Doorway:
             self.answer(number, None)
 
         self._wait_for(number, store)
+
+    def post(self, message: Post, value: bytes, path: str) -> str:
+        """Hand a message to members of a group: 'taken', 'full' or 'over'. It is small, or in this reserved file."""
+        number = next(self._numbers)
+        keys, attempts, numbers, sender = message.keys, message.attempts, message.numbers, message.sender
+        posted = Posted(number, keys, attempts, numbers, sender, message.tag, message.nbytes, value, path)
+        outcome: str = self._wait_for(number, lambda: self._handle(posted))
+        return outcome
 
     def abandon(self, path: str) -> None:
         """This reserved file will not be put."""

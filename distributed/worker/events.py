@@ -31,7 +31,7 @@ class FromCenter:
 
 @record
 class FromExecutor:
-    """An executor reported: Outcomes or NeedRoom."""
+    """An executor reported: Outcomes, NeedRoom, FromTask, Blocked or LettersRead."""
 
     executor: int
     message: Message
@@ -133,6 +133,21 @@ class Put:
 
 
 @record
+class Posted:
+    """A member of a group has a message for tasks here. A path, or else a value; answered by `AnswerPost`."""
+
+    writer: int
+    keys: list[str]
+    attempts: list[int]
+    numbers: list[int]
+    sender: int
+    tag: int
+    nbytes: int
+    value: bytes
+    path: str
+
+
+@record
 class Fetched:
     """A peer answered. Columns; a size of -1: it does not hold that; a path of ours, or else a value."""
 
@@ -220,7 +235,7 @@ class ToCenter:
 
 @record
 class Give:
-    """Send a message to an executor: Run, Room or CancelRunning."""
+    """Send a message to an executor: Run, Room, CancelRunning, ToTask or Letter."""
 
     executor: int
     message: Message
@@ -283,6 +298,14 @@ class RefuseRoom:
 
     writer: int
     reason: str
+
+
+@record
+class AnswerPost:
+    """Tell a writer on a bulk connection what became of its message: 'taken', 'full' or 'over'."""
+
+    writer: int
+    outcome: str
 
 
 @record

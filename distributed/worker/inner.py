@@ -16,13 +16,26 @@ from typing import Any
 from distributed.errors import NestingTooDeep
 from distributed.running import Running
 from distributed.wire import codec
-from distributed.wire.messages import Blocked, FromTask, Run, SubmitInner, TooDeep, ToTask, Waits
+from distributed.wire.messages import (
+    Blocked,
+    FromTask,
+    GroupBegins,
+    Letter,
+    LettersRead,
+    MembersEnded,
+    Run,
+    SubmitInner,
+    TooDeep,
+    ToTask,
+    Waits,
+)
 from distributed.worker.calls import Functions
 from distributed.worker.link import Link
 from distributed.worker.outcomes import Report
 from distributed.worker.progress import Cell
 
 NOTHING: Iterator[tuple[int, bytes]] = iter(())
+FROM_GROUP = (GroupBegins, MembersEnded)
 
 
 class PlainDoor:
@@ -71,19 +84,32 @@ class PlainDoor:
                 return True
             self._begin_to_wait(running)
             try:
-                while True:
-                    seen = self._link.reads
-                    self._sort()
-                    if is_done():
-                        return True
-                    if running.refusal is not None:
-                        raise running.refusal
-                    left_s = None if deadline is None else deadline - monotonic()
-                    if left_s is not None and left_s <= 0:
-                        return False
-                    self._read(seen, left_s)
+                return self._read_until(running, is_done, deadline)
             finally:
                 self._end_waiting(running)
+
+    def listen(self, running: Running, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
+        with self._turn:
+            return self._read_until(running, is_done, None if timeout_s is None else monotonic() + timeout_s)
+
+    def begin(self, running: Running) -> None:
+        self._cell.write(running.serial, monotonic())
+
+    def has_read(self, running: Running, numbers: list[int]) -> None:
+        self._link.send(LettersRead(running.serial, numbers))
+
+    def _read_until(self, running: Running, is_done: Callable[[], bool], deadline: float | None) -> bool:
+        while True:
+            seen = self._link.reads
+            self._sort()
+            if is_done():
+                return True
+            if running.refusal is not None:
+                raise running.refusal
+            left_s = None if deadline is None else deadline - monotonic()
+            if left_s is not None and left_s <= 0:
+                return False
+            self._read(seen, left_s)
 
     def _read(self, seen: int, left_s: float | None) -> None:
         """Wait for something to arrive, or for another thread that does."""
@@ -154,6 +180,9 @@ class PlainDoor:
             if isinstance(message, ToTask):
                 if running is not None and running.serial == message.serial:
                     hear(running, message)
+            elif isinstance(message, Letter):
+                if running is not None and running.serial == message.serial and running.mail is not None:
+                    running.mail.deliver(message)
             elif isinstance(message, Run) and running is not None and running.waiters:
                 self._functions.keep(message)
                 returned += range(message.serial, message.serial + len(message.keys))
@@ -172,6 +201,9 @@ def hear(running: Running, message: ToTask) -> None:
             f"return handles instead of waiting for them, or raise that setting",
             running.key,
         )
+    elif isinstance(said, FROM_GROUP):
+        if running.mail is not None:
+            running.mail.hear(said)
     elif running.core is not None:
         running.core.hear(said)
 
@@ -210,6 +242,15 @@ class LoopDoor:
             raise RuntimeError("to wait here would stop every coroutine of this worker: write `await handle`")
         with self._turn:
             return self._turn.wait_for(is_done, timeout_s)
+
+    def listen(self, running: Running, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
+        raise RuntimeError("a coroutine is no member of a group")
+
+    def begin(self, running: Running) -> None:
+        """Nothing: coroutines have no members among them."""
+
+    def has_read(self, running: Running, numbers: list[int]) -> None:
+        """Nothing, for the same reason."""
 
     def give_way(self, wait: Callable[[], bool]) -> bool:
         return wait()

@@ -1,10 +1,11 @@
 """Queued tasks, in the order in which they should run: fair between clients, by priority within one.
 
-Every client has a class of tasks for each (priority, producer or consumer): consumers, which have inputs, go first at
-equal priority, because they let inputs go. Within a class tasks stand in order of arrival. Whose turn it is between
-clients is decided by executor-seconds: the client that has used least is served next. A charge is made when tasks are
-given, as predicted, and corrected when they are done. Someone who was idle resumes near the present (`clock`), with a
-little credit, so that short gaps between its tasks cost it nothing and long ones do not starve the others.
+Every client has a class of tasks for each (priority, producer or consumer, inner or not): consumers, which have inputs,
+go first at equal priority, because they let inputs go. Within a class tasks stand in order of arrival. Whose turn it is
+between clients is decided by executor-seconds: the client that has used least is served next. A charge is made when
+tasks are given, as predicted, and corrected when they are done. Someone who was idle resumes near the present
+(`clock`), with a little credit, so that short gaps between its tasks cost it nothing and long ones do not starve the
+others.
 Tasks stand here in parts: columns of tasks that were sent together. A part is split where a batch ends, so that what is
 done per batch is not done per task. One that is dropped stays in its deque until it would be served. Whom this calls a
 client is a program: all its pools together are one, so that priorities mean the same in all of them.
@@ -25,6 +26,12 @@ class Queued(Protocol):
 
     @property
     def function(self) -> object: ...
+
+    @property
+    def inner(self) -> bool: ...  # what runs may wait for it
+
+    @property
+    def together(self) -> bool: ...  # all of it starts at one time, or nothing
 
     def __len__(self) -> int: ...
 
@@ -47,19 +54,22 @@ class ClientQueue(Generic[PartT]):
         self.given = 0
         self.live = 0  # queued tasks that were not dropped
         self.leaving = False  # forgotten as soon as nothing of it is given
-        self._classes: dict[tuple[float, bool], deque[PartT]] = {}
-        self._order: list[tuple[float, bool]] = []
+        self._classes: dict[tuple[float, bool, bool], deque[PartT]] = {}
+        self._order: list[tuple[float, bool, bool]] = []
 
-    def class_of(self, priority: float, producer: bool) -> deque[PartT]:
-        key = (priority, producer)
+    def class_of(self, priority: float, producer: bool, inner: bool) -> deque[PartT]:
+        key = (priority, producer, not inner)
         parts = self._classes.get(key)
         if parts is None:
             parts = self._classes[key] = deque()
             heapq.heappush(self._order, key)
         return parts
 
-    def first_class(self) -> deque[PartT] | None:
+    def first_class(self, inner_only: bool = False) -> deque[PartT] | None:
         """The deque whose first part is next; None when nothing is queued."""
+        if inner_only:
+            inner = (self._classes[key] for key in sorted(self._order) if not key[2])
+            return next((parts for parts in inner if _has_queued(parts)), None)
         while self._order:
             parts = self._classes[self._order[0]]
             while parts:
@@ -69,9 +79,9 @@ class ClientQueue(Generic[PartT]):
             del self._classes[heapq.heappop(self._order)]
         return None
 
-    def take(self, count: int) -> list[PartT]:
+    def take(self, count: int, inner_only: bool = False) -> list[PartT]:
         """The next parts, of up to `count` tasks together, all of the same function as the first."""
-        parts = self.first_class()
+        parts = self.first_class(inner_only)
         if parts is None:
             return []
         function = parts[0].function
@@ -103,7 +113,7 @@ class ClientQueue(Generic[PartT]):
             parts, others = self._classes[key], []
             while parts and count > 0:
                 part = parts[-1]
-                if not is_wanted(part):
+                if not is_wanted(part) or (part.queued and part.together):
                     others.append(parts.pop())
                     continue
                 if part.queued and len(part) > count:
@@ -120,6 +130,12 @@ class ClientQueue(Generic[PartT]):
 
     def __iter__(self) -> Iterator[PartT]:
         return (part for key in sorted(self._classes) for part in self._classes[key] if part.queued)
+
+
+def _has_queued(parts: deque[PartT]) -> bool:
+    while parts and not parts[0].queued:
+        parts.popleft()
+    return bool(parts)
 
 
 class FairQueue(Generic[PartT]):
@@ -147,7 +163,7 @@ class FairQueue(Generic[PartT]):
         if not client.live and not client.given and client.used_s < self.clock_s - self.credit_s:
             client.used_s = self.clock_s - self.credit_s
         count = len(part)
-        parts = client.class_of(priority, producer)
+        parts = client.class_of(priority, producer, part.inner)
         if first:
             parts.appendleft(part)
         elif not (parts and parts[-1].join(part)):
@@ -161,26 +177,44 @@ class FairQueue(Generic[PartT]):
         self.clients[name].live -= count
         self.live -= count
 
-    def turn(self) -> ClientQueue[PartT] | None:
-        """The client to serve next: of those with queued tasks the one that used least."""
+    def turn(self, inner_only: bool = False) -> ClientQueue[PartT] | None:
+        """The client to serve next: of those with queued tasks the one that used least.
+
+        `inner_only`: of those with tasks that what runs may wait for.
+        """
         if not self.live:
             return None
+        if inner_only:
+            some = [c for c in self.clients.values() if c.live and c.first_class(inner_only) is not None]
+            return min(some, key=lambda c: (c.used_s, c.client), default=None)
         if len(self.clients) == 1:
             return next(iter(self.clients.values()))
         return min((c for c in self.clients.values() if c.live), key=lambda c: (c.used_s, c.client))
 
-    def take(self, client: ClientQueue[PartT], count: int, predicted_s: float) -> list[PartT]:
+    def take(self, client: ClientQueue[PartT], count: int, predicted_s: float, inner_only: bool = False) -> list[PartT]:
         """Take the next tasks of one client, and charge it for what each is predicted to last."""
         before = client.live
-        taken = client.take(count)
+        taken = client.take(count, inner_only)
         count = before - client.live
         self.live -= count
+        self._charge(client, count, predicted_s)
+        return taken
+
+    def take_these(self, client: ClientQueue[PartT], parts: list[PartT], predicted_s: float) -> None:
+        """Take these, wherever in the queue of one client they are, and charge it."""
+        count = sum(map(len, parts))
+        for part in parts:
+            part.queued = False
+        client.live -= count
+        self.live -= count
+        self._charge(client, count, predicted_s)
+
+    def _charge(self, client: ClientQueue[PartT], count: int, predicted_s: float) -> None:
         if client.used_s > self.clock_s:
             self.clock_s = client.used_s
         client.given += count
         client.used_s += predicted_s * count
         client.charged_s += predicted_s * count
-        return taken
 
     def used_s(self, name: str) -> float:
         """How much a client has used."""

@@ -43,8 +43,8 @@ from distributed.worker.supervise import End, Supervisor
 
 log = logging.getLogger("distributed.worker")
 
-FROM_POOLS = (m.Compute, m.DefineFunction, m.Cancel, m.Recall, m.Keep, m.Hold, m.Restart, m.TellTask)
-FROM_EXECUTORS = (m.Outcomes, m.NeedRoom, m.FromTask, m.Blocked)
+FROM_POOLS = (m.Compute, m.DefineFunction, m.Cancel, m.Recall, m.Keep, m.Hold, m.Restart, m.TellTask, m.TellGroup)
+FROM_EXECUTORS = (m.Outcomes, m.NeedRoom, m.FromTask, m.Blocked, m.LettersRead)
 FOR_INNER_TASKS = "distributed.pool.inside"  # what an executor needs whose task submits tasks; many will be started
 FROM_CENTER = (m.OwnerLeft, m.Pin, m.Unpin, m.WorkerLeft, m.Adopt, m.HandedOver)
 
@@ -148,6 +148,7 @@ class Worker:
             events.Allocate: lambda what: self._errands.allocate(what),
             events.GrantRoom: lambda what: self._doorway.answer(what.writer, what.path),
             events.RefuseRoom: lambda what: self._doorway.refuse_room(what.writer, what.reason),
+            events.AnswerPost: lambda what: self._doorway.answer(what.writer, what.outcome),
             events.Spill: lambda what: self._errands.spill(what),
             events.Load: lambda what: self._errands.load(what),
             events.Remove: lambda what: self._errands.remove(what),

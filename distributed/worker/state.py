@@ -31,6 +31,7 @@ from distributed.worker.dispatch import Alarms, Dispatch, Executor
 from distributed.worker.events import Send, WakeAt
 from distributed.worker.fetches import Fetches, Want
 from distributed.worker.leaving import Departure
+from distributed.worker.letters import Letters
 from distributed.worker.nesting import Nesting
 from distributed.worker.renewal import Renewal
 from distributed.worker.reports import Reports
@@ -44,6 +45,7 @@ from distributed.worker.tasks import (
     check_compute,
     check_delete,
     check_outcomes,
+    check_told,
     demand_of,
     stretches,
 )
@@ -67,6 +69,7 @@ class WorkerState:
         self.reports = Reports(member, settings, self.store, self.alarms, lambda: describe.load(self))
         self.adoptions = Adoptions(settings, self.store, self.fetches)
         self.renewal = Renewal(self.dispatch)
+        self.letters = Letters(self._find, self.store, self.rooms, settings)
         self.departure: Departure | None = None  # when it was asked to leave
         self.tasks: dict[str, Order] = {}  # what is neither done nor dropped; which part it is in the order knows
         self.attached: dict[str, None] = {}  # clients that are connected
@@ -89,6 +92,7 @@ class WorkerState:
             events.Allocated: lambda event: self.rooms.allocated(event.ticket, event.path),
             events.AllocationFailed: self._on_allocation_failed,
             events.Put: self._on_put,
+            events.Posted: self.letters.posted,
             events.Fetched: self._on_fetched,
             events.FetchFailed: self._on_fetch_failed,
             events.Spilled: lambda event: self.store.moves.spilled(event.ticket, event.path),
@@ -116,6 +120,8 @@ class WorkerState:
             messages.FromTask: self.nesting.from_task,
             messages.TellTask: self.nesting.to_task,
             messages.Blocked: lambda event: self.nesting.blocked(event, self._now),
+            messages.TellGroup: self._tell_group,
+            messages.LettersRead: self.letters.read,
         }
 
     def start(self) -> list[Any]:
@@ -211,7 +217,10 @@ class WorkerState:
         if order is None or not order.is_like(event.client, function, message):
             how = message.priority, message.timeout_s, message.asynchronous, message.seat, demand_of(message)
             order = Order(event.client, function, *how)
+            order.inner, order.together = message.inner, message.together
             self._order = order
+            if order.together:
+                self.dispatch.gangs.orders[order] = None
         keys, attempts, args, inputs = message.keys, message.attempts, message.args, message.inputs
         new = dict.fromkeys(keys, order)
         if len(new) < len(keys) or not self.tasks.keys().isdisjoint(new):
@@ -376,6 +385,9 @@ class WorkerState:
             del self.tasks[part.keys[0]]
         else:
             deque(map(self.tasks.__delitem__, part.keys), maxlen=0)
+        if part.order.together:
+            self.dispatch.gangs.ended(part.order)
+            self.letters.close(part.keys)
 
     def _recall(self, event: events.FromClient) -> None:
         recalled = messages.Recalled([], [])
@@ -386,6 +398,10 @@ class WorkerState:
             recalled.keys += reversed(part.keys)
             recalled.attempts += reversed(part.attempts)
         self.out.append(Send(event.client, recalled))
+
+    def _tell_group(self, event: events.FromClient) -> None:
+        check_told(event.message)  # type: ignore[arg-type]
+        self.letters.tell(event)
 
     # ---------------------------------------------------------------------------------------------- ends of tasks
 

@@ -178,6 +178,16 @@ class Store:
                 self._replicas[entry] = None
         return entry
 
+    def add_nameless(self, nbytes: int, path: str, uses: int) -> Entry:
+        """A value without a key, in a file, which has so many users from the beginning and goes with the last one."""
+        entry = Entry("", 0, nbytes, None)
+        entry.path, entry.resident = path, not self.moves.is_on_disk(path)
+        entry.uses = entry.given = uses
+        entry.in_table = False
+        self._account(entry)
+        self._detached[entry] = None
+        return entry
+
     def file_in_memory(self, entry: Entry) -> None:
         """A value came back from disk: it may go again."""
         if entry.in_table:

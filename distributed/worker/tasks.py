@@ -20,7 +20,7 @@ from distributed.config import Settings
 from distributed.errors import ProtocolError
 from distributed.key import account_of
 from distributed.resources import Demand, fit
-from distributed.wire.messages import Compute, DeleteData, Member, Outcomes
+from distributed.wire.messages import Compute, DeleteData, Member, Outcomes, TellGroup
 from distributed.worker.store import Entry
 
 WEIGHT_OF_PAST = 8  # the mean duration of a function weighs its past as this many tasks at most
@@ -106,7 +106,10 @@ class Functions:
 class Order:
     """What the tasks of a Compute message, or of several alike, have in common, and the parts they are in now."""
 
-    __slots__ = ("account", "asynchronous", "client", "function", "parts", "priority", "resources", "seat", "timeout_s")
+    __slots__ = (
+        "account", "asynchronous", "begun", "client", "function", "inner", "parts", "priority", "resources", "seat",
+        "timeout_s", "together",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -121,6 +124,8 @@ class Order:
         self.client, self.function, self.priority = client, function, priority
         self.account = account_of(client)
         self.timeout_s, self.asynchronous, self.seat, self.resources = timeout_s, asynchronous, seat, resources
+        self.inner = False  # tasks that tasks submitted
+        self.together = self.begun = False  # members of a group; whether their owner let them begin
         self.parts: dict[Part, None] = {}
 
     def is_like(self, client: str, function: Function, message: Compute) -> bool:
@@ -133,6 +138,8 @@ class Order:
             and self.asynchronous == message.asynchronous
             and self.seat == message.seat
             and self.resources == demand_of(message)
+            and self.inner == message.inner
+            and not (self.together or message.together)
         )
 
     def divide(self, keys: list[str], attempts: list[int], args: list[bytes], inputs: dict[int, list]) -> list[Part]:
@@ -189,6 +196,16 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def inner(self) -> bool:
+        """Whether tasks submitted them."""
+        return self.order.inner
+
+    @property
+    def together(self) -> bool:
+        """Whether they are members of a group, which start at one time."""
+        return self.order.together
 
     def split(self, count: int) -> Part:
         """Keep the first `count` tasks; the others, in the same state, are a part of their own from here on.
@@ -276,6 +293,9 @@ def check_compute(message: Compute, member: Member) -> None:
         raise ProtocolError("compute: a seat is for one plain task, and there are as many as cores")
     if message.resources and (min(message.resources.values()) < 1 or not fit(demand_of(message), {}, member.resources)):
         raise ProtocolError("compute: tasks that need more than this worker has")
+    alone = message.once and not (message.asynchronous or message.resources or message.seat >= 0)
+    if message.together and not alone:
+        raise ProtocolError("compute: members of a group are plain tasks, which run once")
     if not all(type(name) is bytes and type(code) is bytes for name, code in message.needs.items()):
         raise ProtocolError("compute.needs: not hashes and code")
     for position, inputs in message.inputs.items():
@@ -290,6 +310,12 @@ def check_delete(message: DeleteData) -> None:
     """Whether the attempts of a DeleteData are those of its keys."""
     if message.attempts and len(message.attempts) != len(message.keys):
         raise ProtocolError("delete_data: columns of different lengths")
+
+
+def check_told(message: TellGroup) -> None:
+    """Whether the attempts of a TellGroup are those of its keys."""
+    if len(message.attempts) != len(message.keys):
+        raise ProtocolError("tell_group: columns of different lengths")
 
 
 def check_outcomes(message: Outcomes) -> None:

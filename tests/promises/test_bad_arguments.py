@@ -345,6 +345,15 @@ TAKES = {
         "args": Wrong(lambda pool, x: pool.run_on_all(print, x), UNPICKLABLE),
         "kwargs": Wrong(lambda pool, x: pool.run_on_all(print, end=x), UNPICKLABLE, "'end'"),
     },
+    "Pool.group": {
+        "function": [
+            Wrong(lambda pool, x: pool.group(x, 1), NO_FUNCTIONS),
+            Wrong(lambda pool, x: pool.group(x, 1), [(TypeError, asyncio.sleep)], "coroutine function"),
+        ],
+        "size": Wrong(lambda pool, x: pool.group(abs, x), [*FROM_ONE, (TypeError, None), *TOO_MANY]),
+        "args": Wrong(lambda pool, x: pool.group(print, 1, x), UNPICKLABLE),
+        "kwargs": Wrong(lambda pool, x: pool.group(print, 1, end=x), UNPICKLABLE, "'end'"),
+    },
     "Pool.defer": {"function": Wrong(lambda pool, x: pool.defer(x), NO_FUNCTIONS)},
     "Pool.upload": {
         "path": [

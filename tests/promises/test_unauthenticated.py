@@ -458,12 +458,12 @@ def asked(daemons, name, role, *operations):
 
 FOR_REGISTERED_WORKERS = ["add_keys", "remove_keys", "report_load"]
 FOR_REGISTERED_CLIENTS = ["export", "withdraw"]
-FOR_ATTACHED_POOLS = ["compute", "define_function", "cancel", "recall"]
+FOR_ATTACHED_POOLS = ["compute", "define_function", "cancel", "recall", "tell_group"]
 FROM_THE_CENTER = ["dial_back", "owner_left", "pin", "unpin", "members", "worker_joined", "worker_left"]
-FROM_EXECUTORS = ["outcomes", "need_room"]
-FROM_WORKERS = ["finished", "failed", "recalled", "evicted", "need_function", "output", "values", "room"]
-TO_EXECUTORS = ["run", "cancel_running"]
-ON_BULK = ["get_data", "update_data"]
+FROM_EXECUTORS = ["outcomes", "need_room", "letters_read"]
+FROM_WORKERS = ["finished", "failed", "gathered", "recalled", "evicted", "need_function", "output", "values", "room"]
+TO_EXECUTORS = ["run", "cancel_running", "letter"]
+ON_BULK = ["get_data", "update_data", "post"]
 LED_ELSEWHERE = ["splice", "dialled_back"]  # by who is a member, and with a token that was given
 TO_THE_CENTER = ["register", "register_client", "publish", "look_up", "who_has", *FOR_REGISTERED_WORKERS]
 
@@ -525,7 +525,7 @@ def test_the_center_carries_no_values(daemons):
             assert said_last(sock) == b""
 
 
-@pytest.mark.parametrize("operation", sorted(REGISTRY.keys() - {"get_data", "need_room", "update_data"}))
+@pytest.mark.parametrize("operation", sorted(REGISTRY.keys() - {"get_data", "need_room", "post", "update_data"}))
 def test_a_bulk_connection_carries_values_and_nothing_else(daemons, operation):
     before = daemons.state()
     with connect_blocking(

@@ -183,6 +183,7 @@ class WorkerActor(Actor):
         self.center: End | None = None
         self.ends: dict[End, None] = {}
         self.writers: dict[int, Any] = {}  # who waits for room
+        self.posted: dict[int, str] = {}  # writer -> the file of a message that is being handed over
         self.full_until_s = 0.0  # no room in the file system, whatever the accounts say
         self.on_leave: Callable[[], None] = lambda: None
         self._numbers = itertools.count(1)
@@ -425,6 +426,35 @@ class WorkerActor(Actor):
             answer(True)
 
         return bring
+
+    def post(self, address: str, key: str, attempt: int, sender: int, nbytes: int) -> None:
+        """An executor here has a message for a member of its group."""
+        self.world.ask(
+            address, lambda worker: worker.take_post(key, attempt, sender, nbytes), lambda answer: None, self.name
+        )
+
+    def take_post(self, key: str, attempt: int, sender: int, nbytes: int) -> Any:
+        """A member of a group brings a message for one that is here; a large one asks for room first."""
+        writer = next(self._numbers)
+
+        def bring(answer: Any) -> None:
+            if nbytes <= self.settings.inline_bytes_max:
+                self.handle(events.Posted(writer, [key], [attempt], [1], sender, 0, nbytes, b"letter", ""))
+            else:
+                self.writers[writer] = enter
+                self.handle(events.RoomWanted(writer, nbytes))
+
+        def enter(path: str | None) -> None:
+            if path:
+                self.posted[writer] = path
+                self.handle(events.Posted(writer, [key], [attempt], [1], sender, 0, nbytes, b"", path))
+
+        return bring
+
+    def do_AnswerPost(self, what: events.AnswerPost) -> None:  # noqa: N802
+        path = self.posted.pop(what.writer, "")
+        if path and what.outcome != "taken":
+            self.world.after(0.0, self.handle, events.RoomAbandoned(path))
 
     def do_GrantRoom(self, what: events.GrantRoom) -> None:  # noqa: N802
         self.world.after(self.world.delay_s(), self._granted, what.writer, what.path)

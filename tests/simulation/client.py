@@ -445,6 +445,8 @@ class Client(Actor):
         queued += [task for task, _ in placement.stranded.values() if task.status == READY]
         queued += list(placement.demands)
         sent = [task for view in self.state.workers.values() for task in view.under_way.values()]
+        for task in self.state.groups.tasks():  # members that are not sent yet, and those that have returned
+            (queued if task.status == READY else sent).append(task)
         for status, places in ((READY, queued), (SENT, sent)):
             there = {task for task in self.tasks if task.status == status}
             assert there == set(places), f"{status}: {there ^ set(places)} are nowhere, or without being so"

@@ -85,6 +85,7 @@ class Job:
     once: bool
     work: Work
     inputs: list[Any]
+    is_member: bool  # of a group: it begins when it is told to
 
 
 @dataclasses.dataclass
@@ -161,7 +162,8 @@ class VirtualExecutor:
         assert part is not None, "a task that was not given"
         work = Work(*msgpack.unpackb(run.args[position]))
         inputs = run.inputs.get(position, [])
-        return Job(serial, run.keys[position], part.attempts[index], part.function.once, work, inputs)
+        once = part.function.once and not part.together  # with retries those run again
+        return Job(serial, run.keys[position], part.attempts[index], once, work, inputs, part.together)
 
     def _hear(self, what: Any) -> None:
         if not self.is_alive or not self.worker.is_alive:
@@ -175,9 +177,31 @@ class VirtualExecutor:
                     if job.work.trouble == "hang":
                         continue
                     self._finish(job, Outcome(serial, b"", 0, self._since(started_s), error=b"cancelled"))
+        elif isinstance(what, m.ToTask):
+            self._hear_owner(what.serial, codec.decode(what.said)[0])
+        elif isinstance(what, m.Letter):
+            self._hear_member(what)
         else:
             self.jobs.extend(what)
             self._begin()
+
+    def _hear_owner(self, serial: int, said: m.Message) -> None:
+        """The owner of a group lets it begin, or tells who has returned."""
+        if isinstance(said, m.GroupBegins) and serial in self.current:
+            job, _ = self.current[serial]
+            self._run(job)
+            rank = said.keys.index(job.key)
+            assert said.attempts[rank] == job.attempt, "a member that is told of another attempt of its own"
+            to = (rank + 1) % len(said.keys)
+            self.worker.post(said.addresses[to], said.keys[to], said.attempts[to], rank, job.work.nbytes)
+
+    def _hear_member(self, letter: m.Letter) -> None:
+        """Another member says something. Some of it is never read."""
+        if letter.serial in self.current and self.world.dice.random() < 0.7:
+            is_wanted = self.current[letter.serial][0].key in self.worker.state.tasks
+            is_there = not letter.path or letter.path in self.worker.files
+            assert is_there or not is_wanted, "a message whose file is gone"
+            self._send(m.LettersRead(letter.serial, [letter.number]))
 
     # ------------------------------------------------------------------------------------------------------- running
 
@@ -185,11 +209,17 @@ class VirtualExecutor:
         while self.jobs and (self.asynchronous or not self.current):
             job = self.jobs.popleft()
             self.current[job.serial] = job, self.world.now
-            self.world.starts[job.key] += 1
-            assert not job.once or self.world.starts[job.key] == 1, f"{job.key} ran twice, and was to run at most once"
-            inputs = [self._read(job, item) for item in job.inputs]
-            duration_s = FOREVER_S if job.work.trouble in ("sleep", "hang") else job.work.duration_s
-            self.world.after(duration_s, self._end, job, inputs)
+            if not job.is_member:
+                self._run(job)
+
+    def _run(self, job: Job) -> None:
+        self.current[job.serial] = job, self.world.now
+        self.world.starts[job.key] += 1
+        is_first = self.world.starts[job.key] == 1
+        assert is_first or not (job.once or job.key in self.world.alone), f"{job.key} ran twice, but was to run once"
+        inputs = [self._read(job, item) for item in job.inputs]
+        duration_s = FOREVER_S if job.work.trouble in ("sleep", "hang") else job.work.duration_s
+        self.world.after(duration_s, self._end, job, inputs)
 
     def _read(self, job: Job, item: list[Any]) -> Value:
         """An input as the task sees it: the right value, of an attempt that its owner has published."""

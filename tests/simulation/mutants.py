@@ -86,8 +86,8 @@ MUTANTS = (
     Mutant(
         "the fence is forgotten for recalled tasks",
         "distributed/pool/state.py",
-        "if task is not None and task.attempt == attempt:\n                view.remove(task)",
-        "if task is not None:\n                view.remove(task)",
+        "if task is None or task.attempt != attempt:\n                continue\n            view.remove(task)",
+        "if task is None:\n                continue\n            view.remove(task)",
         seed=3,
     ),
     Mutant(
@@ -174,8 +174,8 @@ MUTANTS = (
     Mutant(
         "a recalled task is forgotten",
         "distributed/pool/state.py",
-        "view.remove(task)\n                self._again(task, now)",
-        "view.remove(task)",
+        "self.groups.given_back(task, now)\n            else:\n                self._again(task, now)",
+        "self.groups.given_back(task, now)\n            else:\n                pass",
     ),
     Mutant(
         "a worker keeps what it gave back",
@@ -421,6 +421,42 @@ MUTANTS = (
         "task.holders.add(view.member.address)",
         "pass",
         seed=1,
+    ),
+    # ---------------------------------------- groups
+    Mutant(
+        "members of a group run on when one of them has failed",
+        "distributed/pool/groups.py",
+        "            if going:\n",
+        "            if False:\n",
+        seed=26,
+    ),
+    Mutant(
+        "groups gather in any order of workers",
+        "distributed/pool/groups.py",
+        "for address in sorted(counts)]",
+        "for address in (sorted(counts) if group.number % 2 else sorted(counts)[::-1])]",
+        seed=16,
+    ),
+    Mutant(
+        "what members had returned stays when their group fails",
+        "distributed/pool/groups.py",
+        "                self._drop_value(task)\n",
+        "                pass\n",
+        seed=2,
+    ),
+    Mutant(
+        "members of a group are given to executors one by one",
+        "distributed/worker/dispatch.py",
+        "if client is None or parts is None or parts[0].together:",
+        "if client is None or parts is None:",
+        seed=2,
+    ),
+    Mutant(
+        "messages that a member did not read stay when it is gone",
+        "distributed/worker/state.py",
+        "            self.letters.close(part.keys)\n",
+        "            pass\n",
+        seed=2,
     ),
 )
 

@@ -21,17 +21,18 @@ class Plan:
     is_cancelled: bool = False
     is_scattered: bool = False
     is_asynchronous: bool = False
+    mates: list[Plan] = dataclasses.field(default_factory=list)  # all members of its group
 
 
 def ancestors(plan: Plan) -> list[Plan]:
-    """A task and everything that it is built on."""
+    """A task and everything that it is built on; members of a group are built on one another."""
     found: dict[int, Plan] = {}
     todo = [plan]
     while todo:
         plan = todo.pop()
         if id(plan) not in found:
             found[id(plan)] = plan
-            todo += plan.parents
+            todo += plan.parents + plan.mates
     return list(found.values())
 
 

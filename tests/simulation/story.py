@@ -98,7 +98,7 @@ class Story(SecondThoughts, Faults, Truths):
             acts.append((self.moment(), self.dice.choice(self.WORK)))
             acts += [(self.moment(), self.dice.choice(self.ACTIONS)) for _ in range(3)]
         acts += [(self.moment(), self.dice.choice(self.FAULTS)) for _ in range(self.dice.randrange(10))]
-        return acts + self.plan_departures() + self.plan_more() + self.plan_second_thoughts()
+        return acts + self.plan_departures() + self.plan_more() + self.plan_second_thoughts() + self.plan_groups()
 
     def plan_departures(self) -> list[tuple[float, Callable[..., None]]]:
         """In some stories workers are asked to leave, at any time; with dice of their own, so that the others stay."""
@@ -120,6 +120,13 @@ class Story(SecondThoughts, Faults, Truths):
         return [
             (dice.uniform(self.world.now + 0.2, self.horizon_s), act) for act in dice.choices(acts, k=dice.randrange(5))
         ]
+
+    def plan_groups(self) -> list[tuple[float, Callable[..., None]]]:
+        """In some stories, likewise."""
+        dice = random.Random(f"{self.seed} groups")
+        count = dice.choice((0, 0, 0, 1, 4))
+        acts = dice.choices((Story.group, Story.compete), k=count)
+        return [(dice.uniform(self.world.now + 0.2, self.horizon_s), act) for act in acts]
 
     def moment(self) -> float:
         return self.dice.uniform(self.world.now + 0.2, self.horizon_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distributed.errors import KeyLost, NoWorker, StoreFull, TaskCancelled, TaskCrashed, TaskTimeout
+from distributed.errors import GroupFailed, KeyLost, NoWorker, StoreFull, TaskCancelled, TaskCrashed, TaskTimeout
 from distributed.pool.tasks import FAILED, Task
 from distributed.wire import messages as m
 from distributed.wire.exceptions import unpack_exception
@@ -52,7 +52,11 @@ class Truths:
             guilty = next(cause for cause in causes if cause.key == error.key)
             assert len(error.attempts) == guilty.options.attempts, error
         elif isinstance(error, NoWorker):
-            assert any(cause.key == error.key and cause.options.workers for cause in causes), error
+            picky = [cause for cause in causes if cause.options.workers or cause.mates]
+            assert any(cause.key == error.key for cause in picky), error
+        elif isinstance(error, GroupFailed):
+            mates = next(cause.mates for cause in causes if cause.key == error.key)
+            assert self.may_repeat or any(mate.trouble for mate in mates), error
         elif isinstance(error, KeyLost):
             assert any(self.is_fragile(cause, plan) for cause in causes), error
         else:
@@ -110,7 +114,8 @@ class Truths:
         ):
             return
         for key, plan in self.plans.items():
-            is_plain = not (plan.trouble or plan.is_asynchronous or plan.is_scattered)
+            is_troubled = any(mate.trouble for mate in plan.mates)
+            is_plain = not (plan.trouble or plan.is_asynchronous or plan.is_scattered or is_troubled)
             assert self.world.starts[key] < 2 or not is_plain, f"{key} was run {self.world.starts[key]} times"
 
     def find_published(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from distributed.pool import events
+from distributed.pool.groups import Group
 from distributed.pool.lending import keys_within
 from distributed.pool.tasks import Duration, Kind, Options, Task
 from distributed.wire import messages as m
@@ -183,6 +184,37 @@ class Users:
         )
         troubles = ["sleep" if self.dice.random() < 0.3 else "" for _ in range(max(2, self.n_tasks // 12))]
         client.start([self.make(client, self.some_held(client, 1), kind, trouble) for trouble in troubles])
+
+    def group(self) -> None:
+        """Tasks that start together and talk to one another."""
+        client = self.client()
+        inputs = self.some_held(client, 2) if self.dice.random() < 0.5 else []
+        tasks = self.make_group(client, inputs, self.dice.randint(1, 5))
+        client.start(tasks[:])
+        if self.dice.random() < 0.2:
+            self.plans[tasks[0].key].is_cancelled = True
+            self.world.after(self.dice.uniform(0.0, 0.5), client.cancel, tasks[0])
+
+    def make_group(self, client: Client, inputs: list[Task], size: int) -> list[Task]:
+        made = Group()
+        options = self.dice.choice(
+            (Options(attempts=1), Options(attempts=1, retries=2), Options(attempts=1, timeout_s=30.0, priority=-1))
+        )
+        kind = Kind(b"m" * 16, b"code of members", "m", False, options, Duration(), group=made)
+        made.tasks = [self.make(client, inputs, kind) for _ in range(size)]
+        plans = [self.plans[task.key] for task in made.tasks]
+        for plan in plans:
+            plan.mates = plans
+        if not options.retries:
+            self.world.alone.update(plan.key for plan in plans)
+        return made.tasks
+
+    def compete(self) -> None:
+        """Groups of all clients at one time, with other tasks among them, that are too many for the workers."""
+        for _ in range(3):
+            for client in self.clients:
+                client.start(self.make_group(client, [], self.dice.randint(2, 4))[:])
+                client.start([self.make(client, []) for _ in range(self.dice.randint(0, 4))])
 
     def get(self) -> None:
         for client, task in self.dice.sample(self.held, min(len(self.held), 3)):

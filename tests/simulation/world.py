@@ -44,6 +44,7 @@ class World:
         self._open: dict[str, dict[int, Callable[[Any], None]]] = {}  # address -> requests not answered yet
         self.starts: Counter[str] = Counter()  # how often each task was begun
         self.once: set[str] = set()  # tasks that may run once only
+        self.alone: set[str] = set()  # members of groups that may, too: their executors may die before they begin
         self.crashes: Counter[str] = Counter()  # how often the executor ended that was running it
         self.faults: Counter[str] = Counter()  # how often each kind of thing went wrong
         self.steps = 0

@@ -9,7 +9,9 @@ from distributed.worker.queue import FairQueue
 
 
 class Tasks:
-    """A part: tasks of one function, with names of one letter."""
+    """A part: tasks of one function, with names of one letter. `inner`: some task waits for them."""
+
+    inner = together = False
 
     def __init__(self, names, function="f"):
         self.names, self.function, self.queued = names, function, False
@@ -164,3 +166,34 @@ def test_who_comes_late_is_served_at_once_but_does_not_starve_the_others():
     assert windows[1]["alice"] == pytest.approx(4.0, abs=0.1)
     assert windows[2]["alice"] >= 0.7 * 2
     assert windows[2]["bob"] >= 0.7 * 2
+
+
+def test_what_others_may_wait_for_can_be_taken_past_all_else():
+    queue = queue_for()
+    for name in ("alice", "bob"):
+        queue.put(name, Tasks("ab"), 0, producer=True)
+    assert queue.turn(inner_only=True) is None
+    inner = Tasks("cd")
+    inner.inner = True
+    queue.put("bob", inner, 1, producer=True)
+    client = queue.turn(inner_only=True)
+    assert client.client == "bob"
+    assert names_of(queue.take(client, 9, 0.0, inner_only=True)) == "cd"
+    queue.check()
+    assert queue.turn(inner_only=True) is None
+    assert take(queue) == "abab"
+
+
+def test_what_starts_together_is_not_given_back_in_parts():
+    queue = queue_for()
+    queue.put("alice", Tasks("ab"), 0, producer=True)
+    group = Tasks("cd")
+    group.together = True
+    queue.put("alice", group, 0, producer=True)
+    queue.put("alice", Tasks("ef"), 0, producer=True)
+    assert names_of(queue.take_last("alice", 3)) == "efb"
+    client = queue.turn()
+    queue.take_these(client, [group], 0.0)
+    assert take(queue) == "a"
+    queue.settle("alice", 2, 0.0)
+    queue.check()
