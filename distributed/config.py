@@ -92,7 +92,7 @@ class Settings:
     drain_timeout_s: float = 60.0  # a worker that was asked to leave goes at last, whatever runs, whatever it holds
     drain_interval_s: float = 0.02  # it looks so often for what else there is to hand over
     drain_retry_s: float = 1.0  # when nobody had room for a value, somebody may have it now
-    drain_center_s: float = 5.0  # how long it waits for a center that is away: without it nothing is handed over
+    drain_center_s: float = 5.0  # how long it waits for a center that is away, and for others to find one that is back
     drain_kill_s: float = 2.0  # how long the end of tasks may take that run when its time is over
     adoptions_keys_max: int = 512  # under way to one worker at a time, on behalf of workers that leave,
     adoptions_bytes_max: int = 256 * MIB  # and so much

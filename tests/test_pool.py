@@ -918,6 +918,10 @@ def test_explain_says_why_there_is_no_value_or_where_it_is(pool):
     assert done.explain() == f"builtins.bytes is done: 2.0 MiB on {pool.who_has([done])[done.key][0]}"
 
 
+def test_a_task_knows_nothing_of_the_command_line_of_the_program(pool):
+    assert pool.submit(lambda: __import__("sys").argv).get() == ["executor"]
+
+
 def test_a_handle_is_true_whatever_its_value_is(pool):
     assert pool.submit(bool)
 
