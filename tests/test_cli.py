@@ -218,6 +218,21 @@ def test_a_wrong_secret_is_one_sentence(tmp_path: Path) -> None:
             assert err.count("\n") == 1
 
 
+def test_a_worker_that_nobody_connects_to_joins_and_is_asked_through_its_center() -> None:
+    with center() as said, worker(said["Center"], "--via-center", "--announce", "maxi") as about:
+        assert re.fullmatch(r"maxi:\d+", about["Worker"])
+        assert about["center"] == f"{said['Center']}, which leads everyone here"
+        code, out, err = finished("status", said["Center"])
+        assert (code, err) == (0, "")
+        assert f"{about['Worker']} via center" in out
+        code, out, err = finished("status", f"{about['Worker']}?via={said['Center']}")
+        assert (code, err) == (0, "")
+        assert f"address: {about['Worker']}" in out
+        code, out, err = finished("status", f"moritz:1?via={said['Center']}")
+        assert (code, out) == (1, "")
+        assert err == "status: moritz:1: no worker of the address 'moritz:1' is a member of the center\n"
+
+
 def test_status_of_nobody_is_one_sentence() -> None:
     with center() as said:
         address = said["Center"]
