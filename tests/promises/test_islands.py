@@ -58,6 +58,12 @@ def inside(nbytes, there):
     return total(current_pool().options(workers=[there]).submit(made, 3, nbytes).get())
 
 
+def shared(comm):
+    """A member of a group that is on both islands: each gives a large array, and each hears of its neighbour."""
+    comm.send(comm.rank, (comm.rank + 1) % comm.size)
+    return [total(*comm.allgather(made(comm.rank, MIB))), comm.recv()]
+
+
 def use(hear, say, center, uploads):
     """A client that reaches the head only, and uses all there is."""
     with Pool(center) as pool:
@@ -82,6 +88,8 @@ def use(hear, say, center, uploads):
         module.write_text("def double(x): return 2 * x")
         pool.upload(module)
         assert pool.gather(pool.map("doubles.double", range(100)), PATIENCE_S) == list(range(0, 200, 2))
+        whole = total(*[made(rank, MIB) for rank in range(4)])
+        assert pool.gather(pool.group(shared, 4), PATIENCE_S) == [[whole, rank] for rank in (3, 0, 1, 2)]
         inner = pool.options(workers=[here]).submit(inside, 1 << 20, there)
         assert inner.get(PATIENCE_S) == expected[2]
         say(sorted(set(pool.gather(pool.map(where, range(100)), PATIENCE_S))))
