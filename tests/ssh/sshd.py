@@ -25,6 +25,7 @@ import pytest
 
 from distributed import offspring
 
+ROOT = Path(__file__).parents[2]
 MARK = "DISTRIBUTED_TEST_SSHD"
 SERVER = """\
 ListenAddress {host}
@@ -96,7 +97,10 @@ class Sshd:
         host_key = (directory / "host_key.pub").read_text()
         known = f"[{host}]:{self.port}" if self.port != 22 else host
         (directory / "known_hosts").write_text(f"{known} {host_key}")
-        carried = {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+        path = os.pathsep.join(
+            filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+        )  # the tests' functions are there
+        carried = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **environment}
         words = " ".join([self.mark, *(f'"{name}={value}"' for name, value in carried.items())])
         pam = (
             "no" if os.geteuid() == 0 else "yes"

@@ -172,6 +172,16 @@ def test_the_secret_stands_on_no_command_line_and_in_no_environment_there(server
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@contextlib.contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """It ends with the block, however that ends."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_a_worker_joins_by_a_tunnel_made_by_hand(tmp_path: Path, secret_file: Path) -> None:
     with (
         Cluster(n_workers=0) as cluster,
@@ -181,7 +191,7 @@ def test_a_worker_joins_by_a_tunnel_made_by_hand(tmp_path: Path, secret_file: Pa
         center = cluster.center_address
         there = f"{sys.executable} -m distributed worker '{center}?tunnel={tunnel}' --announce maxi --ncores 1"
         command = [*server.command.split(), "-R", f"{tunnel}:{center}", "maxi", there]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as ssh:
+        with running(command) as ssh:
             assert ssh.stdout is not None
             while not (line := ssh.stdout.readline()).startswith("Worker at "):
                 assert line
@@ -201,7 +211,7 @@ def test_a_program_reaches_a_cluster_by_a_tunnel_made_by_hand(server: Sshd, tmp_
     with Cluster(n_workers=1, ncores=1) as cluster:
         address = f"{cluster.center_address}?tunnel={tunnel}"
         command = [*server.command.split(), "-N", "-L", f"{tunnel}:{cluster.center_address}", "maxi"]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as ssh:
+        with running(command) as ssh:
             while not tunnel.exists():
                 assert ssh.poll() is None
                 time.sleep(0.01)
@@ -217,7 +227,6 @@ def test_a_program_reaches_a_cluster_by_a_tunnel_made_by_hand(server: Sshd, tmp_
                 [sys.executable, "-m", "distributed", "status", address], capture_output=True, text=True, check=True
             )
             assert cluster.workers[0] in done.stdout
-            ssh.terminate()
 
 
 def test_an_interrupt_in_the_terminal_is_the_programs(server: Sshd) -> None:
