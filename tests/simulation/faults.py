@@ -16,10 +16,17 @@ class Faults:
         number = self.incarnations if not address else int(address.partition(":")[2])
         address = address or f"worker:{number}"
         limit = self.dice.choice((30_000_000, 50_000_000)) if self.is_tight else 10**10
-        member = m.Member(address, f"i{self.incarnations}", f"w{number % 4}", self.dice.randint(1, 3), limit)
+        has = self.resources_of(number)
+        member = m.Member(
+            address, f"i{self.incarnations}", f"w{number % 4}", self.dice.randint(1, 3), limit, resources=has
+        )
         self.world.stopped.pop(address, None)
         worker = self.workers[address] = WorkerActor(self.world, self.settings, member)
         worker.on_leave = lambda: self.see_off(worker)
+
+    def resources_of(self, number: int) -> dict[str, int]:
+        """What a worker has beside cores; in most stories nothing."""
+        return {}
 
     def drain_worker(self) -> None:
         """A worker is asked to leave."""

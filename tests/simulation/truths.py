@@ -52,7 +52,7 @@ class Truths:
             guilty = next(cause for cause in causes if cause.key == error.key)
             assert len(error.attempts) == guilty.options.attempts, error
         elif isinstance(error, NoWorker):
-            picky = [cause for cause in causes if cause.options.workers or cause.mates]
+            picky = [cause for cause in causes if cause.options.is_picky or cause.mates]
             assert any(cause.key == error.key for cause in picky), error
         elif isinstance(error, GroupFailed):
             mates = next(cause.mates for cause in causes if cause.key == error.key)
