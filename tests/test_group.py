@@ -520,7 +520,7 @@ def test_a_group_waits_for_tasks_that_run_and_says_where(pool: Pool, tmp_path: P
     assert until(lambda: "runs on" in task.explain())
     handles = pool.group(collectives, 4, 0, name="x")
     later = pool.map(abs, range(-8, 0))
-    assert until(lambda: "have an executor; it waits for" in handles[0].explain())
+    assert until(lambda: "have an executor; it waits until" in handles[0].explain())
     assert not any(handle.ready() for handle in handles)
     (tmp_path / "go").touch()
     assert pool.gather(handles, PATIENCE_S)[0]["sum"] == 10

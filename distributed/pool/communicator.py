@@ -291,14 +291,16 @@ class Communicator:
             try:
                 if self._client(address).post(post, packed, self._directory(address), self._pause):
                     return
-                reason: Exception | None = None
-            except ConnectionFailed as error:
-                reason = error
-            # a member that has returned, or died: its owner, who knows it soon, tells us or stops us
-            if monotonic() > until_s:
-                names = ", ".join(f"rank {rank}" for rank in ranks)
-                raise ConnectionFailed(address, f"{names} could not be reached: {reason or 'not there'}") from reason
-            self._pause(AGAIN_S)
+                self._wait_for_word(ranks)
+            except ConnectionFailed as error:  # if its worker died, the owner stops us
+                if monotonic() > until_s:
+                    names = ", ".join(f"rank {rank}" for rank in ranks)
+                    raise ConnectionFailed(address, f"{names} could not be reached: {error.reason}") from error
+                self._pause(AGAIN_S)
+
+    def _wait_for_word(self, ranks: list[int]) -> None:
+        """One of these runs no more. Its owner knows whether it returned, and tells us, or died, and stops us."""
+        self._door.listen(self._task, lambda: not self._mail.ended.isdisjoint(ranks), None)
 
     def _require_running(self, ranks: list[int]) -> None:
         ended = [rank for rank in ranks if rank in self._mail.ended]

@@ -338,8 +338,8 @@ class Groups:
         if group.status == GATHERING:
             address, tasks = group.stages[0]
             return (
-                f"{group.name} gathers: {len(group.gathered)} of its {size} members have an executor; it waits for "
-                f"{len(tasks)} idle ones together on {address}"
+                f"{group.name} gathers: {len(group.gathered)} of its {size} members have an executor; it waits until "
+                f"{address} has {len(tasks)} idle at one time"
             )
         rank = group.tasks.index(task)
         if task in group.returned:
@@ -352,11 +352,11 @@ class Groups:
         have = sum(cores.values())
         if have < size:
             wanted = group.first.kind.options.workers if group.first.kind is not None else ()
-            where = f" on {', '.join(sorted(wanted))}" if wanted else ""
+            where = ", ".join(sorted(wanted)) if wanted else f"{len(cores)} workers"
             return (
                 f"{group.name} has {size} members, which start together, but there are only {have} executors "
-                f"{where or f'on {len(cores)} workers'}; make it smaller, or start more workers"
-            ).replace("  ", " ")
+                f"on {where}; make it smaller, or start more workers"
+            )
         return f"{group.name} waits until other groups of this pool have begun: it needs {size} of {have} executors"
 
     def check(self) -> None:

@@ -341,7 +341,7 @@ def test_every_stage_of_a_group_is_explained():
     bench = Bench(ALICE, BOB, ncores=1)
     tasks, _ = submitted(bench, 2)
     words = explain.explain(bench.state, tasks[1], bench.now)
-    assert "0 of its 2 members have an executor; it waits for 1 idle ones together on alice:1" in words
+    assert "0 of its 2 members have an executor; it waits until alice:1 has 1 idle at one time" in words
     gathered(bench, tasks[:1])
     assert "1 of its 2 members" in explain.explain(bench.state, tasks[0], bench.now)
     gathered(bench, tasks[1:])
