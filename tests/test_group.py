@@ -318,6 +318,25 @@ def test_the_death_of_a_worker_ends_the_group_and_names_it(no_leaks: None, tmp_p
         assert isinstance(error, GroupFailed) and (error.rank, error.worker) == (1, lost)
 
 
+def exchanges_when_told(comm: Any, directory: str) -> int:
+    Path(directory, str(comm.rank)).write_text(str(os.getpid()))
+    wait_for_file(os.path.join(directory, "go"))
+    comm.send(comm.rank, 1 - comm.rank)
+    return comm.allreduce(comm.recv(1 - comm.rank))
+
+
+def test_groups_begin_run_and_end_while_the_center_is_away(no_leaks: None, tmp_path: Path) -> None:
+    with Cluster(n_workers=2, ncores=1) as cluster, Pool(cluster) as pool:
+        assert until(lambda: len(pool.workers) == 2)
+        handles = pool.group(exchanges_when_told, 2, str(tmp_path))
+        pids_in(tmp_path, 2)
+        with rpc(cluster.center_address) as center:
+            os.kill(center.status()["pid"], signal.SIGKILL)
+        (tmp_path / "go").touch()
+        assert pool.gather(handles, PATIENCE_S) == [1, 1]
+        assert pool.gather(pool.group(collectives, 2, 0, name="eve"), PATIENCE_S)[0]["sum"] == 3
+
+
 def dies_once(comm: Any, marker: str) -> int:
     if comm.rank == 0 and not os.path.exists(marker):
         Path(marker).touch()
