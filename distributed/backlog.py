@@ -5,15 +5,18 @@ The threads are daemons, not an executor's: a process may end while one of them 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from distributed.config import SETTINGS
 
+log = logging.getLogger("distributed")
+
 
 class Backlog:
-    """Tries that wait for a thread. Each reports by itself what comes of it, and raises nothing."""
+    """Tries that wait for a thread. Each reports by itself what comes of it; one that raises is a bug, and is told."""
 
     def __init__(self, threads_max: int = SETTINGS.dialling_threads_max) -> None:
         self._threads_max = threads_max
@@ -41,4 +44,7 @@ class Backlog:
                     self._threads -= 1
                     return
                 attempt = self._waiting.popleft()
-            attempt()
+            try:
+                attempt()
+            except Exception:  # the thread is needed for those behind it
+                log.exception("a try to connect broke; this is a bug")

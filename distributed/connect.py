@@ -46,7 +46,11 @@ def connect_blocking(
     timeout_s = SETTINGS.connect_timeout_s if timeout_s is None else timeout_s
     began = time.monotonic()
     sock = connect_unix(unix, timeout_s) or _connect_tcp(address, began, min(timeout_s, tcp_timeout_s))
-    who = Meant(address, expects, incarnation, meant_place(sock, address))
+    try:
+        who = Meant(address, expects, incarnation, meant_place(sock, address))
+    except OSError as error:  # it has been reset already
+        sock.close()
+        raise failed(error, address, timeout_s) from error
     return open_over(sock, who, kind=kind, role=role, secret=secret, timeout_s=timeout_s, began=began)
 
 

@@ -58,3 +58,12 @@ def test_what_has_not_begun_is_dropped_and_what_has_goes_on():
     backlog.add(later.set)
     assert later.wait(PATIENCE_S), "and new ones are made"
     assert made == []
+
+
+def test_a_try_that_breaks_costs_no_thread(caplog):
+    backlog, over = Backlog(threads_max=1), threading.Event()
+    for _ in range(3):
+        backlog.add(lambda: 1 // 0)
+    backlog.add(over.set)
+    assert over.wait(PATIENCE_S)
+    assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError] * 3

@@ -11,7 +11,7 @@ from typing import Any
 
 from distributed.backlog import Backlog
 from distributed.config import SETTINGS
-from distributed.connect import connect_blocking
+from distributed.connect import connect_blocking, failed, meant_place
 from distributed.errors import DistributedError
 from distributed.relay import Roads
 from distributed.wire.messages import Member
@@ -26,6 +26,7 @@ class Dialled:
     member: Member | None  # None: the center
     sock: socket.socket | None
     reason: str = ""
+    place: str = ""  # of a center: its address as the network knows it
 
 
 class Dialler:
@@ -39,9 +40,14 @@ class Dialler:
         self._closing = threading.Event()
         self._backlog = Backlog()
 
-    def dial(self) -> socket.socket:
+    def dial(self) -> Dialled:
         """Connect to the center, blocking."""
-        return connect_blocking(self.center, kind="control", role="pool", secret=self.secret, expects="center")
+        sock = connect_blocking(self.center, kind="control", role="pool", secret=self.secret, expects="center")
+        try:
+            return Dialled(None, sock, place=meant_place(sock, self.center))
+        except OSError as error:  # it has been reset already
+            sock.close()
+            raise failed(error, self.center, SETTINGS.connect_timeout_s) from error
 
     def reach_worker(self, member: Member) -> None:
         """Try once."""
@@ -79,7 +85,7 @@ class Dialler:
                 self._hand_over(Dialled(None, None, reason))
                 return
             try:
-                dialled = Dialled(None, self.dial())
+                dialled = self.dial()
             except (DistributedError, OSError, ValueError):
                 self._closing.wait(SETTINGS.reconnect_interval_s)
             else:

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import Any
 
 from distributed.config import SETTINGS
-from distributed.connect import meant_place
 from distributed.errors import DistributedError, KeyLost, PoolClosed, ProtocolError, TaskCancelled
 from distributed.pool import explain
 from distributed.pool.baton import Baton
@@ -148,7 +147,7 @@ class Driver:
     def start(self) -> None:
         """Register with the center, then let the thread take over. Raises `ConnectionFailed` and its kind."""
         try:
-            self._adopt(Dialled(None, self.dialler.dial()))
+            self._adopt(self.dialler.dial())
         except BaseException:
             self.abandon()
             raise
@@ -587,7 +586,7 @@ class Driver:
         self._selector.register(channel.sock, selectors.EVENT_READ, channel)
         if event.member is None:
             self._center = channel
-            self._center_peer = meant_place(channel.sock, self.center_address)
+            self._center_peer = event.place
             if self._center_since:
                 logger.warning("connected to the center %s again", self.center_address)
             self._center_since = time.monotonic()

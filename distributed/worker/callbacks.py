@@ -35,7 +35,7 @@ class Callbacks:
     def _run(self, token: str) -> None:
         try:
             sock = dial_back(self._center, token, self._secret)
-        except DistributedError as error:
+        except (DistributedError, OSError) as error:
             log.info("nobody is led here by the center who had asked for it: %s", error)  # they may have gone, too
             return
         try:
