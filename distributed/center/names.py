@@ -35,11 +35,11 @@ class Publication:
 
 @dataclasses.dataclass(slots=True)
 class Waiting:
-    """Whoever published a name that does not keep all its values yet."""
+    """Those who published a name that does not keep all its values yet."""
 
-    connection: int
-    request: int
-    deadline: float
+    is_new: bool  # nobody had been told that it is published
+    deadline: float = 0.0
+    askers: dict[tuple[int, int], None] = dataclasses.field(default_factory=dict)  # connections and requests
     told: set[int] = dataclasses.field(default_factory=set)  # connections of workers that know the name
 
 
@@ -61,7 +61,7 @@ class Names:
         self.attempts: dict[str, int] = {}  # and which attempt of it, where that is known
         self.unpublished: dict[str, str] = {}  # name -> the key it had
         self.waiting: dict[str, Waiting] = {}
-        self._telling: dict[int, tuple[str, list[int]]] = {}  # token -> which name, and whom
+        self._telling: dict[int, tuple[str, Waiting, list[int]]] = {}  # token -> which name, for whom, and whom
         self._tokens = 0
 
     # ------------------------------------------------------------------------------------------------------ publishing
@@ -70,20 +70,27 @@ class Names:
         self, message: m.Publish, attempts: dict[str, int], connection: int, request: int, now: float
     ) -> list[Instruction]:
         """Learn a name, and tell the workers; also again, when somebody asks again because the answer was lost."""
-        name = message.name
-        if name not in self.publications:
+        name, is_new = message.name, message.name not in self.publications
+        if is_new:
             self._learn(name, message.key, attempts)
             self.unpublished.pop(name, None)
-        self.waiting[name] = Waiting(connection, request, now + self.settings.publish_wait_s)
+        waiting = self.waiting.setdefault(name, Waiting(is_new))
+        waiting.askers[connection, request] = None
+        waiting.deadline = now + self.settings.publish_wait_s
         return self._tell(name, list(self.directory.by_connection))
 
     def told(self, token: int) -> list[Instruction]:
         """These workers know this name now."""
-        name, connections = self._telling.pop(token)
-        if name not in self.waiting:
+        name, waiting, connections = self._telling.pop(token)
+        if self.waiting.get(name) is not waiting:  # it was answered, or is another one's name now
             return []
-        self.waiting[name].told.update(connections)
+        waiting.told.update(connections)
         return self._settle(name)
+
+    def forget_connection(self, connection: int) -> None:
+        """Who asked over this one hears no answer, and asks again."""
+        for waiting in self.waiting.values():
+            waiting.askers = {asker: None for asker in waiting.askers if asker[0] != connection}
 
     def heard_of(self, keys: list[str]) -> list[Instruction]:
         """Something is new about these: a worker has them, or their owner says what became of them."""
@@ -124,8 +131,7 @@ class Names:
             return self._refuse(name, f"{key} is lost")
         if self._missing(name):
             return []
-        waiting = self.waiting.pop(name)
-        return _reply(waiting.connection, waiting.request)
+        return _reply(self.waiting.pop(name))
 
     def _missing(self, name: str) -> list[str]:
         """What this name should keep and does not yet; a value may refer to others that failed, or are yet to come."""
@@ -137,10 +143,12 @@ class Names:
         ]
 
     def _refuse(self, name: str, why: str) -> list[Instruction]:
-        waiting = self.waiting[name]
-        self.forget(name)
+        waiting = self.waiting.pop(name)
         refusal = m.Refusal("KeyLost", f"nothing is published as {name!r}: {why}")
-        refused: list[Instruction] = [Send(waiting.connection, refusal, waiting.request)] if waiting.request else []
+        refused = _answer(waiting, refusal)
+        if not waiting.is_new:  # it was published before: what it keeps may come back with whoever has it
+            return refused
+        self.forget(name)
         return refused + self._to_all(m.Unpin(name, []))
 
     # -------------------------------------------------------------------------------------------------- unpublishing
@@ -158,7 +166,7 @@ class Names:
             return []
         waiting = self.waiting.get(name)
         self.forget(name)
-        answer = _reply(waiting.connection, waiting.request) if waiting is not None else []
+        answer = _reply(waiting) if waiting is not None else []
         return answer + self._to_all(m.Unpin(name, owners))
 
     def forget(self, name: str) -> None:
@@ -206,7 +214,7 @@ class Names:
         if not connections:
             return []
         self._tokens += 1
-        self._telling[self._tokens] = name, connections
+        self._telling[self._tokens] = name, self.waiting[name], connections
         known = self.publications[name]
         return [Tell(connections, m.Pin(name, known.key, known.keys), self._tokens)]
 
@@ -220,5 +228,9 @@ class Names:
         assert self.waiting.keys() <= self.publications.keys()
 
 
-def _reply(connection: int, request: int) -> list[Instruction]:
-    return [Send(connection, m.Reply(None), request)] if request else []
+def _reply(waiting: Waiting) -> list[Instruction]:
+    return _answer(waiting, m.Reply(None))
+
+
+def _answer(waiting: Waiting, message: m.Message) -> list[Instruction]:
+    return [Send(connection, message, request) for connection, request in waiting.askers if request]

@@ -547,6 +547,7 @@ class CenterState:
     def _disconnected(self, connection: int) -> None:
         self.borrowing.forget_connection(connection)
         self.splices.forget_connection(connection)
+        self.names.forget_connection(connection)
         registration = self.directory.by_connection.get(connection)
         if registration is not None:  # perhaps without a word: what leads to its machine would end only much later
             self._out += [Part(number) for number in self.splices.leading_to(registration.member.incarnation)]

@@ -118,11 +118,38 @@ def test_a_time_that_is_over_when_the_name_is_safe_does_nothing(bench: Bench) ->
 
 def test_publishing_again_because_the_answer_was_lost_has_an_answer_of_its_own(bench: Bench) -> None:
     bench.say(3, PUBLISH, request=4)
+    bench.event(Disconnected(3))
     bench.say(6, PUBLISH, request=7)
     assert bench.event(Told(1)) == [Send(6, m.Reply(None), 7)]
     assert bench.event(Told(2)) == []
+    bench.client(3, ALICE)
     bench.say(3, PUBLISH, request=4)
     assert bench.event(Told(3)) == [DONE]
+
+
+def test_whoever_publishes_the_same_meanwhile_is_answered_as_well(bench: Bench) -> None:
+    bench.say(3, PUBLISH, request=4)
+    bench.say(3, PUBLISH, request=5)
+    assert bench.event(Told(1)) == [DONE, Send(3, m.Reply(None), 5)]
+
+
+def test_the_workers_answers_about_a_former_name_say_nothing_of_the_next_one(bench: Bench) -> None:
+    bench.say(3, PUBLISH, request=4)
+    bench.say(3, m.Unpublish("table"), request=5)
+    bench.say(3, m.Publish("table", KEYS[1], []), request=6)
+    assert bench.event(Told(1)) == []
+    assert bench.event(Told(2)) == [Send(3, m.Reply(None), 6)]
+
+
+def test_publishing_again_in_vain_does_not_unpublish(bench: Bench) -> None:
+    bench.say(3, PUBLISH, request=4)
+    bench.event(Told(1))
+    bench.event(Disconnected(1))
+    bench.say(3, PUBLISH, request=5)
+    bench.event(Told(2))
+    [refused] = [said for said in bench.tick_at(WAIT.time) if isinstance(said, Send)]
+    assert (refused.request, type(refused.message)) == (5, m.Refusal)
+    assert bench.ask(5, m.LookUp("table")) == KEYS[0]
 
 
 def test_a_taken_name_and_an_unknown_name_are_refused(bench: Bench) -> None:
