@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -88,10 +88,21 @@ def pool(no_leaks: None) -> Iterator[Pool]:
 def no_leaks(secret_file: Path) -> Iterator[None]:
     """Fails a test that leaves a process, a thread, a socket or a store's directory behind.
 
-    A module whose tests share a pool overrides this by a fixture of the module, which looks at its end.
+    A module whose tests share a pool says ``no_leaks = leaks_looked_for_by_module()``.
     """
     with nothing_left_behind(secret_file):
         yield
+
+
+def leaks_looked_for_by_module() -> Any:
+    """A fixture that looks when all tests of a module are over, in the place of the one that looks after each."""
+
+    @pytest.fixture(autouse=True, scope="module")
+    def no_leaks(secret_file: Path) -> Iterator[None]:
+        with nothing_left_behind(secret_file):
+            yield
+
+    return no_leaks
 
 
 @contextlib.contextmanager

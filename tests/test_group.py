@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Cluster, Pool, current_pool, rpc
 from distributed.errors import (
     DistributedError,
@@ -36,11 +36,7 @@ ITEMS = 12_500_000  # 100 MB of floats
 PATIENCE_S = 60.0
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file: Path) -> Iterator[None]:
-    """These tests share a cluster: what is left behind is seen at the end."""
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,12 @@ import traceback
 import numpy as np
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Cluster, Pool
 from distributed.errors import CannotPickle, PoolClosed, TaskCrashed, TaskTimeout
 from distributed.pool.chunks import Chunk, run_chunk
 
-
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Pool
 from distributed.pool import calls, entries, inputs, pipeline, sources, stream
 
@@ -85,10 +85,7 @@ class Tripwire:
         return self.follow
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file) -> Iterator[None]:
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")

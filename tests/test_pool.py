@@ -21,7 +21,7 @@ import traceback
 import numpy as np
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Cluster, Pool, as_completed, rpc, wait
 from distributed.errors import (
     BadAddress,
@@ -36,11 +36,7 @@ from distributed.errors import (
 )
 from distributed.pool.remote import FIRST_COMPLETED, FIRST_EXCEPTION, Failure
 
-
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import zipfile
 
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Cluster, Pool
 from distributed.config import SETTINGS, Settings
 from distributed.pool.needs import Needs
@@ -185,10 +185,7 @@ def test_an_executor_imports_from_the_tree_of_its_task_and_forgets_the_one_befor
 # ------------------------------------------------------------------------------------------------------ on a cluster
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")

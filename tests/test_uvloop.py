@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Cluster, Pool, rpc
 from distributed.config import Settings
 from distributed.errors import TaskCancelled, TaskCrashed, TaskTimeout
@@ -19,10 +19,7 @@ from distributed.loop import new_loop, new_loop_for_tasks
 uvloop = pytest.importorskip("uvloop")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 async def kind_of_loop():

@@ -18,15 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Pool, as_completed, wait
 from distributed.errors import PoolClosed, TaskTimeout
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")

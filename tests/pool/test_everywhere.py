@@ -11,15 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Cluster, Pool, current_pool
 from distributed.errors import CannotPickle, DistributedError, NoWorker, TaskCrashed, TaskTimeout
 
-
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")

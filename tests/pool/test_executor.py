@@ -15,16 +15,11 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, 
 
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Cluster, Executor
 from distributed.errors import TaskCrashed
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_leaks(secret_file):
-    """All tests here share one executor: what is left behind is looked for when it has ended."""
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")

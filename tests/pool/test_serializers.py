@@ -13,7 +13,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Cluster, Pool, current_pool
 from distributed.errors import CannotPickle
 from tests.wire.test_serializers import Reversing
@@ -22,10 +22,7 @@ ALL = ["auto", "pickle", "cloudpickle", "dill", Reversing(), msgpack]
 BY_VALUE = ["auto", "cloudpickle", "dill"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import distributed
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Center, Cluster, Executor, Pool, RemoteData, Worker, as_completed, cli, mpi, progress, rpc, wait
 from distributed.errors import BadAddress, CannotPickle, NameUnknown
 from distributed.pool.remote import AsCompleted
@@ -536,10 +536,7 @@ CLASSES = [Pool, Executor, RemoteData, Cluster, Center, Worker, Stream, AsComple
 SPECIAL = {"__getitem__", "__contains__", "__getattr__"}  # the others are called by Python itself
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import threading
 
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Pool, rpc
 from distributed.address import parse
 from distributed.connect import connect_blocking
@@ -149,10 +149,7 @@ def daemons(no_leaks, tmp_path_factory):
         assert not any("Traceback" in log.read_text() for log in daemons.logs.values())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.mark.parametrize("name", ["center", "worker"])

@@ -7,17 +7,14 @@ import os
 
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Pool, as_completed, wait
 from distributed.errors import PoolClosed, TaskCancelled
 
 WAIT_S = 30
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Pool, rpc
 from distributed.address import parse
 from distributed.errors import AuthenticationFailed, ConnectionFailed
@@ -33,10 +33,7 @@ from tests.promises.test_unauthenticated import HELLO, frame_of, heard, hello_of
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 class Daemons:

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Cluster, Pool, wait
 from distributed.errors import KeyLost
 from tests.promises.observe import PATIENCE_S, terminals, until
@@ -20,10 +20,7 @@ LARGE = 300_000
 TASKS = 2000
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 def note(path):

@@ -17,7 +17,7 @@ import threading
 import numpy as np
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Cluster, Pool, as_completed
 from distributed.errors import KeyLost
 from tests.promises.observe import PATIENCE_S, contents, until
@@ -25,10 +25,7 @@ from tests.promises.observe import PATIENCE_S, contents, until
 ITEMS = 20_000  # 160 KB: a file
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")

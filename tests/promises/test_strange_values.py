@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Pool, as_completed
 from distributed.config import SETTINGS
 from distributed.errors import CannotPickle, RemoteError, TaskCrashed
@@ -30,10 +30,7 @@ MIB, GIB = 1 << 20, 1 << 30
 DEEP = 100_000
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")

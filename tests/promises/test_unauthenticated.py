@@ -19,7 +19,7 @@ import threading
 
 import pytest
 
-from conftest import nothing_left_behind
+from conftest import leaks_looked_for_by_module
 from distributed import Pool, rpc
 from distributed.address import parse
 from distributed.config import SETTINGS
@@ -125,10 +125,7 @@ def lasting(status):
     return {name: value for name, value in status.items() if name != "uptime_s"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_leaks(secret_file):
-    with nothing_left_behind(secret_file):
-        yield
+no_leaks = leaks_looked_for_by_module()
 
 
 @pytest.fixture(scope="module")
