@@ -201,6 +201,7 @@ class CenterState:
         if older.member.incarnation != member.incarnation:
             reason = "another worker started at its address"
             left = m.WorkerLeft(older.member.address, older.member.incarnation, reason)
+            self._part_from(older.member)
             self._tell_all_but(connection, left)
             self._refuse_splices_to(older.member)
 
@@ -499,6 +500,10 @@ class CenterState:
         refusal = m.Refusal("ConnectionFailed", reason)
         self._out.append(Send(asking.connection, refusal, asking.request))
 
+    def _part_from(self, member: m.Member) -> None:
+        """It ended, perhaps without a word: what leads to its machine would end only much later."""
+        self._out += [Part(number) for number in self.splices.leading_to(member.incarnation)]
+
     def _refuse_splices_to(self, member: m.Member) -> None:
         for asking in self.splices.despair(member.incarnation):
             self._refuse_splice(asking, "the worker is not a member of the center any more")
@@ -549,8 +554,8 @@ class CenterState:
         self.splices.forget_connection(connection)
         self.names.forget_connection(connection)
         registration = self.directory.by_connection.get(connection)
-        if registration is not None:  # perhaps without a word: what leads to its machine would end only much later
-            self._out += [Part(number) for number in self.splices.leading_to(registration.member.incarnation)]
+        if registration is not None:
+            self._part_from(registration.member)
             self._drop_worker(registration, "its connection broke")
         client = self._clients.pop(connection, None)
         if client is not None:

@@ -144,6 +144,15 @@ def test_who_waits_for_the_predecessor_of_a_worker_hears_of_it(bench):
     assert refused(ASKING, "ConnectionFailed", GONE) in out
 
 
+def test_what_leads_to_the_predecessor_of_a_worker_ends(bench):
+    """Nobody has seen its connection break yet, and when that is seen nobody knows any more who it was."""
+    splice = joined(bench)
+    out = bench.say(7, register("maxi:1", {}, "two"), 1)
+    assert [instruction for instruction in out if isinstance(instruction, Part)] == [Part(splice)]
+    assert bench.event(Disconnected(WORKER)) == bench.event(Parted(splice)) == []
+    assert not bench.state.splices.joined
+
+
 def test_no_more_are_passed_on_than_the_setting_says_and_who_parts_makes_room(bench):
     first = joined(bench, 10, 11)
     joined(bench, 12, 13)
