@@ -16,7 +16,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from distributed.config import SETTINGS
 
@@ -59,10 +58,10 @@ class _Flow:
 class _Splice:
     """Two sockets, and both directions between them."""
 
-    def __init__(self, number: int, one: socket.socket, other: socket.socket, idle_s: float) -> None:
+    def __init__(self, number: int, one: socket.socket, other: socket.socket, idle_s: float, used_s: float) -> None:
         self.number, self.socks = number, (one, other)
         self.flows = (_Flow(one, other), _Flow(other, one))
-        self.idle_s, self.used_s = idle_s, time.monotonic()
+        self.idle_s, self.used_s = idle_s, used_s
 
     def wanted(self, sock: socket.socket) -> int:
         """What to wait for at one of its sockets."""
@@ -76,10 +75,16 @@ class _Splice:
 
 
 class Splicer:
-    """Joins sockets. `on_parted(number)` is called in its thread, once for each `join`, when both are closed."""
+    """Joins sockets. `on_parted(number)` is called once for each `join`, when both are closed.
 
-    def __init__(self, on_parted: Callable[[int], object], look_s: float = LOOK_S) -> None:
-        self._on_parted, self._look_s = on_parted, look_s
+    That is in its thread; or, when that has ended, in the one that joins. What goes wrong with two sockets ends these
+    two and no others; whatever ends the thread ends all of them, rather than leave them open with nobody to serve them.
+    """
+
+    def __init__(
+        self, on_parted: Callable[[int], object], look_s: float = LOOK_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._on_parted, self._look_s, self._clock = on_parted, look_s, clock
         self._splices: dict[int, _Splice] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._is_closed = False
@@ -97,10 +102,8 @@ class Splicer:
 
         Or until nothing has come from either for `idle_s`.
         """
-        splice = _Splice(number, one, other, idle_s)
-        for sock in splice.socks:
-            sock.setblocking(False)
-        self._command(lambda: self._begin(splice))
+        splice = _Splice(number, one, other, idle_s, self._clock())
+        self._command(lambda: self._with(splice, self._begin))
 
     def part(self, number: int) -> None:
         """End a splice, whatever is on its way."""
@@ -110,48 +113,71 @@ class Splicer:
         """End all of them, and the thread."""
         self._command(self._finish)
         self._thread.join(CLOSE_S)
-
-    # ------------------------------------------------------------------------------------------------- in the thread
+        self._ringer.close()
 
     def _command(self, command: Callable[[], None]) -> None:
         self._commands.append(command)
         with contextlib.suppress(OSError):  # it is full, so the thread will wake; or closed, so there is none
             self._ringer.send(b"\0")
+        if self._is_closed:  # then the thread may have looked for commands for the last time
+            self._obey()
+
+    # ------------------------------------------------------------------------------------------------- in the thread
 
     def _run(self) -> None:
-        looked_s = time.monotonic()
+        try:
+            self._serve()
+        finally:
+            self._finish()
+            self._obey()  # who commands from now on sees that it is closed
+            self._selector.close()
+            self._bell.close()
+
+    def _serve(self) -> None:
+        looked_s = self._clock()
         while not self._is_closed:
             for key, _ in self._selector.select(self._look_s):
                 if key.data is None:
                     self._obey()
                 else:
-                    self._turn(key.data)
-            if time.monotonic() - looked_s > self._look_s:
-                looked_s = time.monotonic()
+                    self._with(key.data, self._turn)
+            if self._clock() - looked_s > self._look_s:
+                looked_s = self._clock()
                 self._end_idle_ones(looked_s)
-        self._selector.close()
-        self._bell.close()
-        self._ringer.close()
 
     def _end_idle_ones(self, now_s: float) -> None:
         for splice in [splice for splice in self._splices.values() if now_s - splice.used_s > splice.idle_s]:
             self._end(splice)
 
     def _obey(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):  # nobody rang, or it is closed
             self._bell.recv(4096)
-        while self._commands:
-            self._commands.popleft()()
+        with contextlib.suppress(IndexError):
+            while True:
+                self._commands.popleft()()
+
+    def _with(self, splice: _Splice, act: Callable[[_Splice], None]) -> None:
+        """Whatever goes wrong goes wrong for this one alone."""
+        try:
+            act(splice)
+        except Exception:
+            log.exception("a connection through the center ends, because it could not be served")
+            self._end(splice)
 
     def _begin(self, splice: _Splice) -> None:
         self._splices[splice.number] = splice
+        if self._is_closed:
+            self._end(splice)
+            return
+        for sock in splice.socks:
+            sock.setblocking(False)
         self._watch(splice)
 
     def _turn(self, splice: _Splice) -> None:
         """Whatever of it is ready."""
         if splice.number not in self._splices:  # ended in this very turn
             return
-        splice.used_s = time.monotonic()
+        splice.used_s = self._clock()
         try:
             for flow in splice.flows:
                 if not flow.is_over:
@@ -176,17 +202,20 @@ class Splicer:
             elif events != known.events:
                 self._selector.modify(sock, events, splice)
 
-    def _end(self, splice: Any) -> None:
-        if splice is None:
+    def _end(self, splice: _Splice | None) -> None:
+        if splice is None or self._splices.pop(splice.number, None) is None:
             return
         for sock in splice.socks:
-            with contextlib.suppress(KeyError):
+            with contextlib.suppress(KeyError, ValueError):  # it was not waited for, or has been closed
                 self._selector.unregister(sock)
-            sock.close()
-        del self._splices[splice.number]
-        self._on_parted(splice.number)
+            with contextlib.suppress(OSError):
+                sock.close()
+        try:
+            self._on_parted(splice.number)
+        except RuntimeError as error:  # the event loop of whoever wanted to know is closed
+            log.debug("nobody hears that a connection through the center ended: %s", error)
 
     def _finish(self) -> None:
+        self._is_closed = True
         for splice in list(self._splices.values()):
             self._end(splice)
-        self._is_closed = True

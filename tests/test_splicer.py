@@ -1,6 +1,7 @@
 """Pairs of sockets that are joined: every byte, each way, as fast as it is read and no faster; and how that ends."""
 
 import contextlib
+import errno
 import math
 import queue
 import socket
@@ -168,12 +169,17 @@ def test_a_splice_can_be_ended_while_much_is_on_its_way(bench):
 
 
 def test_what_is_idle_for_too_long_ends_and_nothing_else_does(bench):
+    now_s = [0.0]
     bench.splicer.close()
-    bench.splicer = Splicer(bench.parted.put, look_s=0.01)
+    bench.splicer = Splicer(bench.parted.put, look_s=0.01, clock=lambda: now_s[0])
     kept = bench.joined()
-    one, other = bench.joined(idle_s=0.1)
-    one.sendall(b"x")
-    assert other.recv(1) == b"x"
+    one, other = bench.joined(idle_s=60.0)
+    for _ in range(3):
+        one.sendall(b"x")
+        assert other.recv(1) == b"x"
+        now_s[0] += 59.0
+    assert bench.parted.empty()
+    now_s[0] += 2.0
     assert bench.has_parted() == 2
     assert everything(one) == everything(other) == b""
     kept[0].sendall(b"y")
@@ -199,3 +205,113 @@ def test_at_the_end_of_the_splicer_all_connections_end(bench):
         for sock in pair:
             with contextlib.suppress(ConnectionError):
                 assert everything(sock) == b""
+
+
+# --------------------------------------------------------------------------------------------------- what goes wrong
+
+
+def passes(one, other):
+    one.sendall(b"ping")
+    return other.recv(4) == b"ping"
+
+
+@pytest.mark.parametrize("name", ["register", "modify", "unregister"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no more can be watched"), MemoryError()], ids=["", "memory"])
+def test_one_that_cannot_be_watched_ends_and_the_others_go_on(bench, monkeypatch, name, error, caplog):
+    selector, kept = bench.splicer._selector, bench.joined()
+    assert passes(*kept)
+    working = getattr(selector, name)
+
+    def fail_once(*args):
+        monkeypatch.setattr(selector, name, working)
+        raise error
+
+    if name == "register":
+        monkeypatch.setattr(selector, name, fail_once)
+        ends = bench.joined()
+    else:
+        ends = bench.joined()
+        assert passes(*ends)
+        monkeypatch.setattr(selector, name, fail_once)
+        if name == "unregister":  # one side has said all, and is looked at no more
+            ends[0].shutdown(socket.SHUT_WR)
+        else:  # nobody reads, so it waits for room as well
+            ends[0].setblocking(False)
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                while True:
+                    ends[0].send(bytes(1 << 20))
+    assert bench.has_parted() == 2
+    assert "a connection through the center ends" in caplog.text
+    for end in ends:
+        end.settimeout(PATIENCE_S)
+        with contextlib.suppress(ConnectionError):
+            everything(end)
+    assert passes(*kept)
+    assert passes(*bench.joined())
+
+
+def test_a_socket_that_is_closed_already_ends_its_splice_alone(bench):
+    kept, (far, near), (other, broken) = bench.joined(), over_tcp(), over_tcp()
+    broken.close()
+    bench.splicer.join(7, near, broken)
+    assert bench.has_parted() == 7
+    assert everything(far) == everything(other) == b""
+    far.close()
+    other.close()
+    assert passes(*kept)
+
+
+def test_who_is_to_hear_of_an_end_may_be_gone(bench):
+    ended = queue.Queue()
+
+    def hear(number):
+        ended.put(number)
+        raise RuntimeError("Event loop is closed")
+
+    bench.splicer.close()
+    bench.splicer = Splicer(hear)
+    kept, (one, other) = bench.joined(), bench.joined()
+    one.close()
+    other.close()
+    assert ended.get(timeout=PATIENCE_S) == 2
+    assert passes(*kept)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_whatever_ends_the_thread_ends_what_is_joined_then_and_later(bench, monkeypatch):
+    pairs = [bench.joined() for _ in range(3)]
+    assert all(passes(*pair) for pair in pairs)
+
+    def fail(timeout_s):
+        raise OSError(errno.EBADF, "epoll is gone")
+
+    monkeypatch.setattr(bench.splicer._selector, "select", fail)
+    bench.splicer.part(100)  # it wakes, and waits anew
+    assert sorted(bench.has_parted() for _ in pairs) == [1, 2, 3]
+    pairs.append(bench.joined())
+    assert bench.has_parted() == 4
+    for pair in pairs:
+        assert everything(pair[0]) == everything(pair[1]) == b""
+
+
+def test_what_is_joined_when_it_is_closed_is_closed_too(bench):
+    bench.splicer.close()
+    one, other = bench.joined()
+    assert everything(one) == everything(other) == b""
+    assert bench.has_parted() == 1
+    bench.splicer.part(1)
+    bench.splicer.close()
+
+
+def test_who_joins_while_it_is_closed_leaves_no_socket_open(bench):
+    """Whichever of the two is first: nobody waits for bytes that never come."""
+    pairs = []
+    for _ in range(50):
+        bench.splicer.close()
+        bench.splicer = Splicer(bench.parted.put)
+        closing = threading.Thread(target=bench.splicer.close)
+        closing.start()
+        pairs.append(bench.joined())
+        closing.join()
+    assert sorted(bench.has_parted() for _ in pairs) == list(range(1, 51))
+    assert all(everything(one) == everything(other) == b"" for one, other in pairs)
