@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import tracemalloc
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,21 @@ def test_a_sender_that_breaks_off_is_a_broken_connection(how, tmp_path, monkeypa
         Stream(ours).receive_into_file(str(path), 3 << 20)
     sender.join()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_a_peer_only_says_will_come_takes_no_room():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"all that comes")
+        theirs.shutdown(socket.SHUT_WR)
+        tracemalloc.start()
+        try:
+            with pytest.raises(ConnectionResetError):
+                Stream(ours).read_exactly(1 << 30)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 @pytest.mark.parametrize("queued_bytes", [0, 1 << 20, 1 << 30])

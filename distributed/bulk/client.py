@@ -191,7 +191,9 @@ class BulkClient:
         if nbytes <= SETTINGS.inline_bytes_max:
             fetched.data = bytes(stream.read_exactly(nbytes))
         elif receive_into is None:
-            fetched.data = stream.read_exactly(nbytes)
+            fetched.data = data = bytearray(nbytes)
+            with memoryview(data) as view:
+                stream.receive_into(view)
         else:
             target = receive_into(nbytes)
             if isinstance(target, str):

@@ -22,6 +22,7 @@ from distributed.wire.messages import Message
 
 RECEIVE_BYTES = 4 << 20  # in one system call
 SKIP_BYTES = 1 << 20
+BELIEVED_BYTES = 64 << 10  # of what a peer says will come
 PIPE_BYTES = 1 << 20
 SPLICED_BYTES_MIN = 1 << 20
 COPY_BYTES = 256 << 10
@@ -86,9 +87,13 @@ class Stream:
         return decode(header)[0], lengths
 
     def read_exactly(self, nbytes: int) -> bytearray:
-        data = bytearray(nbytes)
-        with memoryview(data) as view:
-            self.receive_into(view)
+        """So many bytes. They take up room as they come, not as they are announced."""
+        data, filled = bytearray(min(nbytes, BELIEVED_BYTES)), 0
+        while filled < nbytes:
+            with memoryview(data) as view, view[filled:] as rest:
+                self.receive_into(rest)
+            filled = len(data)
+            data += bytes(min(filled, nbytes - filled))
         return data
 
     def receive_into(self, view: memoryview) -> None:
