@@ -10,7 +10,6 @@ import os
 import socket
 import threading
 import tracemalloc
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
