@@ -100,12 +100,20 @@ class Roads:
         return sock
 
 
-def through_center(center: str, meant: Meant, *, kind: str, role: str, secret: Secret) -> socket.socket:
-    """An authenticated blocking socket to a worker, by way of the center, which cannot read it where there is TLS."""
+def through_center(
+    center: str, meant: Meant, *, kind: str, role: str, secret: Secret, timeout_s: float | None = None
+) -> socket.socket:
+    """An authenticated blocking socket to a worker, by way of the center, which cannot read it where there is TLS.
+
+    `timeout_s` is for all of it; without one each step takes as long as the settings let it.
+    """
+    began = time.monotonic()
     asks = Splice(meant.address, meant.incarnation, for_values=kind == "bulk")
-    sock, incarnation = _spliced(center, asks, role, secret, meant.address)
+    sock, incarnation = _spliced(center, asks, role, secret, meant.address, timeout_s)
     meant = Meant(meant.address, "worker", incarnation)
-    return open_over(sock, meant, kind=kind, role=role, secret=secret)
+    if timeout_s is None:
+        return open_over(sock, meant, kind=kind, role=role, secret=secret)
+    return open_over(sock, meant, kind=kind, role=role, secret=secret, timeout_s=timeout_s, began=began)
 
 
 def dial_back(center: str, token: str, secret: Secret) -> socket.socket:
@@ -127,12 +135,17 @@ def below_tls(sock: socket.socket) -> socket.socket:
     return plain
 
 
-def _spliced(center: str, message: Message, role: str, secret: Secret, whom: str) -> tuple[socket.socket, str]:
+def _spliced(
+    center: str, message: Message, role: str, secret: Secret, whom: str, timeout_s: float | None = None
+) -> tuple[socket.socket, str]:
     """A connection to the center that leads elsewhere after one request; and the answer to that."""
-    timeout_s = SETTINGS.connect_timeout_s + SETTINGS.dial_back_s  # the center knows sooner that nobody dials back
-    sock = connect_blocking(center, kind="control", role=role, secret=secret, expects="center")
+    began = time.monotonic()
+    sock = connect_blocking(center, kind="control", role=role, secret=secret, expects="center", timeout_s=timeout_s)
+    if timeout_s is None:
+        began = time.monotonic()
+        timeout_s = SETTINGS.connect_timeout_s + SETTINGS.dial_back_s  # the center knows sooner that nobody dials back
     try:
-        answer = _ask(sock, message, time.monotonic() + timeout_s)
+        answer = _ask(sock, message, began + timeout_s)
         if isinstance(answer, Refusal):
             kind = type(by_name(answer.kind, answer.reason))
             raise (kind if issubclass(kind, ConnectionFailed) else ConnectionFailed)(whom, answer.reason)

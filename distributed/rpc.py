@@ -65,7 +65,7 @@ def rpc(
     """
     addresses.split_via(address)
     arguments.truth("asynchronous", asynchronous)
-    timeout_s = SETTINGS.connect_timeout_s if timeout_s is None else arguments.positive("timeout_s", timeout_s)
+    timeout_s = None if timeout_s is None else arguments.positive("timeout_s", timeout_s)
     if secret is not None and not isinstance(secret, Secret):
         raise TypeError(f"secret must be a Secret, as find_secret(path) gives it, not a {type(secret).__name__}")
     return Remote(address, asynchronous, timeout_s, secret or find_secret())
@@ -74,7 +74,7 @@ def rpc(
 class Remote:
     """What `rpc` returns: one method for each operation. Closed by `close`, by ``with``, or with the last reference."""
 
-    def __init__(self, address: str, asynchronous: bool, timeout_s: float, secret: Secret) -> None:
+    def __init__(self, address: str, asynchronous: bool, timeout_s: float | None, secret: Secret) -> None:
         self._line = _Line(address, timeout_s, secret)
         self._asynchronous = asynchronous
 
@@ -132,9 +132,10 @@ def _no_such(operation: str) -> str:
 class _Line:
     """The connections to one address, blocking: one for control, one for values; both opened when first needed."""
 
-    def __init__(self, address: str, timeout_s: float, secret: Secret) -> None:
+    def __init__(self, address: str, timeout_s: float | None, secret: Secret) -> None:
         self._sock: socket.socket | None = None
-        self.address, self._timeout_s, self._secret = address, timeout_s, secret
+        self.address, self._connect_s, self._secret = address, timeout_s, secret
+        self._timeout_s = SETTINGS.connect_timeout_s if timeout_s is None else timeout_s
         self._lock = threading.Lock()
         self._decoder = frames.Decoder()
         self._requests = itertools.count(1)
@@ -211,9 +212,10 @@ class _Line:
 
     def _connect(self) -> socket.socket:
         if self._via:
-            return through_center(self._via, Meant(self._there), kind="control", role="hand", secret=self._secret)
+            meant, secret, timeout_s = Meant(self._there), self._secret, self._connect_s
+            return through_center(self._via, meant, kind="control", role="hand", secret=secret, timeout_s=timeout_s)
         return connect_blocking(
-            self._there, kind="control", role="hand", secret=self._secret, timeout_s=self._timeout_s
+            self._there, kind="control", role="hand", secret=self._secret, timeout_s=self._connect_s
         )
 
     def _send_and_receive(self, sock: socket.socket, data: bytes, request: int, patience_s: float) -> Reply | Refusal:

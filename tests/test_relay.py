@@ -284,6 +284,17 @@ async def test_who_waits_for_a_worker_that_does_not_dial_back_hears_so():
 
 
 @on_a_loop
+async def test_who_calls_by_hand_waits_no_longer_than_they_said():
+    async with head() as (center,):
+        worker = FakeWorker(lambda token: None)
+        await worker.join(center)
+        with rpc(f"maxi:1?via={center.address}", timeout_s=0.5) as there:
+            with pytest.raises(ConnectionFailed, match=r"no answer within 0\.5 s"):
+                await in_thread(there.ping)
+        worker.connection.close()
+
+
+@on_a_loop
 async def test_a_worker_that_dials_back_and_ends_is_an_error_in_words():
     async with head() as (center,):
         worker = FakeWorker(
