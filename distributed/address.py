@@ -12,6 +12,7 @@ IPV6_CHARACTERS = set("0123456789abcdefABCDEF:.")
 HOST_CHARACTERS_MAX = 255  # of the domain name system, as the next
 LABEL_CHARACTERS_MAX = 63
 TUNNEL_SUFFIX = ".tunnel"  # of the names of Unix sockets that others made, and whose other end is a TCP port elsewhere
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # who listens at all addresses is reached so on the same machine
 _TUNNEL = "?tunnel="
 
 

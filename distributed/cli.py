@@ -430,7 +430,7 @@ def _center_lines(center: Any, ncores: int | None) -> list[str]:
     from distributed.wire.security import secret_path
 
     host, port = addresses.parse(center.address)
-    reachable = addresses.unparse(socket.gethostname(), port) if host in ("0.0.0.0", "::") else center.address
+    reachable = addresses.unparse(machine.name(), port) if host in addresses.EVERYWHERE else center.address
     return [
         f"Center at {center.address}",
         f"  secret   {secret_path()}" + (" (new)" if center.created_secret else ""),

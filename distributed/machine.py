@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterable
 
 from distributed import address as addresses
+from distributed.errors import BadAddress
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -52,6 +53,14 @@ def parse_bytes(text: str, whole: int | None = None) -> int:
     if size < 1:
         raise ValueError(f"{text!r} is not a size: it must be more than nothing")
     return int(size)
+
+
+def name() -> str:
+    """This machine's name; the loopback address, which many have, where that could not stand in an address."""
+    try:
+        return addresses.host("name", socket.gethostname())
+    except BadAddress:
+        return "127.0.0.1"
 
 
 def address_towards(peer: str) -> str:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from typing import Any
 
 from distributed import address as addresses
+from distributed import machine
 from distributed.cluster.local import Daemon
 from distributed.config import SETTINGS
 from distributed.errors import StartFailed
 
 log = logging.getLogger("distributed.head")
-
-LOOPBACKS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class HeadWorker:
@@ -35,10 +33,10 @@ class HeadWorker:
         """How to start it: where the center listens for others they reach the worker, too, by this machine's name."""
         host, port = addresses.parse(self._center.address)
         place = ["--host", host]
-        if host in LOOPBACKS:
-            place += ["--announce", socket.gethostname()]
+        if host in addresses.EVERYWHERE:
+            place += ["--announce", machine.name()]
         plain = ["--insecure-plaintext"] if self._center.insecure_plaintext else []
-        center = addresses.unparse(LOOPBACKS.get(host, host), port)
+        center = addresses.unparse(addresses.EVERYWHERE.get(host, host), port)
         return ["worker", center, *place, *plain, *self._options]
 
     async def start(self) -> None:

@@ -43,7 +43,6 @@ LAST_LINES = 5  # of what the far end printed, in an error
 SSH_FAILED = 255  # ssh's exit code for what is not the remote command's
 NO_PYTHON = 127
 PYTHON = "{}.{}".format(*sys.version_info)
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a center is reached that listens at all addresses
 OPTIONS = {
     "BatchMode": "yes",  # nobody could type a password
     "ControlPath": "none",  # a connection that is shared would live longer than this process
@@ -243,7 +242,7 @@ def _reached_at(center: str) -> str:
     ('127.0.0.1:8787', '127.0.0.1:8787')
     """
     host, port = addresses.parse(center)
-    return addresses.unparse(EVERYWHERE.get(host, host), port)
+    return addresses.unparse(addresses.EVERYWHERE.get(host, host), port)
 
 
 def _settings() -> dict[str, str]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import socket
 
 from distributed import address as addresses
 from distributed import machine
 from distributed.errors import BadAddress
 
 LOOPBACK = "127.0.0.1"
-EVERYWHERE = ("0.0.0.0", "::")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,16 +58,7 @@ class Place:
         if self.announce is not None:
             host = self.announce
         elif self.via_center:
-            host = _own_name()
-        elif host in EVERYWHERE:
+            host = machine.name()
+        elif host in addresses.EVERYWHERE:
             host = machine.address_towards(center)
         return addresses.unparse(host, port)
-
-
-def _own_name() -> str:
-    """This machine's name; loopback, which many have, would not tell it from others."""
-    name = socket.gethostname()
-    try:
-        return addresses.host("name", name)
-    except BadAddress:
-        return LOOPBACK

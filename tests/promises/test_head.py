@@ -66,6 +66,14 @@ def test_who_reaches_the_head_from_elsewhere_is_told_a_name_not_loopback():
         assert there.end(signal.SIGTERM)[0] == 0
 
 
+@pytest.mark.parametrize(("name", "announced"), [("maxi", "maxi"), ("my machine", "127.0.0.1")])
+def test_a_name_that_could_not_stand_in_an_address_is_not_announced(monkeypatch, name, announced):
+    center = Center("0.0.0.0")
+    center.address = "0.0.0.0:8787"
+    monkeypatch.setattr("socket.gethostname", lambda: name)
+    assert HeadWorker(center).arguments() == ["worker", "127.0.0.1:8787", "--host", "0.0.0.0", "--announce", announced]
+
+
 @pytest.mark.slow
 def test_what_only_the_head_holds_is_handed_over_to_another_machine_first(tmp_path):
     with terminals() as terminal:
