@@ -26,6 +26,7 @@ from distributed.errors import DistributedError
 from distributed.offspring import set_name
 
 INPUT = 0
+SAID_BYTES_MAX = 4096  # of what is said to the far end in one piece, or without the end of a line
 
 
 def run(plan: dict[str, Any]) -> None:
@@ -54,10 +55,11 @@ def _run(plan: dict[str, Any], directory: str) -> int:
     with contextlib.suppress(OSError):  # there is none: it stays where sshd has put it
         os.chdir(os.path.expanduser("~"))
     daemon = Daemon("worker", f"{plan['center']}?tunnel={tunnel}", *plan["options"])
+    said = Said()
     try:
-        if _is_wanted_until_it_speaks(daemon):
+        if _is_wanted_until_it_speaks(daemon, said):
             _say(**daemon.wait_ready())
-            while _is_wanted_until_it_speaks(daemon):
+            while _is_wanted_until_it_speaks(daemon, said):
                 if daemon.wait_until_gone(time.monotonic()):
                     why = daemon.why_ended()
                     print(f"the worker there {why}", file=sys.stderr, flush=True)
@@ -67,18 +69,36 @@ def _run(plan: dict[str, Any], directory: str) -> int:
     return 0
 
 
-def _is_wanted_until_it_speaks(daemon: Daemon) -> bool:
+class Said:
+    """What came over ssh's input, in whole lines, however it was cut into pieces on the way.
+
+    >>> said = Said()
+    >>> said.lines(b'lea'), said.lines(b've' + bytes([10]) + LEAVE + b'x'), said.lines(b'y')
+    ([], [b'leave', b'leave'], [])
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def lines(self, piece: bytes) -> list[bytes]:
+        """What this piece has completed, without the ends of the lines."""
+        *whole, rest = (self._rest + piece).split(b"\n")
+        self._rest = rest[-SAID_BYTES_MAX:]
+        return whole
+
+
+def _is_wanted_until_it_speaks(daemon: Daemon, said: Said) -> bool:
     """Wait for the daemon's line, or its end, and do meanwhile what ssh's input says; False at the end of that."""
     while True:
         ready, _, _ = select.select([INPUT, daemon.fileno()], [], [])
         if INPUT in ready:
             try:
-                said = os.read(INPUT, 4096)
+                piece = os.read(INPUT, SAID_BYTES_MAX)
             except OSError:
-                said = b""
-            if not said:
+                piece = b""
+            if not piece:
                 return False
-            if said == LEAVE:
+            if LEAVE.strip() in said.lines(piece):
                 daemon.ask_to_leave()
         if daemon.fileno() in ready:
             return True

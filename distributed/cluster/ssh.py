@@ -56,10 +56,10 @@ OPTIONS = {
 }
 # Read by whatever shell the user has there, so it has neither a single quote nor a backslash nor an exclamation mark.
 # $0 is the socket, the others are Pythons. The first that has the package is taken, or else the first that is there, to
-# say what is wrong with it.
+# say what is wrong with it. It reads no byte beyond its two lines: what follows them is for the far end.
 SCRIPT = (
     "export PYTHONSAFEPATH=1; "
-    'run() { "$1" -c "import sys; exec(eval(sys.stdin.readline()))"; end $?; }; '
+    'run() { "$1" -c "import io; exec(eval(io.FileIO(0, closefd=False).readline()))"; end $?; }; '
     'end() { rm -f "$0"; exit $1; }; '
     'for p in "$@"; do "$p" -c "import distributed.version" </dev/null >/dev/null 2>&1 && run "$p"; done; '
     'for p in "$@"; do command -v "$p" >/dev/null 2>&1 && run "$p"; done; '
@@ -148,7 +148,7 @@ class SshWorker(Child):
             "options": options,
         }
         preamble = files("distributed.cluster").joinpath("preamble.py").read_text("utf-8")
-        program = f"{preamble}\nbegin(json.loads(sys.stdin.readline()))\n"
+        program = f"{preamble}\nbegin(json.loads(io.FileIO(0, closefd=False).readline().decode()))\n"
         return f"{program!a}\n{json.dumps(plan)}\n".encode("ascii")
 
     def _understand(self, line: bytes) -> dict[str, Any] | None:

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 from distributed import Cluster, Pool, current_pool, rpc, wait
-from distributed.cluster import hosts, preamble
+from distributed.cluster import hosts, keys, preamble
 from distributed.cluster.child import CHILDREN
-from distributed.cluster.ssh import COMMAND_VARIABLE, SshWorker
+from distributed.cluster.ssh import COMMAND_VARIABLE, SshWorker, Wishes
 from distributed.errors import BadAddress, StartFailed
 from tests.promises.machines import Program, machines
 from tests.promises.test_large_values import apart
@@ -144,6 +144,22 @@ def test_a_cluster_has_workers_there_that_leave_in_good_order(server: Sshd) -> N
         assert ssh_workers() == []
         assert wait_for_end(server.marked()) == []
         assert pool.submit(len, kept).get() == MIB
+
+
+@pytest.mark.slow
+def test_who_is_asked_to_leave_before_it_has_begun_leaves(server: Sshd) -> None:
+    """What follows the program and the plan in the same piece is still there for who runs next."""
+    with Cluster(1) as cluster:
+        host = hosts.parse(server.url(1))
+        worker = SshWorker(host, Wishes(cluster.center_address), *keys.at_hand())
+        try:
+            worker.ask_to_leave()
+            worker.ask_to_leave()
+            with pytest.raises(StartFailed):
+                worker.wait_ready()
+        finally:
+            worker.stop(time.monotonic() + 10)
+        assert wait_for_end(server.marked()) == []
 
 
 @pytest.mark.slow
