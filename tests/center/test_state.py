@@ -23,6 +23,11 @@ from tests.center.bench import ALICE, BOB, Bench, bounded, member, register
 LEASE_S = SETTINGS.closed_client_lease_s
 
 
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
 def as_list(some: m.Member) -> list:
     return list(dataclasses.astuple(some))
 

@@ -76,6 +76,7 @@ def test_a_pool_outlives_whoever_resets_its_connections_to_the_center(secret_fil
         running = pool.submit(time.sleep, 4)
         _, port = addresses.parse(cluster.center_address)
         os.kill(cluster._centers[0].pid, signal.SIGKILL)
+        cluster._centers[0].wait_until_gone(time.monotonic() + 30)
         with Hasty(port) as hasty:
             for _ in range(6):
                 assert hasty.accepted.acquire(timeout=30)

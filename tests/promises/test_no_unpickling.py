@@ -177,6 +177,11 @@ def test_center_and_agent_load_no_pickle_and_import_no_module_of_a_user(watched)
 # ----------------------------------------------------------------------------------------------- in all other tests
 
 
+def test_the_watch_that_tests_look_at_is_the_one_that_watches():
+    """A second file of that name, imported under the same one, would have a record of its own, in which nothing is."""
+    assert str(conftest.WATCH) in os.environ["PYTHONPATH"].split(os.pathsep)
+
+
 def test_daemons_of_all_tests_are_watched(tmp_path):
     before = len(watched_so_far())
     with Pool(1) as pool, terminals() as terminal:
