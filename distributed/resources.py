@@ -37,10 +37,19 @@ def amounts(name: str, value: Any) -> dict[str, int]:
     return {key: _amount(name, key, value[key]) for key in sorted(value, key=str)}
 
 
+def is_name(name: str) -> bool:
+    """Whether a resource may be called so.
+
+    >>> is_name('gpu'), is_name('gpu 1'), is_name('')
+    (True, False, False)
+    """
+    return _NAME.fullmatch(name) is not None
+
+
 def _amount(name: str, key: Any, amount: Any) -> int:
     if not isinstance(key, str):
         raise TypeError(f"{name}={{{arguments.shown(key)}: ...}} must be {_RIGHT}")
-    if _NAME.fullmatch(key) is None:
+    if not is_name(key):
         right = "a letter, then letters, digits, dots, dashes and underscores, 100 at most"
         raise ValueError(f"{name}: {arguments.shown(key)} is no name of a resource: it must be {right}")
     try:

@@ -14,6 +14,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 import msgpack
 
 from distributed import address as addresses
+from distributed import resources
 from distributed.errors import BadAddress, ProtocolError
 from distributed.wire import frames
 from distributed.wire.messages import REGISTRY, Member, Message
@@ -73,6 +74,8 @@ def restore_member(value: Any) -> Member:
         raise ProtocolError(f"a member with a memory limit of {member.memory_limit} bytes")
     if min(member.resources.values(), default=1) < 1:
         raise ProtocolError("a member with less than one of a resource")
+    if not all(map(resources.is_name, member.resources)):
+        raise ProtocolError("a member with a resource whose name is none")
     return member
 
 

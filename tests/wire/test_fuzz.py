@@ -228,7 +228,7 @@ MEMBERS = st.builds(
     st.integers(0, 99),
     st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=2),
     relayed=st.booleans(),
-    resources=st.dictionaries(st.text(max_size=4), st.integers(1, 99), max_size=2),
+    resources=st.dictionaries(st.from_regex(r"[a-z][a-z0-9.-]{0,3}", fullmatch=True), st.integers(1, 99), max_size=2),
 )
 KEY_TEXTS, NUMBERS_OF_LISTS = st.text(max_size=6), st.integers(0, 1 << 40)
 OF_TYPE = {

@@ -309,6 +309,8 @@ def test_operations_keep_the_founding_names():
         ("resources", {"gpu": 0}),
         ("resources", {"gpu": "2"}),
         ("resources", {3: 1}),
+        ("resources", {"": 1}),
+        ("resources", {"gpu\x1b[2J": 1}),
     ],
 )
 def test_what_no_worker_can_be_is_no_member(field, value):
