@@ -35,6 +35,7 @@ class Demands:
         self._is_due = False
         self._waiting: dict[tuple[resources.Demand, frozenset[str]], list[Waiting]] = {}  # heaps
         self._numbers = itertools.count()
+        self._places: dict[Task, int] = {}  # of each that waits: the number under which it is wanted; others are void
 
     @property
     def is_due(self) -> bool:
@@ -43,29 +44,39 @@ class Demands:
 
     def __iter__(self) -> Iterator[Task]:
         """The tasks that wait."""
-        return (task for heap in self._waiting.values() for _, _, task in sorted(heap) if task.status == READY)
+        return (item[2] for heap in self._waiting.values() for item in sorted(heap) if self._is_wanted(item))
 
     def put(self, task: Task, level: tuple[float, int]) -> None:
         """A task waits for its turn."""
         options = task.kind.options  # type: ignore[union-attr]
         heap = self._waiting.setdefault((options.resources, options.workers), [])
-        heapq.heappush(heap, (level, next(self._numbers), task))
+        number = self._places[task] = next(self._numbers)
+        heapq.heappush(heap, (level, number, task))
         self._is_due = True
 
     def withdraw(self, tasks: set[Task]) -> None:
-        """Take these out, wherever they are."""
+        """Take these out, wherever they are: what is left of them there counts for nothing."""
         self._is_due = True
-        for name, heap in list(self._waiting.items()):
-            self._set(name, [item for item in heap if item[2] not in tasks])
+        for task in tasks:
+            self._places.pop(task, None)
 
     def take_unmet(self) -> list[Task]:
         """Take out those that no worker that is here can ever run."""
         unmet = []
         for name, heap in list(self._waiting.items()):
             if not any(may_run(view, heap[0][2]) for view in self._takers.values()):
-                unmet += [task for _, _, task in sorted(heap) if task.status == READY]
+                unmet += [item[2] for item in sorted(heap) if self._is_wanted(item)]
+                for item in heap:
+                    self._leave(item)
                 del self._waiting[name]
         return unmet
+
+    def _is_wanted(self, item: Waiting) -> bool:
+        return item[2].status == READY and self._places.get(item[2]) == item[1]
+
+    def _leave(self, item: Waiting) -> None:
+        if self._places.get(item[2]) == item[1]:
+            del self._places[item[2]]
 
     def batches(self) -> Iterator[tuple[WorkerView, list[Task]]]:
         """Those whose turn it is, for workers that have what they need; the caller notes each as sent before the next.
@@ -91,8 +102,8 @@ class Demands:
     def _prune(self, name: tuple[resources.Demand, frozenset[str]]) -> bool:
         """Whether anybody waits there, when those that are not wanted any more are left out."""
         heap = self._waiting[name]
-        while heap and heap[0][2].status != READY:
-            heapq.heappop(heap)
+        while heap and not self._is_wanted(heap[0]):
+            self._leave(heapq.heappop(heap))
         if not heap:
             del self._waiting[name]
         return bool(heap)
@@ -130,18 +141,20 @@ class Demands:
         room = resources.fit(name[0], view.resources_used, view.member.resources)
         room_bytes = self._settings.window_bytes_max - view.bytes_under_way
         share = -(-len(heap) // len(self._takers))
-        first = heapq.heappop(heap)[2]
+        first = self._pop(heap)
         batch, room_bytes = [first], room_bytes - first.message_bytes
-        while heap and len(batch) < min(room, share):
+        while self._prune(name) and len(batch) < min(room, share):
             task = heap[0][2]
-            room_bytes -= task.message_bytes if task.status == READY else 0
+            room_bytes -= task.message_bytes
             if task.kind is not first.kind or task.inputs or room_bytes < 0:
                 break
-            heapq.heappop(heap)
-            if task.status == READY:
-                batch.append(task)
-        self._set(name, heap)
+            batch.append(self._pop(heap))
         return batch
+
+    def _pop(self, heap: list[Waiting]) -> Task:
+        item = heapq.heappop(heap)
+        self._leave(item)
+        return item[2]
 
     def _keep_back(self, task: Task, kept_back: dict[str, set[str]]) -> None:
         """Who comes later and needs the same goes elsewhere: where this one lacks least, it will have its turn."""
@@ -153,13 +166,6 @@ class Demands:
         )
         if nearest is not None:
             kept_back.setdefault(nearest.member.address, set()).update(name for name, _ in demand)
-
-    def _set(self, name: tuple[resources.Demand, frozenset[str]], heap: list[Waiting]) -> None:
-        if heap:
-            heapq.heapify(heap)
-            self._waiting[name] = heap
-        else:
-            self._waiting.pop(name, None)
 
     def check(self) -> None:
         """Each waits once; workers use no more than they have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -207,6 +208,54 @@ def test_large_arguments_wait_for_room_in_the_window() -> None:
     assert [task.status for task in tasks] == [SENT, READY, READY]
     bench.finish(tasks[0])
     assert [task.status for task in tasks[1:]] == [SENT, READY]
+
+
+class Counted(float):
+    """A priority that counts how often it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return float(self) == other
+
+    __hash__ = float.__hash__
+
+
+def work(count: int, end: Callable[[Demanding, Task], None]) -> int:
+    """How often priorities are compared while so many tasks go, one after the other ends."""
+    bench = Demanding()
+    bench.state.placement.demands.check = lambda: None  # type: ignore[method-assign]  # it looks at all that wait
+    tasks = [bench.ask(1, resources={"license": 1}, priority=Counted(0))[0] for _ in range(count)]
+    before = Counted.compared
+    for task in tasks:
+        assert task.status == SENT
+        end(bench, task)
+    assert Counted.compared > before
+    return Counted.compared - before
+
+
+@pytest.mark.parametrize(
+    "end",
+    [lambda bench, task: bench.finish(task), lambda bench, task: bench.on(CancelAsked([task]))],
+    ids=["ends", "is cancelled"],
+)
+def test_each_costs_about_the_same_however_many_wait(end: Callable[[Demanding, Task], None]) -> None:
+    assert work(400, end) < 6 * work(100, end)
+
+
+def test_those_hurried_again_and_again_wait_once_each() -> None:
+    bench = Demanding()
+    (first,) = bench.ask(1, resources={"license": 1})
+    waiting = bench.ask(20, resources={"license": 1})
+    for n, task in enumerate(reversed(waiting)):
+        bench.submit(task, kind=kind(priority=-1 - n))
+    assert list(bench.state.placement.demands) == waiting
+    for task in waiting:
+        assert task.status == READY
+        bench.finish(first)
+        assert task.status == SENT
+        first = task
 
 
 @pytest.mark.parametrize("wrong", [{"gpu": 0}, {"gpu": 1.5}, {1: 1}, {"gpu": True}, {"gpu": "1"}])
