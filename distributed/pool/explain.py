@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from distributed import resources
+from distributed.pool import withheld
 from distributed.pool.demands import may_run
 from distributed.pool.events import Instruction, Warn
 from distributed.pool.tasks import DONE, READY, SENT, WAITING, Task
@@ -80,11 +81,13 @@ def explain(state: PoolState, task: Task, now: float) -> str:
         view = state.workers[task.worker or ""]
         ahead = list(view.under_way).index(task.key)
         silent_s = now - view.since
+        if reason := withheld.why(state, task):
+            return reason
         if task.kind is not None and task.kind.options.resources:
             needed = resources.told(task.kind.options.resources)
             return f"{name} runs on {task.worker}, or waits there for {needed} that others use"
         if ahead < view.member.ncores:
-            return f"{name} runs on {task.worker}, which last finished a task {silent_s:.1f} s ago"
+            return f"{name} runs on {task.worker}, where nothing has begun or ended for {silent_s:.1f} s"
         return f"{name} is queued on {task.worker} behind {count(ahead, 'task')}"
     if task.status == WAITING:
         if task.borrowed:
@@ -105,6 +108,8 @@ def explain(state: PoolState, task: Task, now: float) -> str:
         return f"{name} waits: the only worker leaves; start another one with `dworker HOST:PORT`"
     if task.status == READY and not state.workers:
         return f"{name} waits: no worker is connected; start one with `dworker HOST:PORT`"
+    if task.status == READY and (reason := withheld.why(state, task)):
+        return reason
     if task.status == READY and task.kind is not None and task.kind.options.resources:
         return f"{name} waits for {resources.told(task.kind.options.resources)}: {_in_use(state, task)}"
     if task.status == READY:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from distributed.errors import ProtocolError
+from distributed.pool import withheld
 from distributed.pool.events import Borrowed, CancelAsked, Received, Stored, Submitted, Wanted
 from distributed.pool.nesting import OVER, Parent, understand
 from distributed.pool.tasks import FAILED, Task
@@ -42,7 +43,7 @@ class Inner:
             CancelInner: self._cancel,
             WantInner: self._want,
             StoredInner: self._stored,
-            Waits: lambda parent, said, now: self._nesting.waits(parent, said.is_waiting),
+            Waits: self._waits,
             AskMember: lambda parent, said, now: self._state.order(self._nesting.members(parent)),
         }
 
@@ -62,6 +63,11 @@ class Inner:
         if tasks:
             self._state.workers[parent.address].reconsider()
             self._state.absorb(Submitted(tasks), now)
+
+    def _waits(self, parent: Parent, said: Waits, now: float) -> None:
+        self._nesting.waits(parent, said.is_waiting)
+        if said.is_waiting:
+            withheld.watch(self._state, now)
 
     def _adopt(self, parent: Parent, said: AdoptInner, now: float) -> None:
         for key in said.keys:

@@ -137,6 +137,29 @@ def test_tasks_in_tasks_ask_for_them_too(pool):
     assert all_comes_back(pool)
 
 
+def greedy():
+    return current_pool().options(resources={"gpu": 1}).submit(abs, -1).get()
+
+
+def test_a_task_that_keeps_what_its_own_task_needs_hears_so_and_does_not_wait_for_ever(monkeypatch, cluster):
+    monkeypatch.setenv("DISTRIBUTED_UNMET_DEMAND_GRACE_S", "0.5")
+    program = (
+        "from tests.promises.test_resources import *\n"
+        f"with Pool({cluster.center_address!r}) as pool:\n"
+        "    both, one = pool.options(resources={'gpu': 2}), pool.options(resources={'gpu': 1})\n"
+        "    try:\n"
+        "        both.submit(greedy).get(30)\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__, error)\n"
+        "    print(one.submit(greedy).get(30))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    refused, enough = ran.stdout.splitlines() or [ran.stderr, ""]
+    assert "NoWorker builtins.abs needs gpu 1, and tests.promises.test_resources.greedy" in refused
+    assert "keeps gpu 2 while it waits for it" in refused
+    assert enough == "1", "the other one was free"
+
+
 def test_a_demand_that_nobody_meets_is_explained_at_once_and_an_error_after_the_grace(monkeypatch, cluster):
     script = """
 import sys
