@@ -18,6 +18,7 @@ STACK_BYTES_MAX = 64 * 1024
 STACK_SIGNAL = int(getattr(signal, "SIGRTMAX", signal.SIGUSR2)) - 2  # asks an executor to write down where it is
 
 _OWN_FRAME = "/distributed/worker/executor"
+_OWN_THREAD = "/distributed/worker/"
 _CELL = struct.Struct("<Qd")  # serial + 1 (0: nothing is running), start on the machine's monotonic clock
 _INITIALIZES_AT = _CELL.size
 write_into = _CELL.pack_into  # (memory, 0, serial + 1, start_s): for loops in which a method call would be felt
@@ -26,14 +27,20 @@ write_into = _CELL.pack_into  # (memory, 0, serial + 1, start_s): for loops in w
 def without_own_frames(stack: str) -> str:
     """A stack without the frames of the executor, which are the last ones of its thread; without that, if none is left.
 
+    Nor has it other threads of the executor's.
+
     >>> print(without_own_frames('Thread 1:\\n  File "user.py"\\n  File "/distributed/worker/executor.py"'))
     Thread 1:
       File "user.py"
+    >>> without_own_frames('Thread 2:\\n  File "threading.py"\\n  File "/distributed/worker/outcomes.py"')
+    ''
     """
     threads = []
     for thread in stack.split("\n\n"):
         lines = thread.splitlines()
         own = next((number for number, line in enumerate(lines) if _OWN_FRAME in line), len(lines))
+        if own == len(lines) and _OWN_THREAD in thread:
+            continue
         threads.append("\n".join(lines[:own]))
     return "\n\n".join(thread for thread in threads if "\n" in thread and not thread.startswith("Extension modules:"))
 
