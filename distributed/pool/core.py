@@ -105,7 +105,7 @@ class Core:
     def explain(self, task: Task) -> str:
         """Why a task is where it is."""
         said: str = self.driver.inspect(lambda: explain.explain(self.state, task, time.monotonic()))
-        return said
+        return said if task.status in SETTLED else said + self.driver.about_the_center
 
     # ------------------------------------------------------------------------------------------------ values, inwards
 

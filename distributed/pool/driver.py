@@ -221,6 +221,12 @@ class Driver:
         return bool(self.inspect(cancel))
 
     @property
+    def about_the_center(self) -> str:
+        """What to add to the reason why something waits: that the center is away, if it is."""
+        is_here = self._center is not None or self.closed
+        return "" if is_here else f"; and the center {self.center_address} is away, which must be started again"
+
+    @property
     def center_peer(self) -> str:
         """The center's address as the network knows it, whatever name was used for it here."""
         return self._center_peer
@@ -476,7 +482,7 @@ class Driver:
         self.on_output(instruction.output)
 
     def _warn(self, instruction: Warn) -> None:
-        logger.warning("%s", instruction.text)
+        logger.warning("%s%s", instruction.text, self.about_the_center)
 
     def _wake_at(self, instruction: WakeAt) -> None:
         if not self._alarms or instruction.time < self._alarms[0]:

@@ -81,3 +81,12 @@ def test_a_pool_outlives_whoever_resets_its_connections_to_the_center(secret_fil
             for _ in range(6):
                 assert hasty.accepted.acquire(timeout=30)
             assert running.get(timeout=60) is None
+
+
+def test_why_a_task_waits_says_that_the_center_is_away(secret_file):
+    with Cluster(1, ncores=1) as cluster, Pool(cluster) as pool:
+        waiting = pool.options(workers=["nobody"]).submit(abs, -1)
+        assert "center" not in waiting.explain()
+        os.kill(cluster._centers[0].pid, signal.SIGKILL)
+        pool._core.wait(lambda: pool._core.driver.about_the_center, 30)
+        assert f"the center {cluster.center_address} is away" in waiting.explain()
