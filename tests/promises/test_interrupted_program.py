@@ -78,6 +78,7 @@ main()
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0])
 def test_a_thousand_interrupts_at_random_moments(tmp_path, seed):

@@ -194,6 +194,7 @@ def executions(notes):
     return notes.stat().st_size // EXECUTION.size if notes.exists() else 0
 
 
+@pytest.mark.long
 @pytest.mark.namespaces
 @pytest.mark.slow
 def test_a_graph_comes_out_right_though_workers_and_the_center_are_killed_while_all_goes_through_the_head(
@@ -221,6 +222,7 @@ def test_a_graph_comes_out_right_though_workers_and_the_center_are_killed_while_
         assert client.end() == 0
 
 
+@pytest.mark.long
 @pytest.mark.namespaces
 @pytest.mark.slow
 def test_who_falls_silent_behind_the_head_is_noticed_by_those_who_were_led_there_and_comes_back(encrypted, tmp_path):

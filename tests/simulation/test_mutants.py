@@ -24,6 +24,7 @@ def test_a_bug_whose_text_is_gone_is_an_error():
         MUTANTS[0].mutate("a module that was written anew")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # where a story has changed, others are looked through for the bug
 def test_every_deliberate_bug_is_caught_by_a_story():
