@@ -41,6 +41,7 @@ def pytest_configure() -> None:
     shutil.copy(Path(__file__).parent / "tests" / "promises" / "watch.py", WATCH / "sitecustomize.py")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(WATCH), os.environ.get("PYTHONPATH")]))
     sys.path.insert(0, str(WATCH))  # what a local cluster hands on to its daemons
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests beside others has it ignored
 
 
 def pytest_unconfigure() -> None:

@@ -50,7 +50,6 @@ def work(pool, n):
         assert x.get() == 10
 
 def main():
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests were started
     pool = Pool(sys.argv[1])
     rounds = interrupts = 0
     print("ready", flush=True)
