@@ -117,7 +117,7 @@ def test_a_class_of_the_program_is_the_same_when_it_comes_back(how):
 def test_plain_pickle_takes_what_others_can_import_and_says_where_the_rest_is():
     with using(serializer("pickle")):
         assert unpack_function(pack_function(json.dumps).code) is json.dumps
-        with pytest.raises(CannotPickle, match=r"lambda.* is a function .*[Cc]an't pickle"):
+        with pytest.raises(CannotPickle, match=r"lambda.* is a function .*[Cc]an't (pickle|get)"):
             pack_function(lambda: 1)
         with pytest.raises(CannotPickle, match=r"args\[0\]\['x'\]\[1\] is a .*lock"):
             pack_call(({"x": [1, threading.Lock()]},), {})
