@@ -22,19 +22,18 @@ if TYPE_CHECKING:
 
 
 def watch(state: PoolState, now: float) -> None:
-    """A task begins to wait: whatever can never begin from now on fails, if that is still so after a grace time."""
+    """A task begins to wait: what can never begin because of that fails, if it is still so after a grace time."""
     if not any(view.member.resources for view in state.placement.takers.values()):
         return
     tasks = [parent.tasks[key] for parent in state.nesting.parents.values() for key in parent.own]
-    if any(why(state, task) for task in tasks):
-        state.later(now + state.settings.unmet_demand_grace_s, lambda now: _give_up(state, now))
+    if withheld := [task for task in tasks if why(state, task)]:
+        state.later(now + state.settings.unmet_demand_grace_s, lambda now: _give_up(state, withheld, now))
 
 
-def _give_up(state: PoolState, now: float) -> None:
-    for parent in list(state.nesting.parents.values()):
-        for key in sorted(parent.own):
-            if reason := why(state, parent.tasks[key]):
-                state.absorb(CancelAsked([parent.tasks[key]], NoWorker(reason, key)), now)
+def _give_up(state: PoolState, tasks: list[Task], now: float) -> None:
+    for task in sorted(tasks, key=lambda task: task.key):
+        if reason := why(state, task):
+            state.absorb(CancelAsked([task], NoWorker(reason, task.key)), now)
 
 
 def why(state: PoolState, task: Task) -> str:

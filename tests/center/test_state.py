@@ -16,6 +16,7 @@ from distributed.center.events import (
     Send,
     WakeAt,
 )
+from distributed.center.state import CenterState
 from distributed.config import SETTINGS
 from distributed.wire import messages as m
 from tests.center.bench import ALICE, BOB, Bench, bounded, member, register
@@ -340,6 +341,13 @@ def test_an_owner_that_leaves_ends_the_waiting_for_its_keys(bench: Bench) -> Non
     bench.say(2, m.Export([f"{ALICE}/1"], [1]))
     bench.say(3, m.WhoHas([f"{ALICE}/1"], wait_s=60), request=8)
     assert bench.say(2, m.UnregisterClient()) == [Send(3, m.Reply({}), 8)]
+
+
+def test_a_center_that_was_stopped_at_its_start_waits_for_owners_from_then_on() -> None:
+    bench = Bench()
+    bench.state = CenterState(started=0.0)
+    asked = bench.say(3, m.WhoHas([f"{ALICE}/1"], wait_s=60), request=8)
+    assert not [said for said in asked if isinstance(said, Send)], "its owner may still register again"
 
 
 def test_a_key_of_an_owner_that_nobody_knows_is_lost_at_once(bench: Bench) -> None:
