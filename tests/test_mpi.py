@@ -332,17 +332,38 @@ def child_of(rank: int, word: bytes) -> int:
     return pid
 
 
+@pytest.fixture
+def left(tmp_path):
+    """A directory for PYTHONPATH, by which ranks tell that they leave MPI: mpiexec bears no abort after that."""
+    (tmp_path / "telling").mkdir()
+    (tmp_path / "telling" / "sitecustomize.py").write_text(
+        "import atexit, os, sys\n"
+        "from distributed.cluster import launcher\n"
+        "if launcher.size(os.environ):\n"
+        "    atexit.register(lambda: print('rank', launcher.rank(os.environ), 'left', file=sys.stderr, flush=True))\n"
+    )
+    return tmp_path / "telling"
+
+
 @pytest.mark.slow
-def test_a_script_that_raises_while_another_rank_waits_for_it_ends_the_job(mpiexec, script) -> None:
+def test_a_script_that_raises_while_another_rank_waits_for_it_ends_the_job(mpiexec, script, left) -> None:
     program = script(
         "from distributed.mpi import communicator, is_client\n"
         "if is_client():\n"
         "    raise ValueError('before it has sent anything')\n"
         "communicator().bcast(None)\n"
     )
-    finished = done(*job(program, n=3, options=("--ranks", "2")))
+    finished = done(*job(program, n=3, options=("--ranks", "2")), PYTHONPATH=searched(left))
     assert finished.returncode == 1
     assert "ValueError: before it has sent anything" in finished.stderr
+    assert "left" not in finished.stderr
+
+
+@pytest.mark.slow
+def test_all_ranks_leave_when_all_are_done(mpiexec, script, left) -> None:
+    finished = done(*job(script("pass"), n=3, options=("--ranks", "2")), PYTHONPATH=searched(left))
+    assert finished.returncode == 0
+    assert sorted(finished.stderr.splitlines()) == ["rank 0 left", "rank 1 left", "rank 2 left"]
 
 
 # ------------------------------------------------------------------------------------------------- wrong from the start

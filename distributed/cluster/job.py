@@ -4,8 +4,10 @@ MPI starts and places the processes and carries what they need to find one anoth
 that exists for this job only, in memory. Everything else goes the usual way. Center and workers are child processes
 that know nothing of MPI, because its libraries bear neither forks nor a second user of a rank's identity.
 
-How it ends: rank 0 says so to the workers when the program is over. Should rank 0 die without a word, its center goes
-with it, and each worker rank notices that by a connection of its own to the center, whatever the launcher does.
+How it ends: rank 0 says so to the workers when the program is over, and lets all ranks go when each has said that it is
+done. None finalizes MPI before, for the job may still be aborted, and mpiexec of Open MPI 4 crashes or hangs if one does
+so meanwhile. Should rank 0 die without a word, its center goes with it, and each worker rank notices that by a
+connection of its own to the center, whatever the launcher does.
 """
 
 from __future__ import annotations
@@ -195,8 +197,13 @@ class Job:
             else:
                 self._keep_a_worker()
         self._stop_daemon()
-        self.ranks.send(0, message)
         self._end_lifeline()
+        self.ranks.send(0, message)
+        try:
+            self.ranks.receive(0, 2 * SETTINGS.close_timeout_s + 2 * SPARE_S)  # others may take that long
+        except SilentRank as error:
+            self._say(str(error))
+            self.ranks.abort(1)
 
     def _is_cut(self) -> bool:
         assert self._lifeline is not None
@@ -243,11 +250,11 @@ class Job:
             for rank in others:
                 self.ranks.receive(rank)
             is_complete = self._dismiss_workers()
-            for rank in others:
-                self.ranks.send(rank, "end")
             self._stop_daemon()
             if not is_complete:
                 self.ranks.abort(code or 1)
+            for rank in range(1, self.ranks.size):
+                self.ranks.send(rank, "leave")
         else:
             self._end_lifeline()
             self.ranks.send(0, "done")
