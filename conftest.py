@@ -78,11 +78,20 @@ def secret_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def pool(no_leaks: None) -> Iterator[Pool]:
-    """A local pool with two executors, for examples in docstrings: ``pool = getfixture('pool')``."""
+    """A local pool with two executors."""
     from distributed import Pool
 
     with Pool(2) as pool:
         yield pool
+
+
+@pytest.fixture(autouse=True)
+def pool_of_examples(request: pytest.FixtureRequest) -> None:
+    """An example in a docstring that says ``pool`` has one."""
+    if isinstance(request.node, pytest.DoctestItem):
+        example = request.node.dtest
+        if example is not None and any("pool." in line.source for line in example.examples):
+            example.globs.setdefault("pool", request.getfixturevalue("pool"))
 
 
 @pytest.fixture(autouse=True)

@@ -107,7 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command(word: str, summary: str, text: str, examples: str) -> argparse.ArgumentParser:
         layout = argparse.RawDescriptionHelpFormatter
-        return commands.add_parser(word, help=summary, description=text, epilog=examples, formatter_class=layout)
+        return commands.add_parser(
+            word, help=summary, description=text, epilog=examples, formatter_class=layout, allow_abbrev=False
+        )
 
     center = command("center", "start a center (as dcenter)", CENTER_HELP, CENTER_EXAMPLES)
     _add_center_options(center)
@@ -141,7 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser(name: str, text: str, examples: str) -> argparse.ArgumentParser:
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=name, description=text, epilog=examples, formatter_class=layout)
+    parser = argparse.ArgumentParser(
+        prog=name, description=text, epilog=examples, formatter_class=layout, allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"distributed {__version__}")
     return parser
 

@@ -155,7 +155,7 @@ def _find_mpi() -> Any:
             _go_alone("DISTRIBUTED_MPI=0: the program runs once, and Pool() starts local processes")
         return None
     if not wish and size < 2:
-        _say("one process alone, without mpiexec: Pool() starts local processes")
+        _say("one process alone: Pool() starts local processes")
         return None
     try:
         from mpi4py import MPI
@@ -257,8 +257,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     layout = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=NAME, description=HELP, epilog=EXAMPLES, formatter_class=layout, usage=f"{NAME} [OPTION ...] "
-                     "{SCRIPT | -m MODULE} [ARGUMENT ...]")  # fmt: skip
+    parser = _Parser(prog=NAME, description=HELP, epilog=EXAMPLES, formatter_class=layout, allow_abbrev=False,
+                     usage=f"{NAME} [OPTION ...] {{SCRIPT | -m MODULE}} [ARGUMENT ...]")  # fmt: skip
     parser.add_argument("--version", action="version", version=f"distributed {__version__}")
     parser.add_argument("--ranks", type=_ranks, help="which ranks are workers: 1,2 or 1-3 (default: all but rank 0)")
     parser.add_argument("--ncores", type=_ncores, default=1, help="executors in each worker (default: 1)")
@@ -269,9 +269,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--insecure-plaintext", action="store_true", help="go on without TLS when the ranks are on several machines"
     )
     parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is the name of a module")
-    parser.add_argument("script", metavar="SCRIPT", help="the program")
+    parser.add_argument("script", metavar="SCRIPT", nargs="?", help="the program")
     parser.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="what it gets as sys.argv[1:]")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.script is None:
+        parser.error("there is no program to run: name a script, or a module with -m")
+    return arguments
 
 
 def _ranks(text: str) -> tuple[int, ...]:

@@ -124,6 +124,14 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     assert f"chmod 600 {secret}" in err
 
 
+def test_a_secret_far_from_any_directory_is_a_mistake_and_makes_none(tmp_path) -> None:
+    nowhere = tmp_path / "typo" / "distributed" / "secret"
+    code, _, err = finished("dcenter", "--port", "0", DISTRIBUTED_SECRET_FILE=str(nowhere))
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert f"{nowhere} is in a directory that does not exist: make it (mkdir -p {nowhere.parent}), or correct" in err
+    assert not nowhere.parent.parent.exists()
+
+
 # ------------------------------------------------------------------------------------------------------------ worker
 
 

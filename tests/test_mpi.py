@@ -573,7 +573,7 @@ LOCAL = (
 def test_without_a_launcher_the_pool_is_local_and_one_sentence_says_so(script) -> None:
     finished = alone(script(LOCAL))
     assert (finished.returncode, finished.stdout) == (0, "word True None 5\n")
-    assert finished.stderr == "distributed.mpi: one process alone, without mpiexec: Pool() starts local processes\n"
+    assert finished.stderr == "distributed.mpi: one process alone: Pool() starts local processes\n"
 
 
 @pytest.mark.slow
@@ -607,6 +607,30 @@ def test_a_directory_with_a_main_module_is_a_program(script, tmp_path) -> None:
     (tmp_path / "application").mkdir()
     script("print('ran as', __name__)", "application/__main__.py")
     assert alone(tmp_path / "application", DISTRIBUTED_MPI="0").stdout == "ran as __main__\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "there is no program to run: name a script, or a module with -m"),
+        (["-m"], "there is no program to run"),
+        (["--rank", "1", "x.py"], "unrecognized arguments: --rank"),
+    ],
+)
+def test_a_command_without_a_program_or_with_an_unknown_option_is_told(arguments, says, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        mpi.main(arguments)
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_script_that_mpiexec_starts_by_itself_is_told_how_to_have_one_pool(mpiexec, script) -> None:
+    program = script("from distributed import Pool\nwith Pool() as pool:\n    print(pool.submit(abs, -1).get())\n")
+    finished = done("mpiexec", "-n", "2", sys.executable, str(program))
+    assert (finished.returncode, finished.stdout) == (0, "1\n1\n")
+    assert finished.stderr.count(f"{program}:4: UserWarning: each of 2 ranks starts a local Pool() of its own") == 1
+    finished = done("mpiexec", "-n", "2", sys.executable, str(program), DISTRIBUTED_MPI="0")
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "1\n1\n", "")
 
 
 def test_help_teaches_by_examples(capsys) -> None:

@@ -4,9 +4,9 @@ MPI starts and places the processes and carries what they need to find one anoth
 that exists for this job only, in memory. Everything else goes the usual way. Center and workers are child processes
 that know nothing of MPI, because its libraries bear neither forks nor a second user of a rank's identity.
 
-How it ends: rank 0 says so to the workers when the program is over, and lets all ranks go when each has said that it is
-done. None finalizes MPI before, for the job may still be aborted, and mpiexec of Open MPI 4 crashes or hangs if one does
-so meanwhile. Should rank 0 die without a word, its center goes with it, and each worker rank notices that by a
+How it ends: rank 0 says so to the workers when the program is over, and lets all ranks go when each has said that it
+is done. None finalizes MPI before, for the job may still be aborted, and mpiexec of Open MPI 4 crashes or hangs if one
+does so meanwhile. Should rank 0 die without a word, its center goes with it, and each worker rank notices that by a
 connection of its own to the center, whatever the launcher does.
 """
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from distributed import arguments, machine
-from distributed.cluster import surroundings
+from distributed.cluster import launcher, surroundings
 from distributed.cluster.local import Cluster, Embedded, embedded, ssh_hosts
 from distributed.config import SETTINGS
 from distributed.errors import BadAddress
@@ -47,11 +49,22 @@ def _elsewhere(hosts: Iterable[str]) -> Sequence[SshHost]:
 
 
 def _started(ncores: int | None, elsewhere: Sequence[SshHost]) -> tuple[str, Embedded]:
-    least, most = 0 if elsewhere else 1, SETTINGS.executors_max
-    if ncores == 0 and least:
-        raise ValueError(
-            f"address=0: Pool(0) computes nowhere; give it 1 to {most} executors, or other machines in hosts"
-        )
-    count = machine.cores() if ncores is None else arguments.count("address", ncores, least, most)
-    own = embedded(count, hosts=elsewhere)
+    most = SETTINGS.executors_max
+    if ncores == 0 and not elsewhere:
+        raise ValueError(f"Pool(0) computes nowhere; give it 1 to {most} executors, or other machines in hosts")
+    if ncores is not None and not 0 <= ncores <= most:
+        raise ValueError(f"Pool({arguments.shown(ncores)}): it takes 1 to {most} executors")
+    if ncores is None and launcher.size(os.environ) > 1 and os.environ.get("DISTRIBUTED_MPI") != "0":
+        _tell_of_ranks()
+    own = embedded(machine.cores() if ncores is None else ncores, hosts=elsewhere)
     return own.address, own
+
+
+def _tell_of_ranks() -> None:
+    """Whoever starts a program by mpiexec alone has as many pools as ranks, each with all cores."""
+    if not launcher.rank(os.environ):
+        warnings.warn(
+            f"each of {launcher.size(os.environ)} ranks starts a local Pool() of its own; for one over all ranks run "
+            "the program by python -m distributed.mpi, or set DISTRIBUTED_MPI=0 if it is meant so",
+            stacklevel=6,
+        )

@@ -81,6 +81,7 @@ class Executor(StandardExecutor):
     [8, 16]
     """
 
+    @arguments.nearest_names()
     def __init__(
         self,
         address_or_workers: str | int | Cluster | None = None,

@@ -55,7 +55,6 @@ def current_pool() -> Pool:
     They are cancelled when the task that submitted them ends, but for those whose handles it returns. A task that waits
     for others gives its slot to them. Outside of a task this is an error.
 
-    >>> pool = getfixture('pool')
     >>> def factorial(n):
     ...     from distributed import current_pool
     ...     return n * current_pool().submit(factorial, n - 1).get() if n > 1 else 1

@@ -5,17 +5,19 @@ from __future__ import annotations
 import atexit
 import contextlib
 import inspect
+import itertools
 import os
 import sys
 import time
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+import warnings
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from distributed import arguments
 from distributed.cluster.local import Cluster
 from distributed.cluster.meaning import meant_by
 from distributed.config import SETTINGS
-from distributed.errors import ConnectionFailed, DistributedError, NameUnknown, PoolClosed
+from distributed.errors import DistributedError, NameUnknown, PoolClosed
 from distributed.pool.calls import Calls
 from distributed.pool.core import CORES, Core
 from distributed.pool.events import RestartAsked, Shown
@@ -41,6 +43,20 @@ GOODBYE_S = 0.5  # so much for the center's answer
 NUMBER_FIRST = dict.fromkeys(
     ("processes", "n_workers", "max_workers", "workers", "ncores"), "write Pool(4) for four executors"
 )
+OPTIONS_FIRST = {
+    name: f"options come first, pool.options({name}=...), and then the call"
+    for name in ("timeout", "priority", "retries", "attempts", "recompute", "workers", "key", "resources")
+}
+OF_IMAP = dict.fromkeys(("chunksize", "ordered", "qsize"), "each item is a task of its own here; imap() has that")
+ELSEWHERE = {  # what users of other systems write
+    "join": "close() waits for what is under way",
+    "map_async": "map() returns at once, and its handles take callbacks",
+    "starmap_async": "starmap() returns at once, and its handles take callbacks",
+    "persist": "results stay with the workers as long as there are handles of them",
+    "compute": "submit() and map() give handles; gather() takes their values",
+    "shutdown": "close() ends the pool; the standard interface is `Executor`",
+}
+READ_MANY = 2_000_000  # items that `map` has taken out of something that does not know its length
 NAMES_COMPARED = 1000  # with one that does not exist
 KEYS_ASKED = 10_000  # in one message: a million at once would be more than a message may have
 
@@ -87,15 +103,18 @@ class Pool:
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer={arguments.shown(initializer)} is not callable")
         initargs = tuple(arguments.iterable("initargs", initargs))
+        if initargs and initializer is None:
+            raise TypeError(f"initargs={arguments.shown(initargs)} are arguments of an initializer, and there is none")
         how = chosen(serializer)
         needs = Needs(initializer, initargs, how)
-        center, self._owned = meant_by(address, hosts)
+        self._owned = None
         try:
+            center, self._owned = meant_by(address, hosts)
             self._core = Core(center, find_secret())
         except BaseException as error:
             if self._owned is not None:
                 self._owned.close()
-            if isinstance(error, ConnectionFailed):  # its message says all, and the way to it nothing
+            if isinstance(error, DistributedError):  # its message says all, and the way to it nothing
                 raise error.with_traceback(None) from None
             raise
         if self._owned is not None:
@@ -118,40 +137,48 @@ class Pool:
         told = f"{count(len(workers), 'worker')}, {count(cores, 'core')}, {count(tasks, 'task')}"
         return f"<Pool {self._core.center}: {told}>"
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            told = f": {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{told}", name=name, obj=self)
+
     # ------------------------------------------------------------------------------------------------ running functions
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> RemoteData:
         """Run ``function(*args, **kwargs)`` on a worker; returns its handle at once.
 
-        >>> pool = getfixture('pool')
         >>> pool.submit(divmod, 17, 5).get()
         (3, 2)
         """
         return self._calls.one(function, args, kwargs, self._options)
 
+    @arguments.nearest_names(OPTIONS_FIRST | OF_IMAP)
     def map(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> list[RemoteData]:
         """Run the function on each item (on items of several iterables side by side, up to the shortest).
 
-        >>> pool = getfixture('pool')
         >>> [handle.get() for handle in pool.map(pow, [2, 3], [5, 2])]
         [32, 9]
         """
         if not iterables:
             raise TypeError("map() needs at least one iterable")
+        arguments.function(function)  # before the iterables: whoever exchanged the two is told of the first
         _require_plain("map", iterables)
         at_hand = all(type(iterable) in (list, tuple, range) for iterable in iterables)
-        return self._calls.many(function, zip(*iterables, strict=False), self._options, at_hand)
+        calls = zip(*iterables, strict=False)
+        return self._calls.many(function, calls if at_hand else _watched(calls, iterables), self._options, at_hand)
 
+    @arguments.nearest_names(OPTIONS_FIRST | OF_IMAP)
     def starmap(self, function: Callable[..., Any], iterable: Iterable[Iterable[Any]]) -> list[RemoteData]:
         """Like `map`, with the arguments of each call already in a tuple.
 
-        >>> pool = getfixture('pool')
         >>> [handle.get() for handle in pool.starmap(pow, [(2, 5), (3, 2)])]
         [32, 9]
         """
         _require_plain("starmap", (iterable,))
-        return self._calls.many(function, map(_arguments_of_call, iterable), self._options)
+        return self._calls.many(function, _watched(map(_arguments_of_call, iterable), [iterable]), self._options)
 
+    @arguments.nearest_names(OPTIONS_FIRST)
     def imap(
         self,
         function: Callable[..., Any],
@@ -179,7 +206,6 @@ class Pool:
         Examples
         --------
         >>> import itertools
-        >>> pool = getfixture('pool')
         >>> list(pool.imap(pow, [2, 3], [5, 2]))
         [32, 9]
         >>> for square in pool.imap(lambda x: x * x, itertools.count()):
@@ -208,6 +234,7 @@ class Pool:
         )  # fmt: skip
         return Stream(pipeline)
 
+    @arguments.nearest_names(OPTIONS_FIRST)
     def imap_unordered(
         self,
         function: Callable[..., Any],
@@ -217,7 +244,6 @@ class Pool:
     ) -> Stream:
         """Like `imap`, with the values in the order in which they are done.
 
-        >>> pool = getfixture('pool')
         >>> sorted(pool.imap_unordered(abs, [-3, 1, -2]))
         [1, 2, 3]
         """
@@ -266,7 +292,6 @@ class Pool:
 
         Deferred values in arguments are dependencies, wherever they hide. Any use of one waits for it. Needs wrapt.
 
-        >>> pool = getfixture('pool')
         >>> @pool.defer
         ... def add(x, y):
         ...     return x + y
@@ -291,7 +316,6 @@ class Pool:
         as what the function raised, with a note that names the executor. It waits as `get` does: on an event loop write
         ``await asyncio.to_thread(pool.run_on_all, function)``.
 
-        >>> pool = getfixture('pool')
         >>> import os
         >>> len(set(pool.run_on_all(os.getpid).values()))
         2
@@ -312,7 +336,6 @@ class Pool:
         Of the options ``timeout`` is that of each member, from when all begin; ``retries`` is how often the whole group
         is run again when a member raised or died. Without it a group runs at most once, and a lost result is `KeyLost`.
 
-        >>> pool = getfixture('pool')
         >>> def total(comm, numbers):
         ...     return comm.allreduce(sum(numbers[comm.rank::comm.size]))
         >>> pool.gather(pool.group(total, 2, range(10)))
@@ -369,7 +392,6 @@ class Pool:
 
         Examples
         --------
-        >>> pool = getfixture('pool')
         >>> pool.options(timeout=60, retries=2).submit(abs, -1).get()
         1
         """
@@ -403,7 +425,6 @@ class Pool:
         Uploaded again, only what has changed travels; tasks that were submitted before keep what they were submitted
         with. What has the path of an earlier upload replaces it.
 
-        >>> pool = getfixture('pool')
         >>> import pathlib, tempfile
         >>> module = pathlib.Path(tempfile.mkdtemp(), 'uploaded_module.py')
         >>> _ = module.write_text('def double(x): return 2 * x')
@@ -416,10 +437,10 @@ class Pool:
 
     # ------------------------------------------------------------------------------------------------------------ data
 
+    @arguments.nearest_names({"broadcast": "replicas=2 puts it on two workers; tasks fetch what is not where they run"})
     def scatter(self, data: Any, replicas: int = 1) -> Any:
         """Put data on workers: a list or tuple gives a list of handles, a dict a dict of handles, anything else one.
 
-        >>> pool = getfixture('pool')
         >>> x = pool.scatter({'x': 1})['x']
         >>> pool.submit(lambda x: x + 1, x).get()
         2
@@ -435,7 +456,6 @@ class Pool:
     def gather(self, nested: Any, timeout: float | None = None) -> Any:
         """The values of handles, in any nesting of lists, tuples, sets and dicts; everything else stays as it is.
 
-        >>> pool = getfixture('pool')
         >>> pool.gather({'squares': pool.map(lambda x: x * x, [1, 2]), 'n': 2})
         {'squares': [1, 4], 'n': 2}
         """
@@ -666,6 +686,18 @@ def _require_plain(method: str, iterables: Iterable[Any]) -> None:
         if inspect.isgeneratorfunction(iterable) or inspect.isasyncgenfunction(iterable):
             raise TypeError(f"{arguments.shown(iterable)} is a function that gives items when it is called: call it")
         arguments.iterable("each of iterables", iterable)
+
+
+def _watched(calls: Iterator[Any], iterables: Iterable[Any]) -> Iterator[Any]:
+    """The same calls; tells whoever has input without end why the memory becomes less."""
+    if not any(hasattr(type(iterable), "__len__") for iterable in iterables):  # the shortest ends it
+        yield from itertools.islice(calls, READ_MANY)
+        for call in calls:
+            told = f"map() has taken {READ_MANY:,} items and goes on; imap() is for input that is long or has no end"
+            warnings.warn(told, stacklevel=5)
+            yield call
+            break
+    yield from calls
 
 
 def _arguments_of_call(item: Any) -> tuple[Any, ...]:

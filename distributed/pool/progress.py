@@ -12,7 +12,6 @@ from distributed.pool.remote import RemoteData, as_completed
 def progress(handles: Iterable[RemoteData], **options: Any) -> Iterator[RemoteData]:
     """Yield handles as they finish, and draw a bar meanwhile; `options` are tqdm's.
 
-    >>> pool = getfixture('pool')
     >>> sum(handle.get() for handle in progress(pool.map(abs, [-1, -2]), disable=True))
     3
     """

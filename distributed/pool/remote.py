@@ -14,7 +14,7 @@ import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from distributed import arguments
 from distributed.errors import GroupFailed, KeyLost
@@ -55,7 +55,6 @@ class RemoteData:
 
     Like any future it is true in itself, whatever its value: ``if handle.get():`` asks for that.
 
-    >>> pool = getfixture('pool')
     >>> nine = pool.submit(pow, 3, 2)
     >>> pool.submit(sum, [nine, 1]).get()       # found wherever it hides in the arguments
     10
@@ -242,6 +241,19 @@ class RemoteData:
     def __deepcopy__(self, memo: object) -> RemoteData:
         return self
 
+    def _no_value(self, *others: object) -> NoReturn:
+        raise TypeError(
+            f"{self!r} stands for a value and is none: get() waits for it, pool.gather() for several, "
+            "and as an argument of a task it is its value"
+        )
+
+
+for _operation in (
+    *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "floordiv", "rfloordiv", "mod", "pow"),
+    *("neg", "abs", "int", "float", "index", "round", "lt", "le", "gt", "ge"),
+):
+    setattr(RemoteData, f"__{_operation}__", RemoteData._no_value)
+
 
 class Released:
     """What a handle has instead of a pool once it was given up: whatever is asked of it, the answer is the reason."""
@@ -390,7 +402,6 @@ def handles_in(handles: Iterable[Any]) -> list[RemoteData]:
 def as_completed(handles: Iterable[RemoteData], timeout: float | None = None) -> AsCompleted:
     """Iterate over handles in the order in which they finish; ``for`` and ``async for``.
 
-    >>> pool = getfixture('pool')
     >>> sorted(handle.get() for handle in as_completed(pool.map(abs, [-1, -2, 3])))
     [1, 2, 3]
     """

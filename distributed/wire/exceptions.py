@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import traceback
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from distributed.wire.pickles import ByValuePickler
 
 TRACEBACK_CHARACTERS_MAX: Final = 100_000
 WORDS_CHARACTERS_MAX: Final = 500
+NEXT: Final = "\nThe above exception was the direct cause of the following exception:\n\n"  # as Python has it
+AGAIN: Final = re.compile(r"\[The last traceback (\d+) more times, task within task\]\n\Z")
 
 
 def note(error: BaseException, words: str) -> None:
@@ -120,8 +123,25 @@ def _message(error: BaseException) -> str:
 def _in_words(error: BaseException) -> str:
     """The traceback as Python prints it, its middle left out if it is endless."""
     try:
-        text = "".join(traceback.format_exception(error))
+        before = error.__cause__
+        if isinstance(before, RemoteTraceback) and before.args:
+            text = _passed_on(before.args[0], error)
+        else:
+            text = "".join(traceback.format_exception(error))
     except Exception as reason:  # noqa: BLE001 - foreign code
         return f"{_name(type(error))}: {_message(error)} (no traceback: {type(reason).__name__})\n"
     half = TRACEBACK_CHARACTERS_MAX // 2
     return text if len(text) <= 2 * half else f"{text[:half]}\n[...]\n{text[-half:]}"
+
+
+def _passed_on(before: str, error: BaseException) -> str:
+    """The traceback of a task within whose task it was raised. The same one again and again is told once."""
+    if error.__traceback__ is None:
+        return before
+    own = "".join(traceback.format_exception(error, chain=False))
+    again = AGAIN.search(before)
+    times = int(again[1]) if again else 0
+    blocks = before[: again.start()] if again else before
+    if blocks.endswith(NEXT + own):
+        return f"{blocks}[The last traceback {times + 1} more times, task within task]\n"
+    return f"{before}{NEXT}{own}"

@@ -169,6 +169,11 @@ def find_or_create_secret(path: str | os.PathLike[str] | None = None) -> Secret:
     """Read the secret; the first to ask creates it. Of several at the same time one creates, and all read that one."""
     path = Path(path) if path is not None else secret_path()
     if not path.exists():
+        if os.environ.get("DISTRIBUTED_SECRET_FILE") and not path.parent.parent.is_dir():  # mistyped, more likely
+            raise SecretUnusable(
+                f"{path} is in a directory that does not exist: make it (mkdir -p {shlex.quote(str(path.parent))}), "
+                "or correct DISTRIBUTED_SECRET_FILE"
+            )
         create_private(path, _WHAT, secrets.token_hex(_SECRET_DIGITS // 2).encode() + b"\n")
     return find_secret(path)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 
 import pytest
 
 from conftest import leaks_looked_for_by_module
-from distributed import Pool, as_completed, wait
+from distributed import Executor, Pool, as_completed, current_pool, wait
 from distributed.errors import PoolClosed, TaskCancelled
 
 WAIT_S = 30
@@ -179,3 +180,61 @@ def test_an_upload_of_what_is_not_there_names_it_and_keeps_what_was_uploaded(poo
     with pytest.raises(FileNotFoundError, match=f"nothing to upload at '{path}'"):
         pool.upload(path)
     assert pool.submit("uploaded_before.__getattribute__", "VALUE").get(WAIT_S) == 5
+
+
+@pytest.mark.parametrize(
+    ("use", "kind", "says"),
+    [
+        (lambda pool: pool.map([1, 2], abs), TypeError, "function=[1, 2] is not callable"),
+        (lambda pool: pool.map(abs, [1], timeout=3), TypeError, "options come first, pool.options(timeout=...)"),
+        (lambda pool: pool.imap(abs, [1], priority=3), TypeError, "options come first, pool.options(priority=...)"),
+        (lambda pool: pool.map(abs, [1], chunksize=3), TypeError, "each item is a task of its own here; imap() has"),
+        (lambda pool: pool.imap(abs, [1], chunk_size=3), TypeError, "did you mean 'chunksize'?"),
+        (lambda pool: pool.scatter([1], replica=2), TypeError, "did you mean 'replicas'?"),
+        (lambda pool: pool.map_async(abs, [1]), AttributeError, "map() returns at once"),
+        (lambda pool: pool.join(), AttributeError, "close() waits for what is under way"),
+        (lambda pool: pool.submitt(abs, 1), AttributeError, "'Pool' object has no attribute 'submitt'"),
+        (lambda pool: sum(pool.map(abs, [1])), TypeError, "stands for a value and is none: get() waits for it"),
+        (lambda pool: sorted(pool.map(abs, [1, 2])), TypeError, "stands for a value and is none"),
+        (lambda pool: [1, 2][pool.submit(abs, 1)], TypeError, "stands for a value and is none"),
+        (lambda pool: Pool(-1), ValueError, "Pool(-1): it takes 1 to 4096 executors"),
+        (lambda pool: Pool(1, initargs=(1,)), TypeError, "initargs=(1,) are arguments of an initializer, and there is"),
+        (lambda pool: Executor(max_worker=1), TypeError, "did you mean 'max_workers'?"),
+    ],
+)
+def test_what_belongs_elsewhere_is_shown_where(pool, use, kind, says):
+    with pytest.raises(kind) as raised:
+        use(pool)
+    assert says in str(raised.value)
+    assert pool.submit(abs, -1).get(WAIT_S) == 1
+
+
+@pytest.mark.parametrize("method", ["map", "starmap"])
+def test_a_map_over_input_without_end_tells_of_imap(pool, monkeypatch, method):
+    monkeypatch.setattr("distributed.pool.pool.READ_MANY", 10)
+    rows = ((number,) if method == "starmap" else number for number in range(12))
+    with pytest.warns(UserWarning, match=r"map\(\) has taken 10 items and goes on; imap\(\) is for input that") as told:
+        handles = getattr(pool, method)(abs, rows)
+    assert [warning.filename for warning in told] == [__file__]
+    assert pool.gather(handles) == list(range(12))
+
+
+def test_a_map_that_ends_tells_nothing(pool, monkeypatch, recwarn):
+    monkeypatch.setattr("distributed.pool.pool.READ_MANY", 10)
+    pool.gather(pool.map(pow, itertools.count(), [1] * 100))
+    pool.gather(pool.map(abs, iter(range(10))))
+    assert list(recwarn) == []
+
+
+def fail_below(depth):
+    if not depth:
+        raise HalfWay("at the bottom")
+    return current_pool().submit(fail_below, depth - 1).get()
+
+
+def test_an_error_deep_below_in_tasks_of_tasks_is_told_once(pool):
+    with pytest.raises(HalfWay) as raised:
+        pool.submit(fail_below, 9).get(WAIT_S)
+    told = str(raised.value.__cause__)
+    assert told.count("Traceback (most recent call last)") == 2
+    assert told.endswith('[The last traceback 8 more times, task within task]\n"""')
