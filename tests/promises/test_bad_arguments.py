@@ -225,13 +225,14 @@ TAKES = {
                 (ValueError, -1),
                 *TOO_MANY,
             ],
+            r"address|Pool\(",
         ),
         "hosts": [
             Wrong(lambda pool, x: Pool(1, x), [*NOT_ITERABLE, *NO_SSH_HOSTS], "host|address|ssh://"),
             Wrong(
                 lambda pool, x: Pool(x, ["ssh://maxi/8"]),
                 [(ValueError, "a:1"), (ValueError, -1), (TypeError, 2.5)],
-                "hosts|address",
+                r"hosts|Pool\(",
             ),
         ],
         "initializer": Wrong(lambda pool, x: Pool(1, initializer=x), NO_CALLABLES[1:]),
@@ -494,6 +495,7 @@ TAKES = {
             lambda pool, x: rpc("a:1", secret=x), [(TypeError, value) for value in ("ab" * 32, b"x" * 32, 5)]
         ),
     },
+    "Pool.__getattr__": {"name": Wrong(lambda pool, x: getattr(pool, x), [(AttributeError, "join")], "close")},
     "Remote.__getattr__": {
         "operation": Wrong(
             lambda pool, x: getattr(at_worker(pool), x), [(AttributeError, "who_hsa"), (AttributeError, "reply")]
