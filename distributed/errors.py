@@ -14,7 +14,7 @@
     ├── PoolClosed              the pool was closed (or belongs to the parent of this forked process)
     ├── TaskError               the task has no result, and its own code did not say why
     │   ├── TaskCrashed             its executor died on every attempt
-    │   ├── TaskTimeout             it ran longer than ``timeout=`` and was killed
+    │   ├── TaskTimeout             it ran longer than ``timeout=`` and was killed, or cancelled
     │   ├── GroupFailed             a member of the group raised, or its executor or worker died
     │   ├── TaskCancelled           somebody cancelled it, or something it depends on
     │   ├── NestingTooDeep          it waits for tasks, as more others do already than a worker allows
@@ -113,7 +113,7 @@ class TaskCrashed(TaskError):
 
 
 class TaskTimeout(TaskError):
-    """The task ran longer than its ``timeout=`` and was killed. Raise the limit, or split the work."""
+    """The task ran longer than its ``timeout=`` and was killed, or cancelled. Raise the limit, or split the work."""
 
 
 class GroupFailed(TaskError):

@@ -42,6 +42,8 @@ DETAILS: Final[dict[str, Any]] = {
     "task_memory_limit": int,
     "waited_s": (int, float),
     "never": bool,
+    "cancelled": bool,
+    "yield_s": (int, float),
 }
 
 

@@ -16,6 +16,8 @@ from distributed.pool.events import Instruction, Warn
 from distributed.pool.tasks import DONE, READY, SENT, WAITING, Task
 from distributed.pool.view import WorkerView
 from distributed.quantities import count, size
+from distributed.wire.exceptions import traceback_of
+from distributed.wire.messages import Failed
 
 if TYPE_CHECKING:
     from distributed.pool.state import PoolState
@@ -157,10 +159,15 @@ def _in_use(state: PoolState, task: Task) -> str:
     return "; ".join([*told, *(["and so on"] if len(able) > len(told) else [])])
 
 
-def where(detail: dict[str, Any]) -> str:
-    """Where the task was, for the end of a sentence."""
-    stack = detail.get("stack") or ""
-    return f"; it was at\n{stack}" if stack else ""
+def stopped(message: Failed) -> str:
+    """How a task was stopped that was over its time, and where it was, for the end of a sentence."""
+    detail = message.detail
+    if "yield_s" in detail:
+        how = f", was cancelled, did not end within {detail['yield_s']:g} s, and was killed"
+    else:
+        how = " and was cancelled" if detail.get("cancelled") else " and was killed"
+    place = detail.get("stack") or traceback_of(message.error)
+    return f"{how}; it was at\n{place}" if place else how
 
 
 def obituary(address: str, detail: dict[str, Any]) -> str:

@@ -46,8 +46,7 @@ class Failures:
             trouble.raised += 1
             return Verdict() if trouble.raised <= options.retries else Verdict(message.error)
         if kind == "timeout":
-            place = explain.where(detail)
-            text = f"{task.kind.name} ran longer than timeout={options.timeout_s:g} s and was killed{place}"
+            text = f"{task.kind.name} ran longer than timeout={options.timeout_s:g} s{explain.stopped(message)}"
             return Verdict(TaskTimeout(text, task.key))
         if kind == "missing":
             return self._missing(task, address, detail)

@@ -368,7 +368,8 @@ class Pool:
         Parameters
         ----------
         timeout : float
-            Seconds that a task may run; then it is killed, and raises `TaskTimeout`.
+            Seconds that a task may run; then it is killed, and raises `TaskTimeout`. A coroutine is cancelled, and
+            killed only if it has not ended a second later; others in its process then run again free of charge.
         priority : float
             Lower runs sooner. Default 0.
         retries : int

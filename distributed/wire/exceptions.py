@@ -109,6 +109,14 @@ def words_of(data: bytes) -> str:
     return f"{name}: {line}" if line else str(name)
 
 
+def traceback_of(data: bytes) -> str:
+    """The traceback in a packed exception, or nothing; nothing is unpickled."""
+    try:
+        return str(msgpack.unpackb(data)[2]).rstrip()
+    except Exception:  # noqa: BLE001  msgpack raises a dozen kinds
+        return ""
+
+
 def _name(cls: type) -> str:
     return cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else f"{cls.__module__}.{cls.__qualname__}"
 

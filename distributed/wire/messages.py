@@ -511,12 +511,13 @@ class Finished(Message):
 class Failed(Message):
     """Worker to pool: this attempt has no result.
 
-    `kind` is ``raised`` (`error` is the packed exception), ``crashed`` (the executor died), ``timeout``, ``missing``
-    (`detail['keys']`: inputs that no holder gave; `detail['refused']`: for each of them the holders that said that
-    they do not have it, while the others could not be reached), ``full`` (no room for inputs, `detail['keys']`, or for
-    the result; `detail['reason']` tells the sizes, `detail['waited_s']` how long it waited, `detail['never']` whether
-    there would be none in an empty store), or ``requeue`` (it never started: no attempt was used up). `detail` tells
-    what is known: exit, peak memory and limit, stderr, stack, worker.
+    `kind` is ``raised`` (`error` is the packed exception), ``crashed`` (the executor died), ``timeout``
+    (`detail['cancelled']`: it is a coroutine, and `error` is what ended it; `detail['yield_s']`: it was killed, because
+    it did not end within that), ``missing`` (`detail['keys']`: inputs that no holder gave; `detail['refused']`: for
+    each of them the holders that said that they do not have it, while the others could not be reached), ``full`` (no
+    room for inputs, `detail['keys']`, or for the result; `detail['reason']` tells the sizes, `detail['waited_s']` how
+    long it waited, `detail['never']` whether there would be none in an empty store), or ``requeue`` (it never started:
+    no attempt was used up). `detail` tells what is known: exit, peak memory and limit, stderr, stack, worker.
     """
 
     key: str

@@ -297,15 +297,28 @@ class Dispatch:
             if part.verdict == "cancelled":
                 self.failed(part, "", {})
             elif part.verdict == "timeout":
-                self.failed(part, "timeout", {**detail, "timeout_s": part.order.timeout_s})
+                late = {"timeout_s": part.order.timeout_s}
+                if executor.asynchronous:
+                    late |= {"cancelled": True, "yield_s": self.settings.coroutine_yield_s}
+                self.failed(part, "timeout", {**detail, **late})
             elif lost:
-                self.failed(part, "crashed", detail)
+                beside = {} if guilty or not is_explained else self._why_beside(executor, event)
+                self.failed(part, "crashed", {**detail, **beside})
             else:
                 again.append(part)
         for part in reversed(again):
             if not is_explained:  # by another task, or by us: then this one had nothing to do with it
                 part.requeues += 1
             self.requeue(part)
+
+    def _why_beside(self, executor: Executor, event: ExecutorEnded) -> dict[str, str]:
+        """Why tasks are lost that may run once only, and ended with their executor through no fault of their own."""
+        if self.stop_reason:
+            return {}  # it is in the detail of all
+        if executor.killing:
+            grace = f"{self.settings.coroutine_yield_s:g} s"
+            return {"reason": f"killed with a task beside it that did not end within {grace} of being cancelled"}
+        return {"reason": f"a task beside it ended the executor ({_death(event)})"}
 
     def requeue(self, part: Part) -> None:
         """Tasks that were given and did not run are next again."""

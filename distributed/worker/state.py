@@ -473,7 +473,8 @@ class WorkerState:
         path, error = message.paths.get(position, ""), message.errors.get(position)
         known = bool(path) and self.rooms.filled(path)
         if part.verdict == "timeout":
-            self._fail(part, "timeout", {"timeout_s": part.order.timeout_s})
+            ended = {"cancelled": True} if part.order.asynchronous else {}
+            self._fail(part, "timeout", {"timeout_s": part.order.timeout_s, **ended}, error or b"")
         elif part.verdict:
             self._fail(part, "", {})
         elif path and not known:

@@ -6,6 +6,7 @@ that were batched with it finish, and others run exactly once.
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import ctypes
 import os
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from distributed import Cluster, Pool, rpc
-from distributed.errors import TaskCancelled, TaskCrashed
+from distributed.errors import TaskCancelled, TaskCrashed, TaskTimeout
 from tests.promises.observe import until
 
 READ_S_MAX = 1.0  # generous: a read of 1 MiB takes milliseconds
@@ -200,3 +201,102 @@ def test_a_task_that_holds_the_gil_can_be_cancelled_and_timed_out(pool):
         holding.get()
     assert pool.gather(pool.map(abs, [-1] * 4), 10) == [1] * 4
     assert time.monotonic() - began_s < 15
+
+
+# ------------------------------------------------------------------------------------------------ coroutines
+
+
+def is_there(path):
+    return os.path.exists(path)
+
+
+async def wait_for(path, ran, number):
+    """Notes that it began, and ends when the file is there."""
+    note(ran, number)
+    while not is_there(path):  # noqa: ASYNC110  it waits for another process
+        await asyncio.sleep(0.01)
+    return number
+
+
+async def sleep_deep():
+    await sleep_long()
+
+
+async def sleep_long():
+    await asyncio.sleep(600)
+
+
+async def answer_its_cancel():
+    try:
+        await asyncio.sleep(600)
+    except asyncio.CancelledError:
+        return "nobody hears this"
+
+
+async def hold_on():
+    """It does not let itself be cancelled."""
+    while True:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            pass
+
+
+async def never_wait():
+    while True:
+        pass
+
+
+async def end_the_process():
+    os._exit(5)
+
+
+def beside(pool, ran, path):
+    """Coroutines that have begun, the last of which may run once only; they share one process."""
+    handles = pool.options(attempts=2).map(wait_for, [path] * 4, [str(ran)] * 4, range(4))
+    handles.append(pool.options(attempts=1).submit(wait_for, path, str(ran), 4))
+    assert until(lambda: ran.exists() and executions(ran) == [0, 1, 2, 3, 4])
+    return handles
+
+
+@pytest.mark.parametrize(
+    ("coroutine", "where"), [(sleep_deep, ["in sleep_deep", "in sleep_long"]), (answer_its_cancel, [])]
+)
+def test_a_coroutine_over_its_time_is_cancelled_and_those_beside_it_go_on(pool, coroutine, where, tmp_path):
+    ran, path = tmp_path / "ran", tmp_path / "go"
+    handles = beside(pool, ran, str(path))
+    with pytest.raises(TaskTimeout, match=r"ran longer than timeout=0\.2 s and was cancelled") as caught:
+        pool.options(timeout=0.2).submit(coroutine).get(20)
+    assert ("it was at" in str(caught.value)) == bool(where)
+    assert all(name in str(caught.value) for name in where)
+    path.touch()
+    assert pool.gather(handles, 20) == [0, 1, 2, 3, 4]
+    assert executions(ran) == [0, 1, 2, 3, 4], "each ran once"
+
+
+@pytest.mark.parametrize(("coroutine", "where"), [(hold_on, ""), (never_wait, "in never_wait")])
+def test_one_that_does_not_end_is_killed_and_those_beside_it_run_again_free_of_charge(pool, coroutine, where, tmp_path):
+    """Each of them may have two attempts, is killed twice, and runs a third time: none of that was an attempt."""
+    ran, path = tmp_path / "ran", tmp_path / "go"
+    *handles, once = beside(pool, ran, str(path))
+    for times in (2, 3):
+        with pytest.raises(TaskTimeout, match="was cancelled, did not end within 1 s, and was killed") as caught:
+            pool.options(timeout=0.2).submit(coroutine).get(20)
+        assert where in str(caught.value)
+        assert until(lambda times=times: [n for n in executions(ran) if n < 4] == sorted([*range(4)] * times))
+    path.touch()
+    assert pool.gather(handles, 20) == [0, 1, 2, 3]
+    with pytest.raises(TaskCrashed, match="a task beside it that did not end within 1 s of being cancelled"):
+        once.get(20)
+    assert executions(ran).count(4) == 1, "what may run once at most did"
+
+
+def test_what_may_run_once_and_was_beside_a_crash_hears_that_it_was_another(pool, tmp_path):
+    ran, path = tmp_path / "ran", tmp_path / "go"
+    *handles, once = beside(pool, ran, str(path))
+    with pytest.raises(TaskCrashed, match=r"attempt 1: .*: exit code 5"):
+        pool.options(attempts=1).submit(end_the_process).get(20)
+    path.touch()
+    assert pool.gather(handles, 20) == [0, 1, 2, 3]
+    with pytest.raises(TaskCrashed, match=r"a task beside it ended the executor \(exit code 5\)"):
+        once.get(20)
