@@ -16,7 +16,7 @@ import pytest
 
 from distributed import Executor
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
 
 PACKAGE = "test_concurrent_futures"  # up to Python 3.11 a module
 
@@ -60,10 +60,15 @@ def load(part: str) -> Any:
     pytest.skip(f"CPython's own tests are not installed for this Python (Debian: {package})", allow_module_level=True)
 
 
+def in_any_context(max_workers: int | None = None, mp_context: object = None, **options: Any) -> Executor:
+    """Ours, whose processes are none of this one's: no context says how to make them."""
+    return Executor(max_workers=max_workers, **options)
+
+
 class OurExecutor:
     """Makes CPython's tests use ours, as its own mixins do for threads and processes."""
 
-    executor_type = Executor
+    executor_type = staticmethod(in_any_context)
     ctx = "spawn"  # for what the tests ask their context themselves
     worker_count = 4
     executor_kwargs: dict[str, Any] = {}
