@@ -123,6 +123,15 @@ def checked(name: str) -> str:
     return "/".join(parts)
 
 
+def top_of(path: str) -> str:
+    """The name by which the file, or the package that it is in, is imported.
+
+    >>> top_of('package/module.py'), top_of('module.py'), top_of('fast.cpython-313-x86_64-linux-gnu.so')
+    ('package', 'module', 'fast')
+    """
+    return path.partition("/")[0].partition(".")[0]
+
+
 def name_of(data: bytes) -> bytes:
     """What a content is called: its hash."""
     return hashlib.blake2b(data, digest_size=16).digest()
@@ -178,7 +187,7 @@ def plant(paths: dict[str, bytes]) -> None:
         return
     if _standing in sys.path:
         sys.path.remove(_standing)
-    tops = {path.partition("/")[0].removesuffix(".py") for path in paths} - sys.stdlib_module_names - {"distributed"}
+    tops = {top_of(path) for path in paths} - sys.stdlib_module_names - {"distributed"}
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in tops or _is_below(module, _standing):  # from there, or from elsewhere before
             del sys.modules[name]

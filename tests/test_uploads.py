@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
 import subprocess
@@ -194,6 +195,11 @@ def cluster(no_leaks):
         yield cluster
 
 
+def is_there(name):
+    """Whether a module can be found by whoever runs this."""
+    return importlib.util.find_spec(name) is not None
+
+
 @pytest.fixture
 def pool(cluster):
     with Pool(cluster) as pool:
@@ -230,6 +236,32 @@ def test_a_new_upload_takes_effect_for_what_is_submitted_after_it(pool, tmp_path
     assert pool.submit("versioned.version").get() == 2
 
 
+def test_what_is_gone_from_an_upload_or_hides_the_new_one_is_gone_there(pool, tmp_path):
+    """Otherwise a module that was deleted, or a package of a module's name, would be imported instead."""
+    write(tmp_path / "planets/__init__.py")
+    write(tmp_path / "planets/pluto.py")
+    write(tmp_path / "planets/mars/__init__.py", "moons = 0")
+    pool.upload(tmp_path / "planets")
+    assert pool.submit(is_there, "planets.pluto").get()
+    (tmp_path / "planets/pluto.py").unlink()
+    pool.upload(tmp_path / "planets")
+    assert not pool.submit(is_there, "planets.pluto").get()
+    write(tmp_path / "elsewhere/planets/__init__.py")
+    write(tmp_path / "elsewhere/planets/mars.py", "moons = 2")
+    pool.upload(tmp_path / "elsewhere/planets")
+    assert pool.submit(lambda: __import__("planets.mars").mars.moons).get() == 2
+    pool.upload(write(tmp_path / "planets.py", "moons = 3"))
+    assert pool.submit(lambda: __import__("planets").moons).get() == 3
+
+
+def test_what_is_gone_from_a_zip_is_gone_there_and_other_uploads_stay(pool, tmp_path):
+    pool.upload(write(tmp_path / "bystander.py"))
+    for names in (["first", "second"], ["second"]):
+        pool.upload(zipped(tmp_path / "code.zip", {f"{name}_of_zip.py": "" for name in names}))
+        found = pool.gather(pool.map(is_there, ["first_of_zip", "second_of_zip", "bystander"]))
+        assert found == ["first" in names, True, True]
+
+
 def test_only_what_changed_travels(pool, tmp_path):
     write(tmp_path / "heavy/__init__.py", "kept = 1")
     (tmp_path / "heavy/table.py").write_bytes(b"#" + os.urandom(500_000).hex().encode())
@@ -248,7 +280,9 @@ def test_only_what_changed_travels(pool, tmp_path):
 def test_uploads_of_several_threads_are_all_there():
     needs = Needs()
     threads = [
-        threading.Thread(target=lambda n=n: [needs.upload({f"{n}_{m}.py": b"%d %d" % (n, m)}) for m in range(20)])
+        threading.Thread(
+            target=lambda n=n: [needs.upload(f"/{n}_{m}.py", {f"{n}_{m}.py": b"%d %d" % (n, m)}) for m in range(20)]
+        )
         for n in range(4)
     ]
     for thread in threads:

@@ -106,8 +106,26 @@ class Deferred(BaseObjectProxy):
     def __fspath__(self) -> Any:
         return self.__wrapped__.__fspath__()
 
+    def __aiter__(self) -> Any:
+        return aiter(self.__wrapped__)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        """numpy looks at types, and would make an array of objects out of a number that it does not know."""
+        import numpy as np  # whoever asks is numpy
+
+        return np.asarray(self.__wrapped__, *args, **kwargs)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        outputs = tuple(map(_plain, kwargs.pop("out", ())))
+        kwargs = {name: _plain(value) for name, value in kwargs.items()} | ({"out": outputs} if outputs else {})
+        return getattr(ufunc, method)(*map(_plain, inputs), **kwargs)
+
     def __await__(self) -> Generator[Any, None, Any]:
         return self._self_handle.__await__()
+
+
+def _plain(value: Any) -> Any:
+    return value.__wrapped__ if type(value) is Deferred else value
 
 
 def _in_place(change: Callable[[Any, Any], Any]) -> Callable[[Deferred, Any], Any]:

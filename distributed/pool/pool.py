@@ -23,7 +23,7 @@ from distributed.pool.core import CORES, Core
 from distributed.pool.events import RestartAsked, Shown
 from distributed.pool.lending import keys_within
 from distributed.pool.needs import Needs
-from distributed.pool.remote import RemoteData
+from distributed.pool.remote import RemoteData, handle_of
 from distributed.pool.sources import is_asynchronous
 from distributed.pool.tasks import Options, Task
 from distributed.quantities import count
@@ -424,7 +424,7 @@ class Pool:
         A ``.py`` file becomes a module (SyntaxError at once if it cannot be one), a directory a package by its own
         name, and what a zip holds is importable.
         Uploaded again, only what has changed travels; tasks that were submitted before keep what they were submitted
-        with. What has the path of an earlier upload replaces it.
+        with. What is imported by a name of an earlier upload replaces that, with all that belonged to it.
 
         >>> import pathlib, tempfile
         >>> module = pathlib.Path(tempfile.mkdtemp(), 'uploaded_module.py')
@@ -434,7 +434,8 @@ class Pool:
         8
         """
         self._core.require_open()
-        self._calls.needs.upload(gather(arguments.path("path", path)))
+        path = arguments.path("path", path)
+        self._calls.needs.upload(os.path.realpath(path), gather(path))
 
     # ------------------------------------------------------------------------------------------------------------ data
 
@@ -476,6 +477,7 @@ class Pool:
     def publish(self, name: str, data: RemoteData, timeout: float | None = None) -> None:
         """Give a result a name that every client can read, and that outlives this pool. Waits for the result."""
         arguments.text("name", name)
+        data = handle_of(data)
         if not isinstance(data, RemoteData):
             raise TypeError(
                 f"data={arguments.shown(data)} must be a handle: scatter it first, then publish what that gives"

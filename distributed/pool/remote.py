@@ -388,11 +388,16 @@ class AsCompleted:
         return self._take()
 
 
+def handle_of(item: Any) -> Any:
+    """A `Deferred` counts as its handle, and is not waited for; anything else is itself."""
+    return item._self_handle if getattr(type(item), "travels_as_handle", False) else item
+
+
 def handles_in(handles: Iterable[Any]) -> list[RemoteData]:
-    """A list of handles; a `Deferred` counts as its handle, and is not waited for."""
+    """A list of handles, or of what counts as one."""
     found = []
     for item in arguments.iterable("handles", handles, "a list of handles"):
-        handle = item._self_handle if getattr(type(item), "travels_as_handle", False) else item
+        handle = handle_of(item)
         if not isinstance(handle, RemoteData):
             raise TypeError(f"each of handles must be a handle of a pool, not {arguments.shown(handle)}")
         found.append(handle)

@@ -60,6 +60,20 @@ class Account:
         return item == self.balance
 
 
+class Countdown:
+    def __init__(self, number):
+        self.number = number + 1
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        self.number -= 1
+        if not self.number:
+            raise StopAsyncIteration
+        return self.number
+
+
 USES = [
     (7, lambda x: x + 1), (7, lambda x: 1 + x), (7, lambda x: -x), (7, lambda x: x**2), (7, lambda x: divmod(x, 2)),
     (7, lambda x: x == 7), (7, lambda x: x < 8), (7, lambda x: hash(x)), (7, bool), (0, bool), (7, str), (7, float),
@@ -135,6 +149,34 @@ def test_an_array_is_one_in_numpy(deferred):
     array = deferred(np.arange(6.0).reshape(2, 3))
     assert array.sum() == 15 and np.sum(array) == 15 and (array + 1)[1, 2] == 6 and array.shape == (2, 3)
     assert np.asarray(array).flags.c_contiguous and (np.ones(3) + array).tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_a_number_is_one_in_numpy(deferred):
+    """And not an object, of which it would make arrays of objects."""
+    for made in (
+        np.ones(2) * deferred(2),
+        np.array([deferred(1.0), 2]),
+        np.full(2, deferred(2.0)),
+        np.sqrt(deferred(4)),
+    ):
+        assert made.dtype == float
+    out = np.zeros(2)
+    assert np.add(deferred([1, 2]), deferred(1), out=out) is out and out.tolist() == [2, 3]
+    assert np.add.reduce(deferred([1, 2]), axis=deferred(0)) == 3
+    assert np.asarray(deferred([1, 2]), dtype=float).dtype == float
+
+
+def test_asynchronous_iteration_is_over_its_value(deferred):
+    async def main():
+        return [number async for number in deferred(Countdown(2))]
+
+    assert asyncio.run(main()) == [2, 1]
+
+
+def test_it_can_be_published(pool, deferred):
+    pool.publish("deferred", deferred(5))
+    assert pool["deferred"].get() == 5
+    pool.unpublish("deferred")
 
 
 def test_none_is_a_result(deferred):
