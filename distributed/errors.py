@@ -175,7 +175,7 @@ class KeyLost(DistributedError):
 
     key = reason = ""
 
-    def __init__(self, key: str, reason: str = "every worker that held it is gone, and it has no recipe") -> None:
+    def __init__(self, key: str, reason: str = "no worker has it any more, and it has no recipe") -> None:
         super().__init__(f"{key} is lost: {reason}")
         self.key, self.reason = key, reason
 

@@ -712,6 +712,7 @@ class Run(Message):
 
 
 NO_ROOM = b"no room"  # in place of an exception: there was no room for the result
+NO_INPUT = b"no input"  # likewise: the file of an input is gone or was cut short, so the task did not begin
 NOBODY = 0  # in place of a task's number: room is given back that was asked for by a task that is gone
 
 
@@ -721,7 +722,8 @@ class Outcomes(Message):
 
     `values` holds packed results; where the result was too large, `paths` maps the position to the file that was
     reserved and written. `errors` maps a position to the packed exception (its value is empty then), or to `NO_ROOM`
-    where there was no room for the result. Number 0 is nobody's: with it a file is given back whose task is gone.
+    where there was no room for the result, or to `NO_INPUT` where the value of an input is lost (the key of it stands
+    in the place of the result then). Number 0 is nobody's: with it a file is given back whose task is gone.
     """
 
     serials: list[int]

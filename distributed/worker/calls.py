@@ -108,6 +108,14 @@ class Unloadable:
         raise self.error
 
 
+class InputLost(Exception):
+    """The file of an input is not there any more, or was cut short: the task cannot begin here."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
 class Inputs:
     """The inputs of one task: called with an index, it gives that input's value, in a view of the task's own."""
 
@@ -117,10 +125,11 @@ class Inputs:
         self.entries = entries
 
     def __call__(self, index: int) -> object:
-        where = self.entries[index][1]
+        entry = self.entries[index]
+        where = entry[1]
         if type(where) is bytes and where[0] == PICKLE:  # a task may have ten thousand of these
             return loads(where)
-        return unpack(map_file(where) if type(where) is str else where, handle_of)
+        return unpack(map_input(*entry) if type(where) is str else where, handle_of)
 
 
 def handle_of(reference: list[Any]) -> object:
@@ -129,16 +138,19 @@ def handle_of(reference: list[Any]) -> object:
     return Handle(reference) if inside is None or running.door is None else inside.adopt(reference)
 
 
-def map_file(path: str) -> mmap.mmap | bytes:
+def map_input(key: str, path: str, nbytes: int) -> mmap.mmap:
     """A value's file as memory: changes stay in this mapping, and its pages are shared until then.
 
-    Pages are mapped as they are touched: to populate all at once takes as long, also for a task that needs few.
+    Pages are mapped as they are touched: to populate all at once takes as long, also for a task that needs few. To
+    touch a page of a file that was cut short would end this process (SIGBUS): `InputLost`, as when it is gone.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        nbytes = os.fstat(descriptor).st_size
-        if not nbytes:
-            return b""
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise InputLost(key) from error
+    try:
+        if os.fstat(descriptor).st_size != nbytes:
+            raise InputLost(key)
         return mmap.mmap(descriptor, nbytes, access=mmap.ACCESS_COPY)
     finally:
         os.close(descriptor)

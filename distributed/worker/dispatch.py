@@ -663,7 +663,7 @@ def _inputs_of(part: Part) -> list[list[Any]]:
     for (key, *_), entry in zip(part.inputs[0], part.entries, strict=True):
         if isinstance(entry, Entry):
             entry.given += 1
-            columns.append([key, entry.path or entry.data])
+            columns.append([key, entry.path, entry.nbytes] if entry.path else [key, entry.data])
         else:
             columns.append([key, entry])
     return columns

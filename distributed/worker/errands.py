@@ -16,7 +16,7 @@ from distributed.config import MIB, SETTINGS
 from distributed.errors import DistributedError
 from distributed.worker import events
 from distributed.worker.fetch import Fetcher
-from distributed.worker.files import Files
+from distributed.worker.files import Files, ValueLost
 
 log = logging.getLogger("distributed.worker")
 
@@ -52,6 +52,8 @@ class Errands:
     def _spill(self, what: events.Spill) -> events.Spilled | events.SpillFailed:
         try:
             return events.Spilled(what.ticket, self._files.spill(what.path))
+        except ValueLost as error:
+            return events.SpillFailed(what.ticket, str(error), is_lost=True)
         except (DistributedError, OSError) as error:
             return events.SpillFailed(what.ticket, str(error))
 

@@ -176,10 +176,11 @@ class Spilled:
 
 @record
 class SpillFailed:
-    """`Spill` did not work; the file is where it was."""
+    """`Spill` did not work; the file is where it was, or `is_lost`: somebody removed it."""
 
     ticket: int
     reason: str
+    is_lost: bool = False
 
 
 @record

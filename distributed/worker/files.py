@@ -37,6 +37,10 @@ _VALUE_NAME = re.compile(r"v[0-9a-f]+")
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+class ValueLost(OSError):
+    """The file of a value was removed, by nobody here."""
+
+
 class Files:
     """The value files of one worker.
 
@@ -202,7 +206,10 @@ class Files:
         return path
 
     def _copy(self, path: str, reserve: Callable[[int], str]) -> str:
-        source = open_to_read(path)
+        try:
+            source = open_to_read(path)
+        except FileNotFoundError as error:
+            raise ValueLost(f"{path} is not there any more: its value is lost") from error
         try:
             nbytes = os.fstat(source).st_size
             new = reserve(nbytes)

@@ -69,12 +69,10 @@ class Moves:
 
     def spilled(self, ticket: int, path: str) -> None:
         """The copy on disk is the value now; the file in memory stays as long as a given task reads it."""
-        entry = self._spills.pop(ticket)
-        if not entry.moving:  # it was dropped meanwhile
+        entry = self.spill_ended(ticket)
+        if entry is None:
             self.out.append(Remove(path))
             return
-        entry.moving = ""
-        self.spilling_bytes -= entry.nbytes
         self.spilled_bytes += entry.nbytes
         self.store.memory_bytes -= entry.nbytes
         self.store.disk_bytes += entry.nbytes
@@ -84,11 +82,17 @@ class Moves:
 
     def spill_failed(self, ticket: int, reason: str) -> None:
         """Disk full, or there is none: nothing more is spilled until somebody resets `refused`."""
-        entry = self._spills.pop(ticket)
-        if entry.moving:
-            entry.moving = ""
-            self.spilling_bytes -= entry.nbytes
+        if self.spill_ended(ticket) is not None:
             self.refused = reason
+
+    def spill_ended(self, ticket: int) -> Entry | None:
+        """A value is not on its way any more; None if it was dropped meanwhile."""
+        entry = self._spills.pop(ticket)
+        if not entry.moving:
+            return None
+        entry.moving = ""
+        self.spilling_bytes -= entry.nbytes
+        return entry
 
     def _replace(self, entry: Entry, path: str) -> None:
         old, entry.path = entry.path, path

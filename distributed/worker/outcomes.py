@@ -18,8 +18,9 @@ from typing import Any
 from distributed.config import SETTINGS
 from distributed.errors import CannotPickle
 from distributed.pieces import write_file
-from distributed.wire.messages import NO_ROOM, Message, Outcomes, Room
+from distributed.wire.messages import NO_INPUT, NO_ROOM, Message, Outcomes, Room
 from distributed.wire.values import Packed, pack_exception
+from distributed.worker.calls import InputLost
 
 Special = tuple[str, int, list[Any], bytes]  # path, bytes, contained handles, packed exception
 Finished = tuple[int, bytes, int, Special | None]  # serial, packed value, duration in microseconds, what is special
@@ -153,6 +154,8 @@ def failure(serial: int, error: BaseException, duration_us: int, own_frames: int
     """The outcome of a task that raised, its traceback beginning behind our own frames."""
     if isinstance(error, NoRoom):
         return serial, b"", duration_us, (error.path, 0, [], NO_ROOM)
+    if isinstance(error, InputLost):
+        return serial, error.key.encode(), duration_us, ("", 0, [], NO_INPUT)
     trace = error.__traceback__
     if isinstance(error, CannotPickle):
         trace = None  # only frames of ours; its cause has the user's

@@ -368,15 +368,19 @@ class WorkerState:
             if part.serial:
                 given.append(part)
                 continue
-            if part.queued:
-                part.queued = False
-                self.dispatch.dropped(part, len(part))
+            self._take_out_of_line(part)
             self.dispatch.demands.release(part)
-            part.function.waiting.pop(part, None)
-            if part.missing:
-                self.fetches.forget_task(part, part.inputs[0])
             self._let_inputs_go(part, tell=False)
         self.dispatch.cancel(given, self._now)
+
+    def _take_out_of_line(self, part: Part) -> None:
+        """Tasks that no executor has will not be given to one, whatever they still wait for."""
+        if part.queued:
+            part.queued = False
+            self.dispatch.dropped(part, len(part))
+        part.function.waiting.pop(part, None)
+        if part.missing:
+            self.fetches.forget_task(part, part.inputs[0])
 
     def _strike(self, part: Part) -> None:
         """These tasks are done, or will never be: they leave the table."""
@@ -481,6 +485,8 @@ class WorkerState:
             self._fail(part, "full", {"reason": "the result is in a file that was never reserved for it"})
         elif error == messages.NO_ROOM:
             self._fail(part, "full", dataclasses.asdict(self.rooms.why_refused(("executor", part.executor))))
+        elif error == messages.NO_INPUT:
+            self._input_lost(part, bytes(message.values[position]).decode())
         elif error is not None:
             self._fail(part, "raised", {}, error)
         else:
@@ -505,6 +511,31 @@ class WorkerState:
         report.values.append(value if nbytes <= self.settings.reply_inline_bytes_max else None)
         report.durations_us.append(message.durations_us[position])
         report.held += self._let_inputs_go(part)
+
+    def _input_lost(self, part: Part, key: str) -> None:
+        """An executor found that the file of an input is gone, or was cut short, and did not begin the task."""
+        lost = next((entry for entry in part.entries if isinstance(entry, Entry) and entry.key == key), None)
+        if lost is not None:
+            self._lose(lost)
+        self._fail(part, "missing", self._lost(key))
+
+    def _lose(self, entry: Entry) -> None:
+        """The file of a value was removed or cut short by somebody else. What waits for it to be read here fails now.
+
+        Whom its owner asks about it next hears that it is not here. What executors have already finds out by itself.
+        """
+        self.out.append(events.Log(f"the file of {entry.key} was removed or cut short: its value is lost here"))
+        if self.store.get(entry.key, 0) is entry:
+            self.store.discard(entry.key)
+        orders = dict.fromkeys(self.tasks.values())
+        for part in [part for order in orders for part in order.parts if entry in part.entries and not part.serial]:
+            self._take_out_of_line(part)
+            self._fail(part, "missing", self._lost(entry.key))
+
+    def _lost(self, key: str) -> dict[str, Any]:
+        """What the owner is told: not to count on us any more, unless a newer attempt has come meanwhile."""
+        refused = [] if self.store.get(key, 0) else [self.member.address]
+        return {"keys": [key], "refused": {key: refused}}
 
     def _fail(self, part: Part, kind: str, detail: dict[str, Any], error: bytes = b"") -> None:
         """Tasks end without a result. No kind: they were dropped, nobody waits for them."""
@@ -621,6 +652,10 @@ class WorkerState:
             self._fail(part, kind, detail(keys))
 
     def _on_spill_failed(self, event: events.SpillFailed) -> None:
+        if event.is_lost:
+            if (entry := self.store.moves.spill_ended(event.ticket)) is not None:
+                self._lose(entry)
+            return
         self.store.moves.spill_failed(event.ticket, event.reason)
         self._ring_once("spill", self.settings.spill_retry_s)
 

@@ -204,7 +204,7 @@ class Store:
                     self._files[entry] = None
 
     def discard(self, key: str) -> None:
-        """Another worker has this instead; names keep it there."""
+        """Another worker has this instead, and names keep it there; or it is lost, and nothing can keep it."""
         entry = self.get(key, 0)
         if entry is not None:
             self._detach(entry)

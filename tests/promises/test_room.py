@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from distributed import Cluster, Pool, rpc
-from distributed.errors import StoreFull
+from distributed.errors import KeyLost, StoreFull
 from distributed.pieces import write_file
 from distributed.worker.files import Files
 from tests.promises.observe import MIB, until
@@ -168,6 +168,45 @@ def test_a_value_whose_file_was_cut_short_is_computed_again():
         for name in os.listdir(directory):
             os.truncate(os.path.join(directory, name), MIB)
         assert [float(array[-1]) for array in pool.gather(blocks, 60)] == list(map(float, range(6)))
+
+
+def harm(pool, statuses, how):
+    """Somebody does this to all value files of the only worker; how many these are."""
+    (view,) = pool._core.state.workers.values()
+    paths = [
+        os.path.join(directory, name)
+        for directory in (view.member.directory, statuses()[0]["spill_directory"])
+        for name in os.listdir(directory)
+        if name.startswith("v")
+    ]
+    for path in paths:
+        how(path)
+    return len(paths)
+
+
+def cut(path):
+    os.truncate(path, MIB)
+
+
+@pytest.mark.parametrize("how", [cut, os.unlink])
+def test_inputs_whose_files_were_removed_or_cut_short_are_computed_again(how):
+    with cluster_of(ncores=2, limit_mib=64) as (pool, statuses):
+        blocks = pool.map(block, range(6))
+        scattered = pool.scatter(block(6))
+        assert all(handle.wait(20) for handle in [*blocks, scattered])
+        assert harm(pool, statuses, how) == 7
+        assert pool.gather(pool.options(attempts=1).map(total, blocks * 2), 60) == list(map(total_of, range(6))) * 2
+        with pytest.raises(KeyLost, match=scattered.key):
+            pool.submit(total, scattered).get(20)
+
+
+def test_a_value_whose_file_was_removed_does_not_keep_others_from_going_to_disk():
+    with cluster_of(limit_mib=64) as (pool, statuses):
+        first = pool.submit(block, 1)
+        assert first.wait(20)
+        assert harm(pool, statuses, os.unlink) == 1
+        blocks = pool.map(block, range(8))
+        assert pool.gather(pool.map(total, [first, *blocks]), 60) == list(map(total_of, [1, *range(8)]))
 
 
 # --------------------------------------------------------------------------------------------------------- waiting

@@ -223,7 +223,7 @@ class VirtualExecutor:
 
     def _read(self, job: Job, item: list[Any]) -> Value:
         """An input as the task sees it: the right value, of an attempt that its owner has published."""
-        key, where = item
+        key, where, *_ = item
         value = Value.unpack(self.worker.files[where].content if isinstance(where, str) else where)
         assert value.key == key, f"asked for {key}, got {value.key}"
         self.world.see(value)

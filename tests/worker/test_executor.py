@@ -23,10 +23,10 @@ from distributed.uploads import Bundle
 from distributed.wire import codec
 from distributed.wire.frames import encode
 from distributed.wire.functions import Initializer, pack_function, pack_need
-from distributed.wire.messages import NO_ROOM, NOBODY, CancelRunning, NeedRoom, Outcomes, Room, Run
+from distributed.wire.messages import NO_INPUT, NO_ROOM, NOBODY, CancelRunning, NeedRoom, Outcomes, Room, Run
 from distributed.wire.values import pack, pack_call, reduce_handle, unpack, unpack_exception
 from distributed.worker import outcomes
-from distributed.worker.calls import Functions, Handle, map_file
+from distributed.worker.calls import Functions, Handle, map_input
 from distributed.worker.executor import Executor
 from distributed.worker.executor_async import AsyncExecutor
 from distributed.worker.link import Link
@@ -246,7 +246,7 @@ def test_inputs_are_values_and_each_task_has_its_own(agent, tmp_path):
 
     payload, handles = pack_call((RemoteHandle("x"), RemoteHandle("y")), {})
     assert [handle.key for handle in handles] == ["x", "y"]
-    inputs = [["x", path], ["y", pack({"y": 0.5}).tobytes()]]
+    inputs = [["x", path, packed.nbytes], ["y", pack({"y": 0.5}).tobytes()]]
     agent.run(spoil, payload, payload, inputs={0: inputs, 1: inputs})
     expected = (float(array.sum()) + 0.5, True)
     assert agent.outcomes(2) == {1: expected, 2: expected}
@@ -279,10 +279,22 @@ def test_a_large_result_is_written_into_a_reserved_file(agent, tmp_path):
     agent.send(Room(str(path), ""))
     message = agent.link.wait_for(Outcomes)
     assert (message.paths, message.nbytes, message.values) == ({0: str(path)}, [need.nbytes], [b""])
-    whole, half, name = unpack(map_file(str(path)))
+    whole, half, name = unpack(map_input("x", str(path), path.stat().st_size))
     assert np.array_equal(whole, data)
     assert np.array_equal(half, data[::2])
     assert name == "bob"
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_task_does_not_begin_when_the_file_of_an_input_is_gone_or_was_cut_short(agent, tmp_path, is_there):
+    path = tmp_path / "value"
+    if is_there:
+        path.write_bytes(bytes(70_000))
+    payload, _ = pack_call((RemoteHandle("y"), RemoteHandle("x")), {})
+    inputs = [["y", pack(1).tobytes()], ["x", str(path), 90_000]]
+    agent.run(lambda y, x: 1 / 0, payload, inputs={0: inputs})
+    message = agent.link.wait_for(Outcomes)
+    assert (message.errors, message.values) == ({0: NO_INPUT}, [b"x"])
 
 
 def test_without_room_the_task_fails_and_the_next_one_runs(agent):

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from distributed.wire.messages import (
+    NO_INPUT,
     Cancel,
     DeleteData,
     Failed,
@@ -59,6 +60,7 @@ class Chaos:
         self.given = {1: [], 2: []}
         self.rooms = {}
         self.files = set()
+        self.in_files = {}  # number of a task -> which of its inputs are files
         self.outcomes = {}  # key@attempt -> how often it ended
         self.submitted = {}
         self.paths = 0
@@ -92,7 +94,9 @@ class Chaos:
         if isinstance(what.message, Run):
             message = what.message
             for inputs in message.inputs.values():
-                assert all(value in self.files for _, value in inputs if isinstance(value, str))
+                assert all(value in self.files for _, value, *_ in inputs if isinstance(value, str))
+            for position, inputs in message.inputs.items():
+                self.in_files[message.serial + position] = [name for name, where, *_ in inputs if type(where) is str]
             self.given[what.executor] += range(message.serial, message.serial + len(message.keys))
         elif isinstance(what.message, Room) and what.message.path:
             self.rooms.setdefault(what.executor, []).append(what.message.path)
@@ -150,13 +154,15 @@ class Chaos:
         if not serials:
             return
         del self.given[executor][: len(serials)]
-        paths, errors, nbytes = {}, {}, [1] * len(serials)
-        if self.rooms.get(executor):
+        paths, errors, values, nbytes = {}, {}, [b"v"] * len(serials), [1] * len(serials)
+        if self.in_files.get(serials[0]) and not self.rooms.get(executor) and self.dice.random() < 0.3:
+            errors[0], values[0] = NO_INPUT, self.dice.choice(self.in_files[serials[0]]).encode()
+        elif self.rooms.get(executor):
             paths[0] = self.rooms[executor].pop()
             nbytes[0] = 90_000
         elif self.dice.random() < 0.2:
             errors[0] = b"error"
-        message = Outcomes(serials, [b"v"] * len(serials), nbytes, [300] * len(serials), paths, errors, {})
+        message = Outcomes(serials, values, nbytes, [300] * len(serials), paths, errors, {})
         self.on(FromExecutor(executor, message))
 
     def need_room(self):
@@ -184,7 +190,8 @@ class Chaos:
         elif isinstance(what, Allocate):
             self.on(Allocated(what.ticket, self.new_file()))
         elif isinstance(what, Spill):
-            self.on(Spilled(what.ticket, self.new_file()) if well else SpillFailed(what.ticket, "disk full"))
+            failed = SpillFailed(what.ticket, "disk full", is_lost=self.dice.random() < 0.5)
+            self.on(Spilled(what.ticket, self.new_file()) if well else failed)
         elif not well:
             self.on(FetchFailed(what.fetch, "refused"))
         else:

@@ -6,6 +6,7 @@ import pytest
 
 from distributed.errors import ProtocolError
 from distributed.wire.messages import (
+    NO_INPUT,
     NO_ROOM,
     NOBODY,
     AddKeys,
@@ -435,9 +436,55 @@ def test_an_input_released_while_it_is_used_is_kept_until_the_end(bench):
     bench.state.rooms.reserved["/m/x"] = (("writer", 1), 0)
     bench.on(Put(ALICE, [key("x")], [100_000], [None], ["/m/x"]))
     out = bench.client(compute("a", code=b"code", inputs={0: [needs("x")]}))
-    assert out == [run("a", 1, code=b"code", inputs={0: [[key("x"), "/m/x"]]})]
+    assert out == [run("a", 1, code=b"code", inputs={0: [[key("x"), "/m/x", 100_000]]})]
     assert bench.client(DeleteData([key("x")])) == []
     assert bench.done([1]) == [Remove("/m/x"), finished("a")]
+
+
+def put_file(bench, name):
+    bench.state.rooms.reserved[f"/m/{name}"] = (("writer", 1), 0)
+    bench.on(Put(ALICE, [key(name)], [100_000], [None], [f"/m/{name}"]))
+
+
+def lost(*names, refused=True):
+    detail = {"keys": [key("x")], "refused": {key("x"): ["127.0.0.1:1"] if refused else []}}
+    detail |= {"worker": "127.0.0.1:1", "memory_limit": 1 << 30}
+    return [Send(ALICE, Failed(key(name), 1, "missing", b"", detail, [])) for name in names]
+
+
+SAID = Log(f"the file of {ALICE}/x was removed or cut short: its value is lost here")
+
+
+def test_an_input_whose_file_is_gone_is_lost_and_all_that_wait_to_read_it_hear_so(bench):
+    """The first task was given, the second is queued, the third waits for something else, too."""
+    put_file(bench, "x")
+    inputs = {0: [needs("x")], 1: [needs("x")], 2: [needs("x"), needs("y")]}
+    bench.client(compute("abc", code=b"code", inputs=inputs))
+    assert bench.done([1], [key("x").encode()], errors={0: NO_INPUT}) == [
+        SAID, *lost("b", "c"), Remove("/m/x"), *lost("a")
+    ]  # fmt: skip
+    assert (bench.state.tasks, bench.state.store.entries) == ({}, {})
+    assert not any(want.tasks for want in bench.state.fetches.wants.values())
+    (failed,) = bench.client(compute("b", attempt=2, inputs={0: [needs("x", holders=["127.0.0.1:1"])]}))
+    assert failed.message.detail["refused"] == {key("x"): ["127.0.0.1:1"]}
+
+
+def test_an_input_that_came_again_meanwhile_is_not_said_to_be_missing(bench):
+    put_file(bench, "x")
+    bench.client(compute("ab", code=b"code", inputs={0: [needs("x")]}))
+    bench.client(DeleteData([key("x")]))
+    put_file(bench, "x")
+    assert bench.done([1], [key("x").encode()], errors={0: NO_INPUT})[2:3] == lost("a", refused=False)
+    assert key("x") in bench.state.store.entries
+
+
+def test_a_value_whose_file_is_gone_does_not_keep_others_from_being_spilled():
+    bench = Bench(memory_limit=150_000, spill_directory="/d")
+    put_file(bench, "x")
+    bench.client(compute("ab", code=b"code"))
+    assert bench.on(FromExecutor(1, NeedRoom(100_001))) == [Spill(1, "/m/x")]
+    assert bench.on(SpillFailed(1, "/m/x is gone", is_lost=True)) == [SAID, Remove("/m/x"), Allocate(1, 100_001)]
+    assert bench.state.store.moves.can_spill
 
 
 def test_a_replica_of_another_client_goes_when_its_last_task_has_ended(bench):
