@@ -255,6 +255,21 @@ def test_inputs_are_handles_as_in_any_task(pool: Pool) -> None:
 # ---------------------------------------------------------------------------------------------------- what goes wrong
 
 
+def returns_itself(comm: Any) -> Any:
+    return comm
+
+
+def test_each_group_is_called_by_the_name_of_its_own_function(pool: Pool) -> None:
+    """All of them are one function to the workers, which remember functions."""
+    assert len(pool.gather(pool.group(shares, 2), PATIENCE_S)) == 2
+    error = one(pool.group(returns_itself, 2))
+    assert "the result of tests.test_group.returns_itself" in str(error)
+
+
+def shares(comm: Any) -> Any:
+    return comm.allgather(comm.rank)
+
+
 def raises(comm: Any, rank: int) -> None:
     if comm.rank == rank:
         raise KeyError("the third shelf")

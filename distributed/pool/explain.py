@@ -105,7 +105,7 @@ def explain(state: PoolState, task: Task, now: float) -> str:
             return f"{name} has just been submitted"
         return f"{name} waits for {len(unready)} of its {count(len(task.inputs), 'input')}, for example {unready[:1]}"
     if task.status == READY and task.key in state.placement.stranded:
-        return f"{name} {_unmet(state, task)}"
+        return f"{name} {unmet(state, task)}"
     if task.status == READY and state.workers and not state.placement.takers:
         return f"{name} waits: the only worker leaves; start another one with `dworker HOST:PORT`"
     if task.status == READY and not state.workers:
@@ -122,7 +122,7 @@ def explain(state: PoolState, task: Task, now: float) -> str:
     return f"{name} is {task.status}"
 
 
-def _unmet(state: PoolState, task: Task) -> str:
+def unmet(state: PoolState, task: Task) -> str:
     """What it asks for that nobody here has."""
     assert task.kind is not None
     options, takers = task.kind.options, list(state.placement.takers.values())

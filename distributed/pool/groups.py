@@ -24,6 +24,7 @@ from distributed.errors import GroupFailed, NoWorker
 from distributed.pool import explain, policy
 from distributed.pool.events import Received, Send
 from distributed.pool.tasks import READY, SENT, WAITING, Task
+from distributed.quantities import count
 from distributed.wire.codec import encode_header
 from distributed.wire.exceptions import words_of
 from distributed.wire.messages import Cancel, Failed, GroupBegins, MembersEnded, Message, TellGroup
@@ -352,10 +353,12 @@ class Groups:
         have = sum(cores.values())
         if have < size:
             wanted = group.first.kind.options.workers if group.first.kind is not None else ()
-            where = ", ".join(sorted(wanted)) if wanted else f"{len(cores)} workers"
+            head = f"{group.name} has {size} members, which start together, and"
+            if wanted and not have:
+                return f"{head} {explain.unmet(self._state, group.first)}"
+            where = ", ".join(sorted(wanted)) if wanted else count(len(cores), "worker")
             return (
-                f"{group.name} has {size} members, which start together, but there are only {have} executors "
-                f"on {where}; make it smaller, or start more workers"
+                f"{head} only {count(have, 'executor')} on {where} can run them; make it smaller, or start more workers"
             )
         return f"{group.name} waits until other groups of this pool have begun: it needs {size} of {have} executors"
 

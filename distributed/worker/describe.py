@@ -20,7 +20,7 @@ def load(state: WorkerState) -> ReportLoad:
         queued=queued(state),
         stored_bytes=state.store.memory_bytes,
         spilled_bytes=state.store.disk_bytes,
-        running_names=[part.function.name for part in first],
+        running_names=[part.order.name for part in first],
         resources=dict(state.dispatch.demands.used),
     )
 

@@ -533,7 +533,7 @@ class Dispatch:
         if self.waiting:
             self._use_kept(parts[0].order.priority)
         attempts = _attempts_of(parts)
-        run = Run(function.identity, code, function.name, first, keys, args, inputs, needs, attempts)
+        run = Run(function.identity, code, parts[0].order.name, first, keys, args, inputs, needs, attempts)
         self.out.append(Give(number, run))
         return len(keys)
 

@@ -210,14 +210,14 @@ class WorkerState:
     def _compute(self, event: events.FromClient) -> None:
         message: messages.Compute = event.message  # type: ignore[assignment]
         check_compute(message, self.member)
-        function = self.functions.get(message.function, message.once, message.name)
+        function = self.functions.get(message.function, message.once)
         if message.needs:
             function.needs = tuple([self.functions.get(identity, once=False) for identity in message.needs])
         order = self._order
         if order is None or not order.is_like(event.client, function, message):
             how = message.priority, message.timeout_s, message.asynchronous, message.seat, demand_of(message)
             order = Order(event.client, function, *how)
-            order.inner, order.together = message.inner, message.together
+            order.name, order.inner, order.together = message.name, message.inner, message.together
             self._order = order
             if order.together:
                 self.dispatch.gangs.orders[order] = None

@@ -31,7 +31,6 @@ class Function:
 
     def __init__(self, identity: bytes, once: bool) -> None:
         self.identity, self.once = identity, once
-        self.name = ""
         self.code: bytes | None = None
         self.mean_s: float | None = None  # None: never measured
         self.seen = 0
@@ -70,13 +69,12 @@ class Functions:
         self.nbytes = 0
         self._known: OrderedDict[tuple[bytes, bool], Function] = OrderedDict()
 
-    def get(self, identity: bytes, once: bool, name: str = "") -> Function:
+    def get(self, identity: bytes, once: bool) -> Function:
         """The function of that name; its `code` is None when it was never seen, or forgotten."""
         key = (identity, once)
         function = self._known.get(key)
         if function is None:
             function = self._known[key] = Function(identity, once)
-            function.name = name
             twin = self._known.get((identity, not once))
             if twin is not None and twin.code is not None:
                 self.define(function, twin.code)
@@ -107,8 +105,8 @@ class Order:
     """What the tasks of a Compute message, or of several alike, have in common, and the parts they are in now."""
 
     __slots__ = (
-        "account", "asynchronous", "begun", "client", "function", "inner", "parts", "priority", "resources", "seat",
-        "timeout_s", "together",
+        "account", "asynchronous", "begun", "client", "function", "inner", "name", "parts", "priority", "resources",
+        "seat", "timeout_s", "together",
     )  # fmt: skip
 
     def __init__(
@@ -124,6 +122,7 @@ class Order:
         self.client, self.function, self.priority = client, function, priority
         self.account = account_of(client)
         self.timeout_s, self.asynchronous, self.seat, self.resources = timeout_s, asynchronous, seat, resources
+        self.name = ""  # what people call the function: groups have one function, and call that of the user's
         self.inner = False  # tasks that tasks submitted
         self.together = self.begun = False  # members of a group; whether their owner let them begin
         self.parts: dict[Part, None] = {}
@@ -133,6 +132,7 @@ class Order:
         return (
             self.client == client
             and self.function is function
+            and self.name == message.name
             and self.priority == message.priority
             and self.timeout_s == message.timeout_s
             and self.asynchronous == message.asynchronous

@@ -328,6 +328,8 @@ def test_a_group_keeps_to_the_workers_that_it_may_run_on():
     tasks, out = submitted(bench, 3, workers=frozenset({BOB}))
     assert sent(out, Compute) == []
     assert "only 2 executors on bob:1" in explain.explain(bench.state, tasks[0], bench.now)
+    tasks, out = submitted(bench, 2, workers=frozenset({"carol:1"}))
+    assert "may only run on carol:1, and no such worker is here" in explain.explain(bench.state, tasks[0], bench.now)
 
 
 def test_a_large_input_brings_a_group_to_its_holder():
