@@ -203,7 +203,7 @@ def interrupted_everywhere(
 FAST, SLOW = 1, 3  # how often each place is interrupted: the first times that it is passed in one iteration
 
 
-@pytest.mark.parametrize("often", [FAST, pytest.param(SLOW, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("often", [FAST, pytest.param(SLOW, marks=[pytest.mark.slow, pytest.mark.long])])
 @pytest.mark.parametrize(
     ("name", "chunksize", "consume"),
     [
@@ -226,7 +226,7 @@ def test_an_interrupt_loses_no_value_and_doubles_none(pool, name, chunksize, con
     everything_ends(pool)
 
 
-@pytest.mark.parametrize("often", [FAST, pytest.param(SLOW, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("often", [FAST, pytest.param(SLOW, marks=[pytest.mark.slow, pytest.mark.long])])
 @pytest.mark.parametrize("consume", [pytest.param(by_loops, marks=pytest.mark.slow), one_by_one, by_cancelled_loops])
 def test_an_interrupt_leaves_a_generator_its_place(pool, consume, often) -> None:
     def start() -> Any:
