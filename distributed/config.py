@@ -79,7 +79,9 @@ class Settings:
     batch_s: float = 0.002  # predicted work under way at one executor
     batch_tasks_max: int = 512
     ahead_s: float = 0.05  # a task predicted to take no longer may wait at a busy executor, ready to run
-    asynchronous_tasks_max: int = 1000  # coroutines under way in the asynchronous executor
+    asynchronous_tasks_max: int = 1000  # coroutines of tasks under way in the asynchronous executor, and as many that
+    # these submitted, and so on,
+    coroutine_depth_max: int = 1000  # down to this depth; what one there submits gets NestingTooDeep
     flush_interval_s: float = 0.001  # an executor holds back finished results at most this long
     blocked_executors_max: int = 200  # of one worker, whose tasks wait for tasks; one more gets NestingTooDeep
     crowded_executors_min: int = 16  # when these and two for each core wait only deeper tasks begin beside others

@@ -17,7 +17,7 @@
     │   ├── TaskTimeout             it ran longer than ``timeout=`` and was killed, or cancelled
     │   ├── GroupFailed             a member of the group raised, or its executor or worker died
     │   ├── TaskCancelled           somebody cancelled it, or something it depends on
-    │   ├── NestingTooDeep          it waits for tasks, as more others do already than a worker allows
+    │   ├── NestingTooDeep          more tasks wait for tasks already than are allowed: return handles instead
     │   └── NoWorker                no worker can run it
     ├── SerializerMissing       the pool's ``serializer=`` needs a package: install it there
     ├── MemberEnded             a member of a group has returned: no message comes from there, or is read there
@@ -134,7 +134,7 @@ class TaskCancelled(TaskError):
 
 
 class NestingTooDeep(TaskError):
-    """Too many tasks of one worker wait for other tasks. Return handles instead of waiting, or raise the setting."""
+    """Too many tasks wait for other tasks. Return handles instead of waiting, or raise the setting that it names."""
 
 
 class NoWorker(TaskError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from distributed.errors import ProtocolError
+from distributed.errors import NestingTooDeep, ProtocolError
 from distributed.pool import withheld
 from distributed.pool.events import Borrowed, CancelAsked, Received, Stored, Submitted, Wanted
 from distributed.pool.nesting import OVER, Parent, understand
@@ -60,7 +60,10 @@ class Inner:
 
     def _submit(self, parent: Parent, said: SubmitInner, now: float) -> None:
         tasks = self._nesting.tasks_of(parent, said)
-        if tasks:
+        depth_max = self._state.settings.coroutine_depth_max
+        if tasks and said.asynchronous and tasks[0].kind.depth > depth_max:  # type: ignore[union-attr]
+            self._state.refuse(tasks, _too_deep(said.name, depth_max))
+        elif tasks:
             self._state.workers[parent.address].reconsider()
             self._state.absorb(Submitted(tasks), now)
 
@@ -114,3 +117,10 @@ class Inner:
         parent.own.add(task.key)
         inside = [needed for needed in contains if needed is not None]
         self._state.absorb(Stored(task, said.holders, said.nbytes, inside), now)
+
+
+def _too_deep(name: str, depth_max: int) -> NestingTooDeep:
+    return NestingTooDeep(
+        f"{name} was submitted by a task of a task, and so on, {depth_max} times (coroutine_depth_max); "
+        f"return handles instead of waiting for them, or raise that setting"
+    )

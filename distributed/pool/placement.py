@@ -252,8 +252,8 @@ class Placement:
     def _room(self, view: WorkerView, task: Task) -> int:
         """How many tasks like this one the worker may be sent: bounded by time and number."""
         assert task.kind is not None
-        if task.kind.is_beside:  # they wait beside one another, and take no core
-            return self.settings.asynchronous_tasks_max - view.beside
+        if task.kind.is_beside:  # they wait beside one another, and take no core; for deeper ones those above may wait
+            return self.settings.asynchronous_tasks_max - view.beside_from(task.kind.depth)
         mean_s = task.kind.duration.mean_s
         busy_s, settings = view.busy_s(self.settings), self.settings
         room = policy.room(view.member.ncores, view.on_cores, busy_s, mean_s, settings.window_s, settings)

@@ -230,8 +230,15 @@ class PoolState:
             else:
                 self._adopt_inputs(task, now)
 
+    def refuse(self, tasks: list[Task], error: Any) -> None:
+        """Tasks that a task submits, and that are not even tried."""
+        self.unfinished += len(tasks)
+        self.counters["tasks"] += len(tasks)
+        for task in tasks:
+            self._fail_at_once(task, error)
+
     def _fail_at_once(self, task: Task, error: Any) -> None:
-        """A member whose group has failed with those that were submitted just before it."""
+        """A task that may not begin, or a member whose group has failed with those that were submitted before it."""
         for needed in task.inputs:
             needed.heirs += 1
             needed.users += 1

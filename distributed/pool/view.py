@@ -39,6 +39,7 @@ class WorkerView:
         "_weights",
         "assigned",
         "beside",
+        "beside_depths",
         "bytes_under_way",
         "depths",
         "fullness",
@@ -62,6 +63,7 @@ class WorkerView:
         self._weights: dict[str, int] = {}  # what each task with inputs adds to that: its inputs may change meanwhile
         self.load: dict[Duration, int] = {}  # tasks under way for the cores, by kind of function
         self.beside = 0  # tasks under way beside those: they share one executor, or wait for one of their own
+        self.beside_depths: dict[int, int] = {}  # those that tasks submitted, by depth
         self.assigned = Levels()  # ready tasks that should run here, because their inputs are here
         self.holds: dict[str, Task] = {}  # tasks with a large value here
         self.known: set[bytes] = set()  # functions whose code this worker has been sent
@@ -89,6 +91,12 @@ class WorkerView:
         """How many tasks under way, of this depth or deeper, use a core before one of this depth that is sent now."""
         count = sum(count for deep, count in self.depths.items() if deep >= depth)
         return count - sum(task.kind.depth >= depth for task in self.waiting.values() if task.kind is not None)
+
+    def beside_from(self, depth: int) -> int:
+        """How many tasks are under way beside those for the cores, of this depth or deeper."""
+        if not depth:
+            return self.beside
+        return sum(count for deep, count in self.beside_depths.items() if deep >= depth)
 
     def wait(self, task: Task, is_waiting: bool) -> None:
         """A task under way begins to wait for others, or goes on."""
@@ -168,8 +176,7 @@ class WorkerView:
             self.beside += len(batch)
         else:
             self.load[kind.duration] = self.load.get(kind.duration, 0) + len(batch)
-            if kind.depth:
-                self.depths[kind.depth] = self.depths.get(kind.depth, 0) + len(batch)
+        self._count_depth(kind, len(batch))
         self.bytes_under_way += nbytes
         self._use(kind, len(batch))
         self._stand()
@@ -194,7 +201,7 @@ class WorkerView:
             needs=needs,
             seat=kind.seat,
             resources=dict(kind.options.resources),
-            inner=bool(kind.depth),
+            depth=kind.depth,
             together=kind.group is not None,
         )
 
@@ -204,6 +211,15 @@ class WorkerView:
             self.resources_used[name] = self.resources_used.get(name, 0) + amount * count
             if count < 0 and self._standing is not None:
                 self._standing.has_freed = True
+
+    def _count_depth(self, kind: Kind, count: int) -> None:
+        """So many tasks more, that tasks submitted, are under way."""
+        if not kind.depth:
+            return
+        depths = self.beside_depths if kind.is_beside else self.depths
+        depths[kind.depth] = depths.get(kind.depth, 0) + count
+        if not depths[kind.depth]:
+            del depths[kind.depth]
 
     def weight(self, task: Task) -> int:
         """What a task that is under way here weighed in its message."""
@@ -222,13 +238,10 @@ class WorkerView:
         for kind, group in itertools.groupby(tasks, key=KIND):
             count = sum(1 for _ in group)
             self._use(kind, -count)
+            self._count_depth(kind, -count)
             if kind.is_beside:
                 self.beside -= count
                 continue
-            if kind.depth:
-                self.depths[kind.depth] -= count
-                if not self.depths[kind.depth]:
-                    del self.depths[kind.depth]
             left = self.load[kind.duration] - count
             if left:
                 self.load[kind.duration] = left

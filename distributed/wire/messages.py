@@ -407,7 +407,7 @@ class Compute(Message):
     needs: dict[bytes, bytes] = dataclasses.field(default_factory=dict)  # what executors must have run before
     seat: int = -1  # of the executor that a single task is for, as soon as that is free; -1: any of them
     resources: dict[str, int] = dataclasses.field(default_factory=dict)  # what each of them uses while it runs
-    inner: bool = False  # tasks that tasks submitted: what runs may wait for them
+    depth: int = 0  # of tasks that tasks submitted: how many are above them, which may wait for these
     together: bool = False  # members of a group: each gets an executor at one time, as `Gathered` tells
 
 

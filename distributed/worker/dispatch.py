@@ -65,6 +65,7 @@ class Executor:
         self.pid = 0
         self.given: list[Part] = []  # by serial, in the order in which they run
         self.count = 0  # tasks in them
+        self.depths: dict[int, int] = {}  # of coroutines: how many of each depth
         self.under_way_s = 0.0  # predicted duration of what is given
         self.alone = False  # what it has must not be joined by more
         self.killing = False
@@ -121,7 +122,34 @@ class Executor:
         else:
             del given[index]
         self.count -= len(part.keys)
+        if self.asynchronous:
+            self.count_depth(part.depth, -len(part.keys))
         return part
+
+    def count_depth(self, depth: int, count: int) -> None:
+        """So many coroutines of this depth more are under way."""
+        self.depths[depth] = self.depths.get(depth, 0) + count
+        if not self.depths[depth]:
+            del self.depths[depth]
+
+    def count_from(self, depth: int) -> int:
+        """How many coroutines are under way that are so deep or deeper."""
+        return sum(count for deep, count in self.depths.items() if deep >= depth)
+
+    def depth_with_room(self, count_max: int) -> int:
+        """The least depth of which one more coroutine may begin, though those above it wait, for it perhaps.
+
+        >>> executor = Executor(1, asynchronous=True)
+        >>> executor.depths = {0: 2, 1: 1, 4: 1}
+        >>> [executor.depth_with_room(count_max) for count_max in (5, 4, 3, 2, 1)]
+        [0, 1, 1, 2, 5]
+        """
+        count = 0
+        for depth in sorted(self.depths, reverse=True):
+            count += self.depths[depth]
+            if count >= count_max:
+                return depth + 1
+        return 0
 
     def learn(self, function: Function, settings: Settings, is_need: bool = False) -> bytes:
         """The code to send along: none when the executor surely has it.
@@ -330,7 +358,7 @@ class Dispatch:
 
     def _take_back(self, executor: Executor) -> list[Part]:
         """Given tasks that end without an outcome; their clients are not charged."""
-        parts, executor.given, executor.count = executor.given, [], 0
+        parts, executor.given, executor.count, executor.depths = executor.given, [], 0, {}
         for part in parts:
             self.queue_of(part).settle(part.order.account, len(part), 0.0)
         return parts
@@ -456,9 +484,9 @@ class Dispatch:
 
     def _give_next(self, executor: Executor, share: int, now: float) -> bool:
         """Give one batch of the client whose turn it is; False when its next task does not fit beside what is there."""
-        inner_only = self.gangs.hold
-        client = self.queue.turn(inner_only)
-        parts = client.first_class(inner_only) if client else None
+        depth_min = int(self.gangs.hold)  # then only tasks of tasks, which something that runs may wait for
+        client = self.queue.turn(depth_min)
+        parts = client.first_class(depth_min) if client else None
         if client is None or parts is None or parts[0].together:  # those were not next when this round began
             return False
         function = parts[0].function
@@ -480,7 +508,7 @@ class Dispatch:
         if count < 1:
             return False
         executor.alone = alone
-        taken = self.queue.take(client, count, predicted_s, inner_only)
+        taken = self.queue.take(client, count, predicted_s, depth_min)
         executor.under_way_s += predicted_s * self.give(executor, function, taken, now)
         return True
 
@@ -498,11 +526,13 @@ class Dispatch:
                 self.spawn(asynchronous=True)
             return
         while executor.ready and not executor.killing and not executor.retiring:
-            count = self.settings.asynchronous_tasks_max - executor.count
-            client = self.coroutines.turn()
-            if client is None or count < 1:
+            depth_min = executor.depth_with_room(self.settings.asynchronous_tasks_max)
+            client = self.coroutines.turn(depth_min)
+            first = client.first_class(depth_min) if client else None
+            if client is None or first is None:
                 return
-            parts = self.coroutines.take(client, count, 0.0)
+            count = self.settings.asynchronous_tasks_max - executor.count_from(first[0].depth)
+            parts = self.coroutines.take(client, count, 0.0, depth_min)
             for part in parts:
                 part.given_s = now
             self.give(executor, parts[0].function, parts, now)
@@ -527,6 +557,8 @@ class Dispatch:
         self._serials += len(keys)
         executor.given += parts
         executor.count += len(keys)
+        if executor.asynchronous:
+            executor.count_depth(parts[0].depth, len(keys))
         executor.client = parts[0].order.client
         code = executor.learn(function, self.settings)
         needs = {need.identity: executor.learn(need, self.settings, is_need=True) for need in function.needs}
@@ -634,8 +666,12 @@ class Dispatch:
         self.coroutines.check()
         given: dict[str, int] = {}
         for executor in self.executors.values():
-            limit = self.settings.asynchronous_tasks_max if executor.asynchronous else self.settings.batch_tasks_max
-            assert executor.count == sum(map(len, executor.given)) <= limit
+            assert executor.count == sum(map(len, executor.given))
+            if executor.asynchronous:
+                assert sum(executor.depths.values()) == executor.count
+                assert max(executor.depths.values(), default=0) <= self.settings.asynchronous_tasks_max
+            else:
+                assert executor.count <= self.settings.batch_tasks_max
             assert not executor.alone or executor.count <= 1 or executor.asynchronous, "one task alone"
             assert executor.ready or not executor.given
             serial = 1

@@ -1,11 +1,11 @@
 """Queued tasks, in the order in which they should run: fair between clients, by priority within one.
 
-Every client has a class of tasks for each (priority, producer or consumer, inner or not): consumers, which have inputs,
-go first at equal priority, because they let inputs go. Within a class tasks stand in order of arrival. Whose turn it is
-between clients is decided by executor-seconds: the client that has used least is served next. A charge is made when
-tasks are given, as predicted, and corrected when they are done. Someone who was idle resumes near the present
-(`clock`), with a little credit, so that short gaps between its tasks cost it nothing and long ones do not starve the
-others.
+Every client has a class of tasks for each (priority, producer or consumer, depth): consumers, which have inputs, go
+first at equal priority, because they let inputs go; then deeper ones, because what runs may wait for them. Within a
+class tasks stand in order of arrival. Whose turn it is between clients is decided by executor-seconds: the client that
+has used least is served next. A charge is made when tasks are given, as predicted, and corrected when they are done.
+Someone who was idle resumes near the present (`clock`), with a little credit, so that short gaps between its tasks cost
+it nothing and long ones do not starve the others.
 Tasks stand here in parts: columns of tasks that were sent together. A part is split where a batch ends, so that what is
 done per batch is not done per task. One that is dropped stays in its deque until it would be served. Whom this calls a
 client is a program: all its pools together are one, so that priorities mean the same in all of them.
@@ -28,7 +28,7 @@ class Queued(Protocol):
     def function(self) -> object: ...
 
     @property
-    def inner(self) -> bool: ...  # what runs may wait for it
+    def depth(self) -> int: ...  # how many tasks are above it, which may wait for it
 
     @property
     def together(self) -> bool: ...  # all of it starts at one time, or nothing
@@ -54,22 +54,22 @@ class ClientQueue(Generic[PartT]):
         self.given = 0
         self.live = 0  # queued tasks that were not dropped
         self.leaving = False  # forgotten as soon as nothing of it is given
-        self._classes: dict[tuple[float, bool, bool], deque[PartT]] = {}
-        self._order: list[tuple[float, bool, bool]] = []
+        self._classes: dict[tuple[float, bool, int], deque[PartT]] = {}
+        self._order: list[tuple[float, bool, int]] = []
 
-    def class_of(self, priority: float, producer: bool, inner: bool) -> deque[PartT]:
-        key = (priority, producer, not inner)
+    def class_of(self, priority: float, producer: bool, depth: int) -> deque[PartT]:
+        key = (priority, producer, -depth)
         parts = self._classes.get(key)
         if parts is None:
             parts = self._classes[key] = deque()
             heapq.heappush(self._order, key)
         return parts
 
-    def first_class(self, inner_only: bool = False) -> deque[PartT] | None:
-        """The deque whose first part is next; None when nothing is queued."""
-        if inner_only:
-            inner = (self._classes[key] for key in sorted(self._order) if not key[2])
-            return next((parts for parts in inner if _has_queued(parts)), None)
+    def first_class(self, depth_min: int = 0) -> deque[PartT] | None:
+        """The deque whose first part is next, of those of this depth or deeper; None when nothing is queued."""
+        if depth_min:
+            deep = (self._classes[key] for key in sorted(self._order) if -key[2] >= depth_min)
+            return next((parts for parts in deep if _has_queued(parts)), None)
         while self._order:
             parts = self._classes[self._order[0]]
             while parts:
@@ -79,9 +79,9 @@ class ClientQueue(Generic[PartT]):
             del self._classes[heapq.heappop(self._order)]
         return None
 
-    def take(self, count: int, inner_only: bool = False) -> list[PartT]:
+    def take(self, count: int, depth_min: int = 0) -> list[PartT]:
         """The next parts, of up to `count` tasks together, all of the same function as the first."""
-        parts = self.first_class(inner_only)
+        parts = self.first_class(depth_min)
         if parts is None:
             return []
         function = parts[0].function
@@ -163,7 +163,7 @@ class FairQueue(Generic[PartT]):
         if not client.live and not client.given and client.used_s < self.clock_s - self.credit_s:
             client.used_s = self.clock_s - self.credit_s
         count = len(part)
-        parts = client.class_of(priority, producer, part.inner)
+        parts = client.class_of(priority, producer, part.depth)
         if first:
             parts.appendleft(part)
         elif not (parts and parts[-1].join(part)):
@@ -177,24 +177,21 @@ class FairQueue(Generic[PartT]):
         self.clients[name].live -= count
         self.live -= count
 
-    def turn(self, inner_only: bool = False) -> ClientQueue[PartT] | None:
-        """The client to serve next: of those with queued tasks the one that used least.
-
-        `inner_only`: of those with tasks that what runs may wait for.
-        """
+    def turn(self, depth_min: int = 0) -> ClientQueue[PartT] | None:
+        """The client to serve next: of those with queued tasks, of this depth or deeper, the one that used least."""
         if not self.live:
             return None
-        if inner_only:
-            some = [c for c in self.clients.values() if c.live and c.first_class(inner_only) is not None]
+        if depth_min:
+            some = [c for c in self.clients.values() if c.live and c.first_class(depth_min) is not None]
             return min(some, key=lambda c: (c.used_s, c.client), default=None)
         if len(self.clients) == 1:
             return next(iter(self.clients.values()))
         return min((c for c in self.clients.values() if c.live), key=lambda c: (c.used_s, c.client))
 
-    def take(self, client: ClientQueue[PartT], count: int, predicted_s: float, inner_only: bool = False) -> list[PartT]:
+    def take(self, client: ClientQueue[PartT], count: int, predicted_s: float, depth_min: int = 0) -> list[PartT]:
         """Take the next tasks of one client, and charge it for what each is predicted to last."""
         before = client.live
-        taken = client.take(count, inner_only)
+        taken = client.take(count, depth_min)
         count = before - client.live
         self.live -= count
         self._charge(client, count, predicted_s)

@@ -217,7 +217,7 @@ class WorkerState:
         if order is None or not order.is_like(event.client, function, message):
             how = message.priority, message.timeout_s, message.asynchronous, message.seat, demand_of(message)
             order = Order(event.client, function, *how)
-            order.name, order.inner, order.together = message.name, message.inner, message.together
+            order.name, order.depth, order.together = message.name, message.depth, message.together
             self._order = order
             if order.together:
                 self.dispatch.gangs.orders[order] = None

@@ -105,7 +105,7 @@ class Order:
     """What the tasks of a Compute message, or of several alike, have in common, and the parts they are in now."""
 
     __slots__ = (
-        "account", "asynchronous", "begun", "client", "function", "inner", "name", "parts", "priority", "resources",
+        "account", "asynchronous", "begun", "client", "depth", "function", "name", "parts", "priority", "resources",
         "seat", "timeout_s", "together",
     )  # fmt: skip
 
@@ -123,7 +123,7 @@ class Order:
         self.account = account_of(client)
         self.timeout_s, self.asynchronous, self.seat, self.resources = timeout_s, asynchronous, seat, resources
         self.name = ""  # what people call the function: groups have one function, and call that of the user's
-        self.inner = False  # tasks that tasks submitted
+        self.depth = 0  # of tasks that tasks submitted: how many are above them
         self.together = self.begun = False  # members of a group; whether their owner let them begin
         self.parts: dict[Part, None] = {}
 
@@ -138,7 +138,7 @@ class Order:
             and self.asynchronous == message.asynchronous
             and self.seat == message.seat
             and self.resources == demand_of(message)
-            and self.inner == message.inner
+            and self.depth == message.depth
             and not (self.together or message.together)
         )
 
@@ -198,9 +198,9 @@ class Part:
         return len(self.keys)
 
     @property
-    def inner(self) -> bool:
-        """Whether tasks submitted them."""
-        return self.order.inner
+    def depth(self) -> int:
+        """How many tasks are above them, which may wait for them."""
+        return self.order.depth
 
     @property
     def together(self) -> bool:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from distributed.errors import ProtocolError
+from distributed.errors import NestingTooDeep, ProtocolError
 from distributed.pool.events import CancelAsked, Disconnected, Dropped, Received, Send
-from distributed.pool.tasks import DONE, FAILED, SENT, Duration, Kind, Options, Task
+from distributed.pool.tasks import DONE, FAILED, READY, SENT, Duration, Kind, Options, Task
 from distributed.wire.codec import decode, encode_header
+from distributed.wire.exceptions import unpack_exception
 from distributed.wire.messages import (
     AdoptInner,
     AskMember,
@@ -164,6 +165,36 @@ def test_a_handle_that_was_found_is_told_of(bench):
     bench.state.lifetimes.shared[contained.key] = contained
     (said,) = told(says(bench, outer, AdoptInner([contained.key])))
     assert (said.keys, said.values) == ([contained.key], [b"v"])
+
+
+def coroutine(name: str) -> SubmitInner:
+    return SubmitInner(G, b"inner code", "g", True, [f"me/{name}"], [b"args"], {}, {})
+
+
+def test_coroutines_are_sent_though_those_above_them_are_as_many_as_may_run():
+    bench = Bench(ALICE, asynchronous_tasks_max=1)
+    kind = Kind(F, b"code", "f", True, Options(), Duration())
+    parent, waiting = bench.submit(kind=kind), bench.submit(kind=kind)
+    assert (parent.status, waiting.status) == (SENT, READY)
+    (compute,) = sent(says(bench, parent, coroutine("1@1.1")), Compute)
+    assert (compute.keys, compute.depth) == (["me/1@1.1"], 1)
+    child = of(bench, "me/1@1.1")
+    assert [c.depth for c in sent(says(bench, child, coroutine("1@1.1@1.1")), Compute)] == [2]
+    assert sent(says(bench, parent, coroutine("1@1.2")), Compute) == []
+    assert [c.keys for c in sent(bench.finish(of(bench, "me/1@1.1@1.1")), Compute)] == []
+    assert [c.keys for c in sent(bench.finish(child), Compute)] == [["me/1@1.2"]]
+    bench.finish(of(bench, "me/1@1.2"))
+    assert [c.keys for c in sent(bench.finish(parent), Compute)] == [[waiting.key]]
+
+
+def test_coroutines_without_end_in_one_another_are_an_error():
+    bench = Bench(ALICE, coroutine_depth_max=1)
+    parent = bench.submit(kind=Kind(F, b"code", "f", True, Options(), Duration()))
+    says(bench, parent, coroutine("1@1.1"))
+    (said,) = told(says(bench, of(bench, "me/1@1.1"), coroutine("1@1.1@1.1")))
+    assert said.statuses == ["failed"]
+    with pytest.raises(NestingTooDeep, match="coroutine_depth_max"):
+        raise unpack_exception(said.values[0])
 
 
 def test_what_initializers_the_parent_needs_its_tasks_need_too():

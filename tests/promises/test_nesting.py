@@ -338,6 +338,30 @@ def test_coroutines_await_their_own_tasks() -> None:
             pool.submit(blocks_the_loop).get(60)
 
 
+async def doubles(depth: int) -> int:
+    if not depth:
+        return 1
+    pair = current_pool().map(doubles, [depth - 1, depth - 1])
+    return await pair[0] + await pair[1]
+
+
+def test_a_recursion_of_coroutines_finishes_however_many_of_them_wait() -> None:
+    with Pool(1) as pool:
+        assert pool.submit(doubles, 11).get(100) == 2**11  # 4095, of which a thousand of each depth run at a time
+        assert pool.gather(pool.map(awaits, [1] * 1500), timeout=100) == [1] * 1500
+
+
+async def endless(n: int) -> int:
+    return await current_pool().submit(endless, n + 1)
+
+
+def test_a_recursion_of_coroutines_without_an_end_is_an_error() -> None:
+    with Pool(1) as pool:
+        with pytest.raises(NestingTooDeep, match="coroutine_depth_max"):
+            pool.submit(endless, 0).get(100)
+        assert pool.submit(awaits, 3).get(20) == 3
+
+
 def cancels() -> list[str]:
     handle = current_pool().submit(time.sleep, 60)
     handle.cancel()

@@ -143,6 +143,7 @@ class Chaos:
                 ]
         options = {"once": self.dice.random() < 0.1, "asynchronous": self.dice.random() < 0.1}
         options |= {"timeout_s": self.dice.choice([0.0, 0.0, 0.3]), "priority": self.dice.choice([0, 1])}
+        options["depth"] = self.dice.choice([0, 0, 1, 2])
         function = self.dice.choice([F, G])
         message = compute(names, client, function, b"code", inputs=inputs, **options)
         self.submitted |= {(k, 1): True for k in message.keys}

@@ -113,7 +113,7 @@ def test_members_whose_turn_comes_when_another_task_was_given_are_not_given_one_
 def test_tasks_that_what_runs_may_wait_for_go_on_meanwhile(bench):
     bench.client(compute("x", code=b"code"))
     bench.client(group("ab"))
-    assert bench.client(compute("y", inner=True)) == [run("y", 2, 2, code=b"code")]
+    assert bench.client(compute("y", depth=1)) == [run("y", 2, 2, code=b"code")]
     assert bench.done([2], executor=2) == [finished("y")]
     assert bench.done([1])[1:3] == given("ab", first=3)
 

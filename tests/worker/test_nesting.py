@@ -156,3 +156,34 @@ def test_coroutines_do_not_block(bench):
     bench.on(ExecutorStarted(2, 7))
     with pytest.raises(ProtocolError, match="coroutine"):
         blocked(bench, 1, executor=2)
+
+
+def coroutines(names, depth=0, client=ALICE):
+    return compute(names, client, code=b"code", asynchronous=True, depth=depth)
+
+
+def test_coroutines_begin_though_those_above_them_are_as_many_as_may_run():
+    """Each of these may wait for one that is deeper; of each depth as many run, and those above make way for them."""
+    bench = Bench(settings=Settings(asynchronous_tasks_max=2))
+    assert bench.client(coroutines("abc")) == [Spawn(2, asynchronous=True)]
+    assert bench.on(ExecutorStarted(2, 7)) == [run("ab", 1, 2, code=b"code")]
+    assert bench.client(coroutines("def", 1)) == [run("de", 3, 2)]
+    assert bench.client(coroutines("g", 1, BOB), BOB) == []
+    assert bench.client(coroutines("h", 2, BOB), BOB) == [run("h", 5, 2, client=BOB)]
+    assert bench.done([5], executor=2) == [finished("h", BOB)]
+    assert bench.done([3], executor=2) == [finished("d"), run("f", 6, 2)]
+    assert bench.done([6], executor=2) == [finished("f"), run("g", 7, 2, client=BOB)]
+    assert bench.done([7, 4], executor=2) == [finished("g", BOB), finished("e")]
+    assert bench.done([1], executor=2) == [finished("a"), run("c", 8, 2)]
+
+
+def test_when_their_executor_dies_the_deeper_ones_begin_again_first():
+    bench = Bench(settings=Settings(asynchronous_tasks_max=2))
+    bench.client(coroutines("ab"))
+    bench.client(coroutines("c", 1))
+    bench.on(ExecutorStarted(2, 7))
+    bench.now += 5
+    assert bench.on(ExecutorEnded(2, signal=9)) == [Spawn(3, asynchronous=True)]
+    given = bench.on(ExecutorStarted(3, 8))
+    assert [give.message.keys for give in given] == [[key("c")], [key("a")]], "the deeper one before those above it"
+    assert bench.done([given[0].message.serial], executor=3)[1:] == [run("b", 5, 3)]

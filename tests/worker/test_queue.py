@@ -9,9 +9,9 @@ from distributed.worker.queue import FairQueue
 
 
 class Tasks:
-    """A part: tasks of one function, with names of one letter. `inner`: some task waits for them."""
+    """A part: tasks of one function, with names of one letter. `depth`: how many tasks are above them."""
 
-    inner = together = False
+    depth, together = 0, False
 
     def __init__(self, names, function="f"):
         self.names, self.function, self.queued = names, function, False
@@ -172,15 +172,15 @@ def test_what_others_may_wait_for_can_be_taken_past_all_else():
     queue = queue_for()
     for name in ("alice", "bob"):
         queue.put(name, Tasks("ab"), 0, producer=True)
-    assert queue.turn(inner_only=True) is None
+    assert queue.turn(depth_min=1) is None
     inner = Tasks("cd")
-    inner.inner = True
+    inner.depth = 1
     queue.put("bob", inner, 1, producer=True)
-    client = queue.turn(inner_only=True)
+    client = queue.turn(depth_min=1)
     assert client.client == "bob"
-    assert names_of(queue.take(client, 9, 0.0, inner_only=True)) == "cd"
+    assert names_of(queue.take(client, 9, 0.0, depth_min=1)) == "cd"
     queue.check()
-    assert queue.turn(inner_only=True) is None
+    assert queue.turn(depth_min=1) is None
     assert take(queue) == "abab"
 
 
