@@ -52,6 +52,7 @@ class Settings:
     exported_keys_max: int = 1_000_000  # remembered of one client; older ones are as if they had never been exported
     withdrawn_keys_max: int = 10_000  # remembered of one client; of older ones a borrower hears only that they are gone
     names_max: int = 100_000  # published at one time
+    names_back_s: float = 1.0  # in which workers come back to a center that was started again, with the names they know
     publish_wait_s: float = 60.0  # until what a name shall keep is at a worker that has heard of it; else it is refused
     unborn_keys_max: int = 10_000  # deleted at a worker before they were put there, by a writer that gave up
     unpublished_names_max: int = 10_000  # remembered, so that a worker which was away does not bring them back

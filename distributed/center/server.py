@@ -93,7 +93,11 @@ class Center:
         self._loop = asyncio.get_running_loop()
         about: dict[str, Any] = {"address": "", "pid": os.getpid(), "versions": installed()}
         splices_max = within_descriptors(SETTINGS.spliced_connections_max, SOCKETS_PER_SPLICE)
-        settings = dataclasses.replace(SETTINGS, spliced_connections_max=splices_max)
+        settings = dataclasses.replace(
+            SETTINGS,
+            spliced_connections_max=splices_max,
+            names_back_s=SETTINGS.names_back_s if self.port else 0.0,  # nobody knew where this one would be
+        )
         self.state = CenterState(settings, started=self._loop.time(), about=about)
         self._listener = await Listener.start(self.host, self.port, "", secret, "center", self._connected, _refuse_bulk)
         self.address = about["address"] = self._listener.address

@@ -98,7 +98,9 @@ class CenterState:
         self._alarms: list[tuple[float, str, Any]] = []  # heap of (time, 'lease', 'waiter', 'name' or 'splice', which)
         self._woken_at = float("inf")
         self._now = started
-        self._all_here_s = math.inf  # until then those who knew the center before may come back
+        self._all_here_s = math.inf  # until then those who knew the center before may come back,
+        self._names_here_s = math.inf  # and until then the workers with names, which are soon back if they are alive
+        self._early: list[Received] = []  # what was asked meanwhile about names that nobody has told yet
         self._out: list[Instruction] = []
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -106,6 +108,7 @@ class CenterState:
         self._now, self._out = now, []
         if self._all_here_s == math.inf:  # counted from the first event: it may have been stopped before that
             self._all_here_s = now + self.settings.closed_client_lease_s
+            self._names_here_s = now + self.settings.names_back_s
         if isinstance(event, Received):
             self._received(event)
         elif isinstance(event, Disconnected):
@@ -131,6 +134,10 @@ class CenterState:
                 raise Refused("ProtocolError", f"{event.message.operation}: nothing follows a splice but its answer")
             if operation is None:
                 raise Refused("ProtocolError", f"the center has no operation {event.message.operation!r}")
+            if self._is_early(event.message):
+                self._early.append(event)
+                self._wake(self._names_here_s, "names", "")
+                return
             operation(self, event.message, event.connection, event.request)
         except Refused as refused:
             if event.request:
@@ -164,6 +171,8 @@ class CenterState:
             return which in self.borrowing.waiters
         if kind == "name":
             return which in self.names.waiting
+        if kind == "names":
+            return bool(self._early)
         if kind == "splice":
             return which in self.splices.asking
         lease = self.leases.get(which)
@@ -189,6 +198,7 @@ class CenterState:
             self._say_joined(message.member)
         self._answer_with_members(connection, request)
         self._out += self.names.merge(message, connection, self._owners())
+        self._hear_early()
         self._add(registration, message.keys, message.attempts, message.nbytes)
         self._tell(self.handover.pump())
 
@@ -340,6 +350,21 @@ class CenterState:
         return self._clients[connection]
 
     # ------------------------------------------------------------------------------------------------- names
+
+    def _is_early(self, message: m.Message) -> bool:
+        """Whether this is about a name that a worker may know which is on its way back to a center that was away."""
+        return (
+            self._now < self._names_here_s
+            and isinstance(message, (m.LookUp, m.Publish, m.Unpublish))
+            and message.name not in self.names.publications
+            and len(self._early) < self.settings.borrowers_waiting_max
+        )
+
+    def _hear_early(self) -> None:
+        """Answer what was asked too early, as far as it no longer is."""
+        early, self._early = self._early, []
+        for event in early:
+            self._received(event)
 
     def _publish(self, message: m.Publish, connection: int, request: int) -> None:
         known = self.names.publications.get(message.name)
@@ -553,6 +578,7 @@ class CenterState:
         self.borrowing.forget_connection(connection)
         self.splices.forget_connection(connection)
         self.names.forget_connection(connection)
+        self._early = [event for event in self._early if event.connection != connection]
         registration = self.directory.by_connection.get(connection)
         if registration is not None:
             self._part_from(registration.member)
@@ -572,6 +598,8 @@ class CenterState:
                     self._end_lease(which)
             elif kind == "name":
                 self._out += self.names.give_up(which, self._now)
+            elif kind == "names":
+                self._hear_early()
             elif kind == "splice":
                 asking = self.splices.give_up(which, self._now)
                 if asking is not None:

@@ -67,4 +67,5 @@ def travelled(instruction: Instruction) -> Instruction:
 def bounded(**settings) -> Bench:
     bench = Bench()
     bench.state = CenterState(dataclasses.replace(SETTINGS, **settings))
+    bench.state.handle(Tick(), 0.0)
     return bench

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from distributed.center.events import Broadcast, Disconnected, Send, Tell, Told, WakeAt
+from distributed.center.events import Broadcast, Disconnected, Send, Tell, Tick, Told, WakeAt
+from distributed.center.state import CenterState
 from distributed.config import SETTINGS
 from distributed.wire import messages as m
 from tests.center.bench import ALICE, BOB, Bench, bounded, register
@@ -227,3 +230,50 @@ def test_a_name_unpublished_before_its_worker_came_back_stays_so() -> None:
     out = bench.say(1, register("alice:1", {"x": 1}, names={"table": "x"}), request=5)
     assert Send(1, m.Unpin("table", [])) in out
     assert bench.state.names.publications == {}
+
+
+# ------------------------------------------------------------------------------------------------- after a restart
+
+
+@pytest.fixture
+def restarted() -> Bench:
+    """A center that hears its first word, which may have been another one's before."""
+    bench = Bench()
+    bench.state = CenterState(started=0.0)
+    bench.event(Tick())
+    return bench
+
+
+def test_names_that_workers_may_come_back_with_are_neither_unknown_nor_free(restarted: Bench) -> None:
+    there = WakeAt(restarted.now + SETTINGS.names_back_s)
+    assert restarted.say(4, m.LookUp("table"), request=1) == [there]
+    assert restarted.say(4, m.LookUp(""), request=2) == []
+    assert restarted.say(4, m.Publish("table", "another", []), request=3) == []
+    assert restarted.say(4, m.LookUp("chair"), request=4) == []
+    out = restarted.say(1, register("alice:1", {KEYS[0]: 1}, names={"table": KEYS[0]}))
+    assert Send(4, m.Reply(KEYS[0]), 1) in out
+    assert [said.message.kind for said in to(4, 3, out)] == ["NameTaken"]
+    assert to(4, 2, out) == to(4, 4, out) == []
+    out = restarted.tick_at(there.time)
+    assert to(4, 2, out) == [Send(4, m.Reply(["table"]), 2)]
+    assert [said.message.kind for said in to(4, 4, out)] == ["NameUnknown"]
+    [answer] = restarted.say(4, m.LookUp("chair"), request=5)
+    assert answer.message.kind == "NameUnknown", "and from then on at once"
+
+
+def test_who_asked_and_went_hears_nothing(restarted: Bench) -> None:
+    restarted.say(4, m.LookUp("table"), request=1)
+    restarted.event(Disconnected(4))
+    assert to(4, 1, restarted.tick_at(restarted.now + SETTINGS.names_back_s)) == []
+
+
+def test_where_nobody_can_have_known_the_center_names_are_unknown_at_once() -> None:
+    bench = Bench()
+    bench.state = CenterState(dataclasses.replace(SETTINGS, names_back_s=0.0))
+    [answer] = bench.say(4, m.LookUp("table"), request=1)
+    assert answer.message.kind == "NameUnknown"
+
+
+def to(connection: int, request: int, out: list) -> list:
+    """What was answered to this request."""
+    return [said for said in out if isinstance(said, Send) and (said.connection, said.request) == (connection, request)]

@@ -9,13 +9,14 @@ import contextlib
 import random
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from distributed import Pool, rpc
-from distributed.errors import ConnectionFailed
+from distributed.errors import ConnectionFailed, NameTaken, NameUnknown
 from tests.chaos.graph import Graph, Plan
 from tests.promises.machines import Program
 from tests.promises.observe import terminals, until
@@ -80,6 +81,36 @@ def test_killed_while_twenty_thousand_tasks_run(tmp_path, free_port):
             assert program.end() == 0
         with rpc(address) as there:
             assert list(there.status()["names"]) == ["kept"], "it outlives its client"
+
+
+def test_names_are_there_for_whoever_asks_before_the_workers_are_back(free_port):
+    """Neither is a published name unknown, nor free for others, because the center came back before the workers."""
+    with terminals() as terminal:
+        center = terminal("center", "--port", str(free_port))
+        address = center.said()["Center"]
+        worker = terminal("worker", address, "--ncores", "1")
+        worker.said()
+        with Pool(address) as author:
+            author.publish("kept", author.submit(abs, -5))
+        for _ in range(3):
+            worker.process.send_signal(signal.SIGSTOP)  # so that it does not come first
+            center.process.send_signal(signal.SIGKILL)
+            center.kill()
+            center = terminal("center", "--port", str(free_port))
+            center.said()
+            with rpc(address) as there, contextlib.ExitStack() as later:
+                later.callback(worker.process.send_signal, signal.SIGCONT)
+                asked = threading.Timer(0, later.close)  # while the question waits
+                asked.start()
+                assert there.look_up(name="kept")
+                assert there.look_up(name="") == ["kept"]
+                asked.join()
+        with Pool(address) as reader:
+            assert reader["kept"].get(20) == 5
+            with pytest.raises(NameTaken):
+                reader.publish("kept", reader.submit(abs, -6))
+            with pytest.raises(NameUnknown):
+                reader["lost"]
 
 
 def status(center):

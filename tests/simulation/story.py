@@ -39,7 +39,10 @@ class Story(SecondThoughts, Faults, Truths):
     def __init__(self, seed: int, n_workers: int = 3, n_tasks: int = 80, only: frozenset[int] | None = None) -> None:
         self.world, self.seed, self.only = World(seed, STEPS_MAX + 100 * n_tasks + 1000 * n_workers), seed, only
         self.dice, self.n_workers, self.n_tasks = random.Random(f"{seed} story"), n_workers, n_tasks
-        self.settings = Settings(window_bytes_max=500) if seed % 4 == 0 else Settings()
+        self.settings = Settings(
+            window_bytes_max=500 if seed % 4 == 0 else Settings().window_bytes_max,
+            names_back_s=0.0 if seed % 2 else Settings().names_back_s,  # workers may always come back after that
+        )
         self.is_tight = self.may_be_full = self.dice.random() < 0.3  # so little memory that values are spilled
         self.world.has_disks = not (self.is_tight and seed % 2)
         self.sizes, self.durations_s = SIZES, DURATIONS_S
