@@ -120,7 +120,7 @@ class ForkServer:
         if not packet:
             self.close()
             return
-        operation, *arguments = msgpack.unpackb(packet)
+        operation, *arguments = msgpack.unpackb(packet, unicode_errors="surrogateescape")
         if operation == "spawn":
             self.spawn(arguments[0], arguments[1], descriptors)
         elif operation == "kill":

@@ -197,7 +197,7 @@ class Supervisor:
         self._control(["configure", settings])
 
     def _control(self, message: list[Any], descriptors: Sequence[int] = ()) -> None:
-        packet = msgpack.packb(message)
+        packet = msgpack.packb(message, unicode_errors="surrogateescape")  # paths may be any bytes
         try:
             if self._unsent:
                 raise BlockingIOError

@@ -123,6 +123,19 @@ async def test_tasks_run_in_order_in_another_process():
 
 
 @on_bench
+async def test_paths_may_be_no_utf_8(tmp_path):
+    directory = os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller")
+    os.mkdir(directory)
+    sys.path.append(directory)
+    try:
+        async with Bench() as bench:
+            await bench.spawn()
+            assert directory in await bench.value(lambda: [os.fsdecode(path) for path in sys.path])
+    finally:
+        sys.path.remove(directory)
+
+
+@on_bench
 async def test_a_task_that_forks_has_one_outcome_and_its_copy_is_gone():
     async with Bench() as bench:
         await bench.spawn()
