@@ -25,6 +25,9 @@ def parse(address: str, default_port: int | None = None) -> tuple[str, int]:
     ('::1', 8787)
     >>> parse('alice', default_port=8787)
     ('alice', 8787)
+    >>> parse('8787', default_port=8787)
+    Traceback (most recent call last):
+    distributed.errors.BadAddress: '8787' is not an address; write host:port, ... (the host is missing)
     """
     if not isinstance(address, str):
         raise _bad(address)
@@ -35,7 +38,7 @@ def parse(address: str, default_port: int | None = None) -> tuple[str, int]:
     else:
         host, colon, port_text = address.partition(":")
         is_good = _is_host(host)
-    if is_good and not colon and default_port is not None:
+    if is_good and not colon and default_port is not None and not address.isdecimal():
         return host, default_port
     if not is_good or not port_text.isdecimal() or len(port_text) > 5 or int(port_text) > 65535:
         raise _bad(address)
@@ -144,9 +147,9 @@ def _hint(address: str) -> str:
     if address.startswith("[") and address.endswith("]") and _is_inside_brackets(address[1:-1]):
         return "the port is missing"
     host, colon, port = address.rpartition(":")
-    if not colon:
-        return "the port is missing" if _is_host(address) else ""
-    is_near = ":" not in host and _is_host(host)
+    if not colon and _is_host(address):
+        return "the host is missing" if address.isdecimal() else "the port is missing"
+    is_near = colon and ":" not in host and _is_host(host)
     return f"{arguments.shown(port)} is no port: a number from 0 to 65535" if is_near else ""
 
 

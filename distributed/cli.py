@@ -425,7 +425,8 @@ async def _reach(center: str) -> None:
                 reason = f"no center within {SETTINGS.connect_timeout_s:g} s: {error.reason}"
                 raise ConnectionFailed(center, reason) from error
             if is_first:
-                print(f"{center}: {error.reason} Trying on ...", file=sys.stderr, flush=True)
+                reason = error.reason if error.reason.endswith("?") else f"{error.reason}."
+                print(f"{center}: {reason} Trying on ...", file=sys.stderr, flush=True)
             is_first = False
             await asyncio.sleep(SETTINGS.reconnect_interval_s)
 

@@ -94,6 +94,14 @@ def test_apply_waits_and_returns_the_value(pool):
     assert pool.apply(divmod, (17, 5)) == (3, 2)
 
 
+def test_a_task_that_was_applied_is_cancelled_when_the_wait_for_it_is_interrupted():
+    with Pool(1) as pool:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.apply(time.sleep, (60,))
+        assert pool.submit(abs, -1).get(timeout=10) == 1  # on the only executor
+
+
 def test_apply_async_calls_back_with_value_or_error(pool):
     arrived, event = [], threading.Event()
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 ENDING_S = 1.5  # of the time to close is kept for the end itself, and of that
 GOODBYE_S = 0.5  # so much for the center's answer
 NUMBER_FIRST = dict.fromkeys(
-    ("processes", "n_workers", "max_workers", "workers", "ncores"), "write Pool(4) for four executors"
+    ("processes", "n_workers", "max_workers", "n_jobs", "workers", "ncores"), "write Pool(4) for four executors"
 )
 OPTIONS_FIRST = {
     name: f"options come first, pool.options({name}=...), and then the call"
@@ -254,7 +254,12 @@ class Pool:
     ) -> Any:
         """Run ``function(*args, **kwargs)`` on a worker, wait, and return the value."""
         args = arguments.iterable("args", args, "a tuple or list of arguments")
-        return self.submit(function, *args, **arguments.keywords("kwargs", kwargs)).get()
+        handle = self.submit(function, *args, **arguments.keywords("kwargs", kwargs))
+        try:
+            return handle.get()
+        except BaseException:
+            handle.cancel()  # if the wait was interrupted: nobody else has a handle to cancel it by
+            raise
 
     def apply_async(
         self,

@@ -579,6 +579,7 @@ def test_what_makes_no_sense_is_refused_on_the_spot_in_a_sentence(pool, wrong, s
     [
         (lambda pool: Pool(processes=4), r"Pool\(\) has no argument 'processes': write Pool\(4\)"),
         (lambda pool: Pool(max_workers=4), r"write Pool\(4\)"),
+        (lambda pool: Pool(n_jobs=4), r"write Pool\(4\)"),
         (lambda pool: Pool(2, initialiser=abs), "did you mean 'initializer'"),
         (lambda pool: pool.options(timeuot=1), r"options\(\) has no argument 'timeuot'; did you mean 'timeout'\?"),
         (lambda pool: pool.options(resource={"gpu": 1}), "did you mean 'resources'"),
