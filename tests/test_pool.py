@@ -27,6 +27,7 @@ from distributed.errors import (
     BadAddress,
     CannotPickle,
     ConnectionFailed,
+    GroupFailed,
     InitializerFailed,
     KeyLost,
     PoolClosed,
@@ -908,6 +909,14 @@ def test_an_initializer_that_crashes_is_blamed_itself_and_not_the_task():
         assert "builtins.abs failed: distributed.errors.InitializerFailed: the pool's" in handle.explain()
 
 
+def test_a_group_says_that_the_initializer_crashed_it_and_an_exit_there_is_no_exit_here():
+    with Pool(1, initializer=os._exit, initargs=(7,)) as pool, pytest.raises(GroupFailed, match="pool's initializer"):
+        pool.gather(pool.group(abs, 1), 20)
+    with Pool(1, initializer=sys.exit, initargs=("no licence",)) as pool:
+        with pytest.raises(InitializerFailed, match="SystemExit: no licence"):
+            pool.submit(abs, -1).get(20)
+
+
 def test_an_initializer_that_is_over_is_not_blamed_for_a_crash():
     with Pool(1, initializer=abs, initargs=(1,)) as pool, pytest.raises(TaskCrashed):
         pool.submit(os._exit, 7).get()
@@ -948,6 +957,7 @@ def test_tracebacks_of_interrupts_and_of_connections_that_fail_show_little_of_th
     ("options", "error"),
     [
         ({"initializer": 3}, "initializer=3 is not callable"),
+        ({"initializer": asyncio.sleep, "initargs": (1,)}, "must be a plain one"),
         ({"initializer": abs, "initargs": 5}, "not iterable"),
         ({"initializer": abs, "initargs": [threading.Lock()]}, "initargs"),
     ],

@@ -219,7 +219,8 @@ class Groups:
             self._end(group, task, address, f"raised {words_of(message.error)} (on {address})", now, message.error)
             return
         if message.kind == "crashed":
-            self._died(group, task, address, explain.obituary(address, message.detail), now)
+            where = "in the pool's initializer " if message.detail.get("cause") == "initializer" else ""
+            self._died(group, task, address, f"{where}{explain.obituary(address, message.detail)}", now)
             return
         verdict = self._state.failures.judge(task, address, message, now)
         if verdict.error is not None:

@@ -29,6 +29,7 @@ from distributed.pool.tasks import Options, Task
 from distributed.quantities import count
 from distributed.resources import amounts
 from distributed.uploads import gather
+from distributed.wire.functions import is_asynchronous as gives_coroutine
 from distributed.wire.messages import HasWhat, LookUp, Ncores, Output, Publish, Status, Unpublish, WhoHas
 from distributed.wire.security import find_secret
 from distributed.wire.serializers import serializer as chosen
@@ -102,6 +103,9 @@ class Pool:
     ) -> None:
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer={arguments.shown(initializer)} is not callable")
+        if initializer is not None and gives_coroutine(initializer):
+            shown = arguments.shown(initializer)
+            raise TypeError(f"initializer={shown} is a coroutine function: it must be a plain one, which is called")
         initargs = tuple(arguments.iterable("initargs", initargs))
         if initargs and initializer is None:
             raise TypeError(f"initargs={arguments.shown(initargs)} are arguments of an initializer, and there is none")

@@ -91,7 +91,7 @@ class Initializer:
             return
         try:
             self.initializer(*self.initargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # an exit would be that of whoever asks for the task's result
             reason = f"{type(error).__name__}: {error}"
             raise InitializerFailed(f"the pool's initializer failed in executor {os.getpid()}: {reason}") from error
         _initialized[self.mark] = given = _globals_set_by(self.initializer)
