@@ -24,7 +24,7 @@ class Lifetimes:
     """The users of each task's value, and what follows when there are none."""
 
     def __init__(self, membership: Membership, lineage_bytes_max: int, scattered_bytes_max: int = 0) -> None:
-        self._membership, self.workers = membership, membership.workers
+        self.membership, self.workers = membership, membership.workers
         self.shared: dict[str, Task] = {}  # tasks whose reference is inside stored values or with other clients
         self.bereft: dict[str, Task] = {}  # tasks that lost their last holder, as far as we know
         self.lineage = Lineage(lineage_bytes_max)
@@ -106,7 +106,7 @@ class Lifetimes:
         self._forget_held(task, address)
 
     def _forget_held(self, task: Task, address: str) -> None:
-        view = self._membership.find(address)
+        view = self.membership.find(address)
         if view is not None and view.holds.get(task.key) is task:
             del view.holds[task.key]
 
@@ -134,11 +134,11 @@ class Lifetimes:
             return True
         task = self.shared.get(key)
         if task is None or task.borrowed:
-            task = self._membership.left_behind(key) or self.bereft.get(key)  # adopted, while we could not be told
+            task = self.membership.left_behind(key) or self.bereft.get(key)  # adopted, while we could not be told
         if task is None or not task.is_made or task.attempt != attempt or task.borrowed:
             return False
         if task.holders is None:  # a small result: we have it here too, but others may ask for it there
-            there = self._membership.find(task.worker or "")
+            there = self.membership.find(task.worker or "")
             if there is not None and there.leaving and not view.leaving:
                 task.worker = view.member.address
             return task.worker == view.member.address

@@ -10,13 +10,14 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from distributed.config import SETTINGS, Settings
 from distributed.errors import KeyLost, NoWorker, TaskCancelled
 from distributed.pool import explain
 from distributed.pool.checks import CHECKS, complaint_about
+from distributed.pool.custody import Custody
 from distributed.pool.departures import Departures
 from distributed.pool.events import (
     Borrowed,
@@ -50,7 +51,6 @@ from distributed.pool.events import (
 from distributed.pool.failures import Failures, Verdict
 from distributed.pool.groups import Groups
 from distributed.pool.inner import Inner
-from distributed.pool.lending import announcement, withdrawal
 from distributed.pool.lifetimes import Lifetimes
 from distributed.pool.membership import Membership
 from distributed.pool.naming import Naming
@@ -60,16 +60,15 @@ from distributed.pool.placement import Placement
 from distributed.pool.restarts import Restarts
 from distributed.pool.tasks import DONE, FAILED, KIND, READY, RELEASED, SENT, WAITING, Duration, Task
 from distributed.pool.view import WorkerView
+from distributed.pool.whereabouts import Whereabouts
 from distributed.wire.messages import (
     Adopted,
     Cancel,
     DefineFunction,
-    DeleteData,
     Evicted,
     Failed,
     Finished,
     Gathered,
-    Hold,
     Leaving,
     Member,
     Members,
@@ -91,6 +90,7 @@ class PoolState:
 
     def __init__(self, settings: Settings = SETTINGS, now: float = 0.0) -> None:
         self.settings = settings
+        self._out: list[Instruction] = []
         self.placement = Placement(settings)
         self.workers = self.placement.workers
         self.membership = Membership(self.workers, settings.reconnect_interval_s)
@@ -103,16 +103,15 @@ class PoolState:
         self.inner = Inner(self)
         self.groups = Groups(self)
         self.lending = self.lifetimes.lending
-        self.exported = self.lending.exported
-        self.counters = {"tasks": 0, "bytes_in_place": 0, "bytes_moved": 0}
-        self.unfinished = 0
+        self.custody = Custody(self.lifetimes, self.placement, self._out, self._compute_again)
+        self.whereabouts = Whereabouts(self.lifetimes)
+        self.submitted = self.unfinished = 0
         self.progress_at = now  # when something was last submitted or finished
         self.warned_at = now
         self.pauses = Pauses()
         self._alarms: list[tuple[float, int, Callable[[float], None]]] = []
         self._numbers = itertools.count()
         self._resolved: list[Task] = []
-        self._out: list[Instruction] = []
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             Submitted: self._on_submitted,
             Received: self._on_received,
@@ -120,14 +119,14 @@ class PoolState:
             Claimed: self._on_claimed,
             Storing: self._on_storing,
             Stored: self._on_stored,
-            Exported: self._on_exported,
-            Shown: self._on_shown,
-            Unexported: self._on_unexported,
+            Exported: lambda event, now: self.custody.export(event.task, now),
+            Shown: lambda event, now: self.custody.show([event.task], now),
+            Unexported: lambda event, now: self.custody.take_back(event.task),
             Borrowed: self._on_borrowed,
             Located: self._on_located,
             Wanted: self._on_wanted,
             CancelAsked: self._on_cancel_asked,
-            CenterReached: self._on_center_reached,
+            CenterReached: lambda event, now: self.custody.announce(),
             CenterSaid: self._on_center_said,
             Connected: self._on_connected,
             Disconnected: self._on_disconnected,
@@ -149,6 +148,12 @@ class PoolState:
             WorkerJoined: self._on_worker_joined,
             WorkerLeft: self._on_worker_left,
         }
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the user may read of how much was done."""
+        moved = self.whereabouts
+        return {"tasks": self.submitted, "bytes_in_place": moved.bytes_in_place, "bytes_moved": moved.bytes_moved}
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Absorb one event; return what it calls for. `ProtocolError`: it was nonsense, and changed nothing."""
@@ -174,7 +179,7 @@ class PoolState:
         """A member of a group has its value; for `groups`, as are the next two."""
         self._settle_done(task, now)
         if task.key in self.lending.visible:
-            self._show([task], now)
+            self.custody.show([task], now)
 
     def settle_failed(self, task: Task, error: Any) -> None:
         """A member of a group can have no value."""
@@ -206,7 +211,7 @@ class PoolState:
 
     def _on_submitted(self, event: Submitted, now: float) -> None:
         self.unfinished += len(event.tasks)
-        self.counters["tasks"] += len(event.tasks)
+        self.submitted += len(event.tasks)
         self.progress_at = now
         plain, others = [], []
         for task in event.tasks:
@@ -233,7 +238,7 @@ class PoolState:
     def refuse(self, tasks: list[Task], error: Any) -> None:
         """Tasks that a task submits, and that are not even tried."""
         self.unfinished += len(tasks)
-        self.counters["tasks"] += len(tasks)
+        self.submitted += len(tasks)
         for task in tasks:
             self._fail_at_once(task, error)
 
@@ -305,7 +310,11 @@ class PoolState:
     def _need_again(self, task: Task, now: float) -> None:
         """See to it that a value that was released or lost comes (again)."""
         is_gone = task.status == RELEASED or (task.status == DONE and not task.has_value)
-        if is_gone and self._revive(task):
+        if is_gone:
+            self._compute_again(task, now)
+
+    def _compute_again(self, task: Task, now: float) -> None:
+        if self._revive(task):
             self._wait_for_inputs(task, now)
 
     def _revive(self, task: Task) -> bool:
@@ -353,37 +362,6 @@ class PoolState:
             self.lifetimes.scattered.keep(task)
         self._settle_done(task, now)
         self._out += self.departures.stored(task)
-
-    def _on_exported(self, event: Exported, now: float) -> None:
-        task = event.task
-        if task.key not in self.exported and not task.borrowed:
-            task.users += 1
-            self.exported[task.key] = task
-            self._show([task], now)
-
-    def _on_shown(self, event: Shown, now: float) -> None:
-        self._show([event.task], now)
-
-    def _show(self, tasks: Iterable[Task], now: float) -> None:
-        """Others may ask for these from now on: they learn which attempts count, and get what is gone once more."""
-        shown, new = self.lending.show(tasks)
-        if shown:
-            self._out.append(announcement(shown))
-        for task in new:
-            self.lifetimes.shared[task.key] = task
-            if task.status == FAILED:
-                self._out.append(withdrawal(task))
-            elif task.status == DONE and self._is_gone(task):
-                is_small = task.outcome is not None
-                if task.worker in self.workers and not is_small:  # if it is there after all it goes, before it comes
-                    self._out.append(Send(task.worker, DeleteData([task.key], [task.attempt])))
-                self._restore(task, now)
-
-    def _on_unexported(self, event: Unexported, now: float) -> None:
-        task = self.exported.pop(event.task.key, None)
-        if task is not None:
-            self._out.append(self.lending.take_back(task))
-            self.lifetimes.let_go([task])
 
     def _on_borrowed(self, event: Borrowed, now: float) -> None:
         task = event.task
@@ -454,7 +432,7 @@ class PoolState:
         view = self.workers[event.address]
         view.since = self.progress_at = now
         held = dict(message.held)
-        finished = self._accept(event.address, message)
+        finished = self.whereabouts.accept(view, message)
         view.remove_many([task for task, _, _, _ in finished])
         unusual = bool(self.failures.troubles or message.contains or self.nesting.parents or self.groups.active)
         resolved, plain = self._resolved, 0
@@ -468,7 +446,7 @@ class PoolState:
             total[1] += 1
             task.nbytes, task.outcome = nbytes, value
             if unusual or value is None or task.inputs or task.contains or task.dependents or not task.users:
-                self._take_value(task, view, message.contains.get(position, ()), held)
+                self.whereabouts.take(task, view, message.contains.get(position, ()), held)
                 if task.kind.group is None:  # type: ignore[union-attr]
                     self._settle_done(task, now)
                 else:
@@ -480,64 +458,11 @@ class PoolState:
                 task.published = "done"
                 resolved.append(task)
         self.unfinished -= plain
-        self._disown(view, held)
+        self.whereabouts.disown(view, held)
         if self.lending.visible:
-            self._show([task for task, _, _, _ in finished if task.key in self.lending.visible], now)
+            self.custody.show([task for task, _, _, _ in finished if task.key in self.lending.visible], now)
         for duration, (total_us, count) in spent.items():
             duration.learn(total_us / 1e6, count)
-
-    def _accept(self, address: str, message: Any) -> list[tuple[Task, int, Any, int]]:
-        """The finished tasks that count, each with size, value and position in the message."""
-        tasks = map(self.workers[address].under_way.get, message.keys)
-        columns = zip(tasks, message.nbytes, message.values, itertools.count(), message.attempts, strict=False)
-        accepted = [
-            (task, nbytes, value, position)
-            for task, nbytes, value, position, attempt in columns
-            if task is not None and task.attempt == attempt
-        ]
-        if len(accepted) < len(message.keys):  # the others were given away: their data must go
-            wanted = {position for _, _, _, position in accepted}
-            for position, (key, attempt) in enumerate(zip(message.keys, message.attempts, strict=False)):
-                if position not in wanted:
-                    self.lifetimes.delete_at(address, key, attempt)
-        return accepted
-
-    def _take_value(self, task: Task, view: WorkerView, references: Iterable[Any], held: dict[str, int]) -> None:
-        """Note where a result is that is not simply here, what is in it, and which inputs were moved for it."""
-        if task.outcome is None:
-            task.holders = {view.member.address}
-            view.holds[task.key] = task
-        if task.contains or references:
-            self._hold_contained(task, references)
-        if task.inputs:
-            self._count_inputs(task, view, held)
-
-    def _hold_contained(self, task: Task, references: Iterable[Any]) -> None:
-        self.lifetimes.keep_contained(
-            task, tuple(self.lifetimes.shared[ref[0]] for ref in references if ref[0] in self.lifetimes.shared)
-        )
-        self.lifetimes.shared[task.key] = task
-
-    def _count_inputs(self, task: Task, view: WorkerView, held: dict[str, int]) -> None:
-        """Note replicas (out of `held`), and how many input bytes were in place or had to move."""
-        address = view.member.address
-        for needed in task.inputs:
-            if needed.holders is None or needed.status != DONE:
-                continue
-            if held.get(needed.key) == needed.attempt and not needed.borrowed:  # our own key, borrowed by its name
-                del held[needed.key]
-                needed.holders.add(address)
-                view.holds[needed.key] = needed
-                self.counters["bytes_moved"] += needed.nbytes
-            elif address in needed.holders:
-                self.counters["bytes_in_place"] += needed.nbytes
-
-    def _disown(self, view: WorkerView, held: dict[str, int]) -> None:
-        """Have replicas deleted that no task accounts for: they were fetched for one that is not wanted any more."""
-        for key, attempt in held.items():
-            known = view.holds.get(key)
-            if (known is None or known.borrowed) and key not in view.under_way:
-                self.lifetimes.delete_at(view.member.address, key, attempt)
 
     def _on_failed(self, event: Received, now: float) -> None:
         message: Any = event.message
@@ -548,12 +473,12 @@ class PoolState:
             view.since = self.progress_at = now
             view.remove(task)
             if task.inputs:
-                self._count_inputs(task, view, held)
+                self.whereabouts.count_inputs(task, view, held)
             if task.kind is not None and task.kind.group is not None:
                 self.groups.failed(task, event.address, message, now)
             else:
                 self._carry_out(self.failures.judge(task, event.address, message, now), task, now)
-        self._disown(view, held)
+        self.whereabouts.disown(view, held)
 
     def _carry_out(self, verdict: Verdict, task: Task, now: float) -> None:
         """What follows a failed attempt: another one, at once or after a pause, or the end."""
@@ -608,8 +533,7 @@ class PoolState:
             if task is None or task.attempt != attempt or task.borrowed:
                 continue
             self.lifetimes.forget_holder(task, event.address)
-            if not task.holders and key in self.lending.visible and task.status == DONE:
-                self._restore(task, now)
+            self.custody.evicted(task, now)
 
     def _on_need_function(self, event: Received, now: float) -> None:
         wanted = event.message.function  # type: ignore[attr-defined]
@@ -657,12 +581,6 @@ class PoolState:
     def _on_center_said(self, event: CenterSaid, now: float) -> None:
         self._handlers[type(event.message)](event, now)
 
-    def _on_center_reached(self, event: CenterReached, now: float) -> None:
-        """Said in one breath with our name: borrowers may be there before us, and who is there lends what it says."""
-        if self.lending.visible:  # before anything is withdrawn: an export takes that back
-            self._out.append(announcement(self.lending.visible.values()))
-            self._out += [withdrawal(task) for task in self.lending.visible.values() if task.status == FAILED]
-
     def _on_members(self, event: CenterSaid, now: float) -> None:
         """The center knows us (again), and tells who is here."""
         members: list[Member] = event.message.members  # type: ignore[attr-defined]
@@ -700,7 +618,7 @@ class PoolState:
         self.placement.admit(view)
         self._out += self.restarts.connected(event.member)
         self.lifetimes.reconcile(view, believed, event.held)
-        self._restore_visible(event.member.address, {key for key, _ in event.held}, now)
+        self.custody.holds_only(event.member.address, {key for key, _ in event.held}, now)
         for task in self.placement.take_reachable():
             self._place(task, now)
 
@@ -738,35 +656,7 @@ class PoolState:
         """A worker is gone, and its data with it."""
         self.lifetimes.lose(view)
         self.restarts.look()
-        self._restore_visible(view.member.address, set(), now)
-
-    def _restore_visible(self, address: str, there: set[str], now: float) -> None:
-        """See to it that others can still have what a worker held for us and does not any more."""
-        for task in list(self.lending.visible.values()):
-            is_gone = task.outcome is None or (task.worker == address and task.key not in there)
-            if task.status == DONE and not task.holders and is_gone:
-                self._restore(task, now)
-
-    def _is_gone(self, task: Task) -> bool:
-        """Whether no worker has a value (any more) that nobody but us could read so far; a small one is here, too."""
-        if task.holders or not task.worker:
-            return task.outcome is None and not task.holders
-        there = self.membership.find(task.worker)
-        return there is None or there.leaving or self.membership.has_parted(task.worker)
-
-    def _restore(self, task: Task, now: float) -> None:
-        """No worker has it any more, and others wait for it: what is here as well is given to another worker."""
-        if task.outcome is not None and self.placement.takers:
-            address, former = self.placement.emptiest(task.worker), task.worker
-            if former and address != former:  # if it is there after all it goes
-                self.lifetimes.delete_at(former, task.key, task.attempt)
-            task.worker = address
-            self._out.append(Send(address, Hold([task.key], [task.attempt], [task.outcome])))
-        elif task.outcome is None or task.can_come_again:
-            if self._revive(task):
-                self._wait_for_inputs(task, now)
-        else:
-            self._out.append(withdrawal(task))
+        self.custody.holds_only(view.member.address, (), now)
 
     # ---------------------------------------------------------------------------------------------- from ready to sent
 
@@ -858,8 +748,7 @@ class PoolState:
                 task.published = "cancelled" if isinstance(error, TaskCancelled) else "failed"
                 self._resolved.append(task)
             self._forget_troubles(task)
-            if task.key in self.lending.visible:
-                self._out.append(withdrawal(task))
+            self.custody.failed(task)
             self.lifetimes.keep_contained(task, ())
             for waiting in task.dependents or ():
                 if waiting.status == WAITING:

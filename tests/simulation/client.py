@@ -414,7 +414,7 @@ class Client(Actor):
     def _check_counts(self) -> None:
         unfinished = 0
         users, heirs, missing = defaultdict(int, self.handles), defaultdict(int), defaultdict(int)
-        for task in self.state.exported.values():
+        for task in self.state.lending.exported.values():
             users[task] += 1
         for task in self.tasks:  # written out: in this the simulator spends most of its time
             is_unfinished = task.kind is not None and task.status in (WAITING, READY, SENT)

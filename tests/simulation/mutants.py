@@ -72,7 +72,7 @@ MUTANTS = (
     ),
     Mutant(
         "the fence is forgotten",
-        "distributed/pool/state.py",
+        "distributed/pool/whereabouts.py",
         "if task is not None and task.attempt == attempt\n        ]",
         "if task is not None\n        ]",
     ),
@@ -222,8 +222,8 @@ MUTANTS = (
     ),
     Mutant(
         "a replica that nobody accounts for stays",
-        "distributed/pool/state.py",
-        "self.lifetimes.delete_at(view.member.address, key, attempt)",
+        "distributed/pool/whereabouts.py",
+        "self._lifetimes.delete_at(view.member.address, key, attempt)",
         "pass",
         seed=28,
     ),
@@ -271,8 +271,8 @@ MUTANTS = (
     Mutant(
         "the center is not told which attempt counts",
         "distributed/pool/state.py",
-        "if self.lending.visible:\n            self._show([",
-        "if False:\n            self._show([",
+        "if self.lending.visible:\n            self.custody.show([",
+        "if False:\n            self.custody.show([",
         seed=1,
     ),
     # ---------------------------------------- names and pins
@@ -314,8 +314,8 @@ MUTANTS = (
     ),
     Mutant(
         "a center that comes back is not told what is lent",
-        "distributed/pool/state.py",
-        "self._out.append(announcement(self.lending.visible.values()))",
+        "distributed/pool/custody.py",
+        "self._out.append(announcement(visible))",
         "pass",
         seed=5,
     ),

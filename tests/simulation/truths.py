@@ -75,7 +75,7 @@ class Truths:
         owners = [
             client
             for client in self.clients
-            if key in client.state.exported and client.state.exported[key].can_come_again
+            if key in client.state.lending.exported and client.state.lending.exported[key].can_come_again
         ]
         return any(not client.isolated_until_s and key not in client.heard_late for client in owners)
 
@@ -135,7 +135,7 @@ class Truths:
                 self.held.remove((client, task))
                 client.release(task)
         for client in self.clients:  # handles that were dropped while the task was lent
-            for task in list(client.state.exported.values()):
+            for task in list(client.state.lending.exported.values()):
                 client.claim(task)
                 client.release(task)
         while self.held:
