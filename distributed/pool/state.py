@@ -7,12 +7,13 @@ The states of a task are drawn in :mod:`distributed.pool.tasks`.
 
 from __future__ import annotations
 
-import heapq
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from distributed.alarms import Alarms
 from distributed.config import SETTINGS, Settings
 from distributed.errors import KeyLost, NoWorker, TaskCancelled
 from distributed.pool import explain
@@ -109,8 +110,7 @@ class PoolState:
         self.progress_at = now  # when something was last submitted or finished
         self.warned_at = now
         self.pauses = Pauses()
-        self._alarms: list[tuple[float, int, Callable[[float], None]]] = []
-        self._numbers = itertools.count()
+        self._alarms = Alarms()
         self._resolved: list[Task] = []
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             Submitted: self._on_submitted,
@@ -392,7 +392,7 @@ class PoolState:
         if task.status != DONE or task.outcome is not None:
             event.handled = True
         elif not event.refused if task.has_value else task.borrowed:  # or the center tells the same again, at once
-            self._at(self.pauses.next(task.key, now), lambda now: self._want_again(event, now))
+            self.later(self.pauses.next(task.key, now), lambda now: self._want_again(event, now))
         else:
             event.handled = True
             self._need_again(task, now)
@@ -508,7 +508,7 @@ class PoolState:
             if task.status == WAITING and task.attempt == attempt:
                 self._wait_again(task, now)
 
-        self._at(time, resume)
+        self.later(time, resume)
 
     def _on_recalled(self, event: Received, now: float) -> None:
         message: Any = event.message
@@ -776,10 +776,9 @@ class PoolState:
     # --------------------------------------------------------------------------------------------- time, explanations
 
     def _on_tick(self, event: Tick, now: float) -> None:
-        while self._alarms and self._alarms[0][0] <= now:
-            heapq.heappop(self._alarms)[2](now)
-        if self._alarms:
-            self._out.append(WakeAt(self._alarms[0][0]))
+        self._alarms.ring(now)
+        if self._alarms.next_s < math.inf:
+            self._out.append(WakeAt(self._alarms.next_s))
         for task, deadline in list(self.placement.stranded.values()):
             if now >= deadline and task.status == READY:
                 self._settle_failed(task, NoWorker(explain.explain(self, task, now), task.key))
@@ -788,10 +787,7 @@ class PoolState:
 
     def later(self, time: float, action: Callable[[float], None]) -> None:
         """Do something at that time."""
-        self._at(time, action)
-
-    def _at(self, time: float, action: Callable[[float], None]) -> None:
-        heapq.heappush(self._alarms, (time, next(self._numbers), action))
+        self._alarms.set(time, action)
         self._out.append(WakeAt(time))
 
     def check(self) -> None:

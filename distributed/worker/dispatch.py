@@ -13,15 +13,16 @@ unknown or when it must be alone. Which task runs is known only to the progress 
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
+from distributed.alarms import Alarms
 from distributed.config import Settings
 from distributed.key import account_of
 from distributed.wire.messages import CancelRunning, Member, Run
@@ -34,25 +35,6 @@ from distributed.worker.store import Entry, Store
 from distributed.worker.tasks import Function, Part
 
 _serial_of = attrgetter("serial")
-
-
-class Alarms:
-    """Times at which something is to be looked at. What rings checks for itself whether it still matters."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, str, Any]] = []
-        self._numbers = itertools.count()
-        self.next_s = math.inf
-
-    def set(self, time_s: float, kind: str, about: Any = None) -> None:
-        heapq.heappush(self._heap, (time_s, next(self._numbers), kind, about))
-        self.next_s = self._heap[0][0]
-
-    def due(self, now: float) -> Iterable[tuple[str, Any]]:
-        while self._heap and self._heap[0][0] <= now:
-            _, _, kind, about = heapq.heappop(self._heap)
-            self.next_s = self._heap[0][0] if self._heap else math.inf
-            yield kind, about
 
 
 class Executor:
@@ -233,9 +215,9 @@ class Dispatch:
         """An executor goes on that waited: in a while, those that nobody needs any more may end."""
         if not self._has_surplus:
             self._has_surplus = True
-            self.alarms.set(now + self.settings.surplus_executors_s, "surplus")
+            self.alarms.set(now + self.settings.surplus_executors_s, self._end_surplus)
 
-    def on_surplus(self, now: float) -> None:
+    def _end_surplus(self, now: float) -> None:
         self._has_surplus = False
         working = self._working()
         surplus = len(working) - self.ncores
@@ -276,7 +258,7 @@ class Dispatch:
         )
         self.pauses += 1
         self.plain_pauses += not executor.asynchronous
-        self.alarms.set(now + pause_s, "respawn", executor.asynchronous)
+        self.alarms.set(now + pause_s, partial(self._respawn, executor.asynchronous))
 
     def retire_all(self) -> list[int]:
         """Replace all that are here, each as soon as it is idle; their numbers."""
@@ -290,7 +272,7 @@ class Dispatch:
         if executor.retiring and executor.ready and not executor.given and not executor.killing:
             self._kill(executor)
 
-    def on_respawn(self, asynchronous: bool) -> None:
+    def _respawn(self, asynchronous: bool, now: float) -> None:
         """The pause after a bad start is over. The asynchronous executor comes back only if it is wanted."""
         self.pauses -= 1
         if not asynchronous:
@@ -464,7 +446,7 @@ class Dispatch:
             return True
         quiet_at_s = self.moved_s + self.settings.kept_slot_s
         if now < quiet_at_s:
-            self.alarms.set(quiet_at_s, "kept")
+            self.alarms.set(quiet_at_s)
         return now < quiet_at_s
 
     def _use_kept(self, priority: float) -> None:
@@ -575,9 +557,9 @@ class Dispatch:
         """See what this executor runs, at this time."""
         if time_s < executor.look_at_s:
             executor.look_at_s = time_s
-            self.alarms.set(time_s, "look", executor.number)
+            self.alarms.set(time_s, partial(self._look_again, executor.number))
 
-    def on_look(self, number: int, now: float) -> None:
+    def _look_again(self, number: int, now: float) -> None:
         executor = self.executors.get(number)
         if executor is None or now < executor.look_at_s:
             return
@@ -639,9 +621,9 @@ class Dispatch:
     def _cancel_running(self, executor: Executor, parts: list[Part], now: float) -> None:
         serials = [serial for part in parts for serial in range(part.serial, part.serial + len(part))]
         self.out.append(Give(executor.number, CancelRunning(serials)))
-        self.alarms.set(now + self.settings.coroutine_yield_s, "yield", (executor.number, serials))
+        self.alarms.set(now + self.settings.coroutine_yield_s, partial(self._insist, executor.number, serials))
 
-    def on_yield(self, number: int, serials: list[int]) -> None:
+    def _insist(self, number: int, serials: list[int], now: float) -> None:
         """Coroutines that were cancelled should have ended by now."""
         executor = self.executors.get(number)
         if executor is not None and not executor.killing and any(executor.find(n)[0] for n in serials):

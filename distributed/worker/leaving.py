@@ -62,7 +62,7 @@ class Departure:
         if self.has_announced:
             what = f"{count(tasks, 'task')} to end or give back, {count(values, 'value')} to look after"
             self.out.append(Say(f"leaving: {what}; a second signal ends it at once"))
-        state.alarms.set(self.began_s + self.settings.drain_timeout_s, "drain over")
+        state.alarms.set(self.began_s + self.settings.drain_timeout_s, self.end_time)
         if state.reports.is_connected:
             self.out.append(ToCenter(m.Leaving()))
         self._tell_clients()
@@ -76,7 +76,7 @@ class Departure:
             if not self._is_set:
                 self._is_set = True
                 pause_s = max(self.settings.drain_interval_s, LOOK_S_PER_VALUE * len(self.store.entries))
-                self.state.alarms.set(now + pause_s, "drain")
+                self.state.alarms.set(now + pause_s, self.look)
 
     # --------------------------------------------------------------------------------------------------------- tasks
 
@@ -97,7 +97,7 @@ class Departure:
         if not self.is_over:
             self.is_over = True
             self.state.dispatch.stop_all("the worker left, and did not wait for it any longer")
-            self.state.alarms.set(now + self.settings.drain_kill_s, "drain over")
+            self.state.alarms.set(now + self.settings.drain_kill_s, self.end_time)
             self.absorb(now)
         elif not self.is_gone:
             self._leave(now)

@@ -81,9 +81,13 @@ class Moves:
         self._replace(entry, path)
 
     def spill_failed(self, ticket: int, reason: str) -> None:
-        """Disk full, or there is none: nothing more is spilled until somebody resets `refused`."""
+        """Disk full, or there is none: nothing more is spilled for a while."""
         if self.spill_ended(ticket) is not None:
             self.refused = reason
+
+    def forgive(self) -> None:
+        """The while is over."""
+        self.refused = ""
 
     def spill_ended(self, ticket: int) -> Entry | None:
         """A value is not on its way any more; None if it was dropped meanwhile."""

@@ -71,7 +71,7 @@ class Nesting:
         executor.waits_for_others, executor.waiting_since_s = True, now
         executor.keeps_slot = message.has_submitted
         if executor.keeps_slot:
-            self.dispatch.alarms.set(now + self.settings.kept_slot_s, "kept")
+            self.dispatch.alarms.set(now + self.settings.kept_slot_s)
         self.dispatch.waiting += 1
 
     def _take_back(self, executor: Executor, serials: list[int]) -> None:

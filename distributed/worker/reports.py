@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from distributed.alarms import Alarms
 from distributed.config import Settings
 from distributed.wire.messages import AddKeys, Member, Register, RemoveKeys, ReportLoad
-from distributed.worker.dispatch import Alarms
 from distributed.worker.events import ToCenter
 from distributed.worker.store import Store, columns
 
@@ -39,7 +40,7 @@ class Reports:
         if self._registrations:
             self.renewed_s = now
         self._registrations += 1
-        self.alarms.set(now + self.settings.load_interval_s, "load", self._registrations)
+        self._report_load_later(self._registrations, now)
 
     def lost(self) -> None:
         """There is nobody to report to."""
@@ -49,7 +50,7 @@ class Reports:
         """Something changed: report it, together with what changes until then."""
         if self.is_connected and not self.is_due:
             self.is_due = True
-            self.alarms.set(now + self.settings.report_interval_s, "report")
+            self.alarms.set(now + self.settings.report_interval_s, lambda now: self.report())
 
     def report(self) -> None:
         """What was removed first: a key may have been replaced."""
@@ -63,8 +64,11 @@ class Reports:
             self.out.append(ToCenter(AddKeys(*columns(store.added))))
         store.added, store.removed = {}, {}
 
-    def report_load(self, registration: int, now: float) -> None:
-        """Now and then; each registration has one such rhythm."""
+    def _report_load_later(self, registration: int, now: float) -> None:
+        """Each registration has one such rhythm."""
+        self.alarms.set(now + self.settings.load_interval_s, partial(self._report_load, registration))
+
+    def _report_load(self, registration: int, now: float) -> None:
         if self.is_connected and registration == self._registrations:
             self.out.append(ToCenter(self.load()))
-            self.alarms.set(now + self.settings.load_interval_s, "load", registration)
+            self._report_load_later(registration, now)

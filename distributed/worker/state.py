@@ -18,8 +18,10 @@ import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
+from distributed.alarms import Alarms
 from distributed.config import Settings
 from distributed.errors import ProtocolError
 from distributed.key import account_of, owner_of
@@ -27,7 +29,7 @@ from distributed.wire import messages
 from distributed.wire.messages import Failed, Finished, Member, NeedFunction
 from distributed.worker import describe, events
 from distributed.worker.adoptions import Adoption, Adoptions
-from distributed.worker.dispatch import Alarms, Dispatch, Executor
+from distributed.worker.dispatch import Dispatch, Executor
 from distributed.worker.events import Send, WakeAt
 from distributed.worker.fetches import Fetches, Want
 from distributed.worker.leaving import Departure
@@ -151,7 +153,7 @@ class WorkerState:
         if self.departure is not None:
             self.departure.absorb(now)
         if store.moves.used:
-            self._ring_once("return", self.settings.return_pause_s)
+            self._ring_once("return", self.settings.return_pause_s, store.moves.bring_back)
         if dispatch.demands.is_due:
             dispatch.admit()
         if dispatch.seats.waiting:
@@ -165,10 +167,16 @@ class WorkerState:
             self.out.append(WakeAt(self._wake_at_s))
         return self._take_out()
 
-    def _ring_once(self, kind: str, after_s: float) -> None:
-        if kind not in self._rings:
-            self._rings.add(kind)
-            self.alarms.set(self._now + after_s, kind)
+    def _ring_once(self, kind: str, after_s: float, action: Callable[[], None] = lambda: None) -> None:
+        if kind in self._rings:
+            return
+
+        def ring(now: float) -> None:
+            self._rings.discard(kind)
+            action()
+
+        self._rings.add(kind)
+        self.alarms.set(self._now + after_s, ring)
 
     def _will_go(self) -> bool:
         """Whether tasks run, or are about to, and will let their inputs go: those that wait for room do not count."""
@@ -657,12 +665,12 @@ class WorkerState:
                 self._lose(entry)
             return
         self.store.moves.spill_failed(event.ticket, event.reason)
-        self._ring_once("spill", self.settings.spill_retry_s)
+        self._ring_once("spill", self.settings.spill_retry_s, self.store.moves.forgive)
 
     def _on_allocation_failed(self, event: events.AllocationFailed) -> None:
         self.rooms.allocation_failed(event.ticket, event.reason, self._now)
         if self.store.moves.refused:
-            self._ring_once("spill", self.settings.spill_retry_s)
+            self._ring_once("spill", self.settings.spill_retry_s, self.store.moves.forgive)
 
     def _on_fetch_failed(self, event: events.FetchFailed) -> None:
         if event.is_full:
@@ -716,7 +724,7 @@ class WorkerState:
         self.attached.pop(event.client, None)
         self.renewal.forget(event.client)
         self.absent[event.client] = self._now
-        self.alarms.set(self._now + self.settings.closed_client_lease_s, "absent", event.client)
+        self.alarms.set(self._now + self.settings.closed_client_lease_s, partial(self._end_absence, event.client))
 
     def _owner_left(self, event: events.FromCenter) -> None:
         """A lease is over. A client that still talks to us only lost the center: it must learn what it lost here."""
@@ -742,35 +750,11 @@ class WorkerState:
 
     def _on_tick(self, event: events.Tick) -> None:
         self._wake_at_s = math.inf
-        for kind, about in self.alarms.due(self._now):
-            if kind == "report":
-                self.reports.report()
-            elif kind == "look":
-                self.dispatch.on_look(about, self._now)
-            elif kind == "load":
-                self.reports.report_load(about, self._now)
-            elif kind == "absent":
-                self._end_absence(about)
-            elif kind == "yield":
-                self.dispatch.on_yield(*about)
-            elif kind == "respawn":
-                self.dispatch.on_respawn(about)
-            elif kind == "surplus":
-                self.dispatch.on_surplus(self._now)
-            elif kind in self._rings:
-                self._rings.discard(kind)
-                if kind == "spill":
-                    self.store.moves.refused = ""
-                elif kind == "return":
-                    self.store.moves.bring_back()
-            elif self.departure is not None and kind == "drain":
-                self.departure.look(self._now)
-            elif self.departure is not None and kind == "drain over":
-                self.departure.end_time(self._now)
+        self.alarms.ring(self._now)
 
-    def _end_absence(self, client: str) -> None:
+    def _end_absence(self, client: str, now: float) -> None:
         left = self.absent.get(client)
-        if left is not None and self._now >= left + self.settings.closed_client_lease_s:
+        if left is not None and now >= left + self.settings.closed_client_lease_s:
             del self.absent[client]
             self._stop_tasks(client)
 

@@ -889,6 +889,8 @@ def test_a_worker_that_leaves_looks_less_often_at_many_values(bench, monkeypatch
     keys = [key(str(number)) for number in range(count)]
     bench.state.store.add_small(keys, [1] * count, [1] * count, [b"v"] * count)
     alarms = []
-    monkeypatch.setattr(bench.state.alarms, "set", lambda time_s, kind, about=None: alarms.append((kind, time_s)))
+    monkeypatch.setattr(bench.state.alarms, "set", lambda time_s, action: alarms.append((action, time_s)))
     bench.on(LeaveAsked())
-    assert [time_s - bench.now for kind, time_s in alarms if kind == "drain"] == [pytest.approx(pause_s)]
+    assert [time_s - bench.now for action, time_s in alarms if action == bench.state.departure.look] == [
+        pytest.approx(pause_s)
+    ]
