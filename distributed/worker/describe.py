@@ -51,7 +51,7 @@ def status(state: WorkerState) -> dict[str, Any]:
         "resources": dict(state.member.resources),
         "resources_used": dict(state.dispatch.demands.used),
         "fetching": len(state.fetches.wants),
-        "finished": state.finished,
+        "finished": state.endings.finished,
         "executors": [{"pid": e.pid, "ready": e.ready, "given": e.count} for e in executors],
         "executors_started": state.dispatch.started,
         "leaving": state.departure is not None,
@@ -67,7 +67,7 @@ def check(state: WorkerState) -> None:
     state.fetches.check()
     state.rooms.check(state.fetches.reserved_bytes() + state.store.moves.loading_bytes())
     state.dispatch.check()
-    state.functions.check()
+    state.intake.functions.check()
     state.letters.check()
     given = [part for executor in state.dispatch.executors.values() for part in executor.given]
     dropped = [part for part in given if part.verdict == "cancelled"]

@@ -66,13 +66,13 @@ class Departure:
         if state.reports.is_connected:
             self.out.append(ToCenter(m.Leaving()))
         self._tell_clients()
-        self.give_back()
+        self.give_back(self.began_s)
         self.look(self.began_s)
 
     def absorb(self, now: float) -> None:
         """Something happened: see to it soon, and to what must not wait at once."""
         if not self.is_gone:
-            self.give_back()
+            self.give_back(now)
             if not self._is_set:
                 self._is_set = True
                 pause_s = max(self.settings.drain_interval_s, LOOK_S_PER_VALUE * len(self.store.entries))
@@ -80,7 +80,7 @@ class Departure:
 
     # --------------------------------------------------------------------------------------------------------- tasks
 
-    def give_back(self) -> None:
+    def give_back(self, now: float) -> None:
         """Whatever no executor has goes back to where it came from; no attempt of it was used up."""
         recalled: dict[str, m.Recalled] = {}
         for order in dict.fromkeys(self.state.tasks.values()):
@@ -89,7 +89,7 @@ class Departure:
                 back = recalled.setdefault(order.client, m.Recalled([], []))
                 back.keys += part.keys
                 back.attempts += part.attempts
-            self.state._drop_all(parts)
+            self.state.endings.drop_all(parts, now)
         self.out += [Send(client, back) for client, back in recalled.items()]
 
     def end_time(self, now: float) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from distributed.errors import ProtocolError
 from distributed.wire.codec import encode_header
-from distributed.wire.messages import Blocked, FromTask, Outcomes, TaskSays, TellTask, TooDeep, ToTask
+from distributed.wire.messages import Blocked, FromTask, TaskSays, TellTask, TooDeep, ToTask
 from distributed.worker.dispatch import Dispatch, Executor
 from distributed.worker.events import FromClient, FromExecutor, Give, Send
 from distributed.worker.tasks import Part, stretches
@@ -91,10 +91,3 @@ class Nesting:
                 self._failed(part, "" if part.verdict == "cancelled" else part.verdict, {})
             else:
                 self.dispatch.requeue(part)
-
-    def leave_out_waiting(self, executor: Executor, message: Outcomes) -> None:
-        """The task that waited is done: the time for which it waited says nothing of its function."""
-        waited_us, executor.waited_s = int(executor.waited_s * 1e6), 0.0
-        if message.serials:
-            last = len(message.serials) - 1  # nothing was run behind it
-            message.durations_us[last] = max(0, message.durations_us[last] - waited_us)

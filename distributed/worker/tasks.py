@@ -12,7 +12,7 @@ order that are in the same state are a `Part`, with columns. States of a part::
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import compress, repeat
 from typing import Any
 
@@ -277,6 +277,15 @@ class Part:
 
 INPUTS = frozenset({(str, int, int, list, bytes), (str, int, int, list, type(None))})
 """The types of an input: key, attempt, nbytes, holders, inline."""
+
+
+def find(tasks: Mapping[str, Order], keys: Iterable[str]) -> list[tuple[Part, list[int]]]:
+    """Where these tasks are, of those that are in the table: parts and positions."""
+    orders: dict[Order, list[str]] = {}
+    for key in keys:
+        if key in tasks:
+            orders.setdefault(tasks[key], []).append(key)
+    return [found for order, some in orders.items() for found in order.find(some)]
 
 
 def demand_of(message: Compute) -> Demand:

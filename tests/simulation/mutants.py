@@ -177,9 +177,9 @@ MUTANTS = (
     ),
     Mutant(
         "a worker keeps what it gave back",
-        "distributed/worker/state.py",
-        "self._strike(part)\n            self.dispatch.demands.release(part)",
-        "self.dispatch.demands.release(part)",
+        "distributed/worker/endings.py",
+        "self._strike(part)\n            self._dispatch.demands.release(part)",
+        "self._dispatch.demands.release(part)",
     ),
     Mutant(
         "removed keys are not reported",
@@ -394,7 +394,7 @@ MUTANTS = (
     ),
     Mutant(
         "copies that were fetched for a task are not told",
-        "distributed/worker/state.py",
+        "distributed/worker/endings.py",
         "held.append([entry.key, entry.attempt])",
         "pass",
     ),
@@ -451,8 +451,8 @@ MUTANTS = (
     ),
     Mutant(
         "messages that a member did not read stay when it is gone",
-        "distributed/worker/state.py",
-        "            self.letters.close(part.keys)\n",
+        "distributed/worker/endings.py",
+        "            self._letters.close(part.keys)\n",
         "            pass\n",
         seed=2,
     ),

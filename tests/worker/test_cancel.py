@@ -48,7 +48,7 @@ class Busy:
 
     def start(self) -> None:
         """An executor is there, and takes what is queued."""
-        function = self.state.functions.get(F, False)
+        function = self.state.intake.functions.get(F, False)
         function.learn(1, 0.001)
         self.state.handle(ExecutorStarted(1, 1000), 0.0)
 
