@@ -465,6 +465,22 @@ def test_async_for_over_asynchronous_input(pool):
     assert asyncio.run(main()) == ([2 * x + 1 for x in range(500)], [-x for x in range(500)])
 
 
+def test_plain_input_beside_asynchronous_input_may_be_shorter_and_may_take_its_time(pool):
+    async def main():
+        loop, released = asyncio.get_running_loop(), threading.Event()
+
+        def slow():
+            yield 1
+            loop.call_soon_threadsafe(released.set)
+            yield int(released.wait(20))  # the loop goes on meanwhile
+
+        return [
+            [value async for value in pool.imap(add, numbers_one_by_one(500), some)] for some in (range(3), [], slow())
+        ]
+
+    assert asyncio.run(main()) == [[0, 2, 4], [], [1, 2]]
+
+
 def test_the_loop_runs_on_while_async_for_waits(pool, tmp_path):
     path = tmp_path / "go"
 

@@ -645,6 +645,46 @@ def test_wait_as_concurrent_futures_does(pool):
         wait([slow], return_when="SOMETIMES")
 
 
+def test_several_share_one_iterator_over_handles_and_all_come_to_the_end(pool):
+    def handles():
+        return pool.map(lambda x: time.sleep(0.02) or x, range(6))
+
+    async def main():
+        iterator, found = as_completed(handles()), []
+
+        async def consume():
+            async for handle in iterator:
+                found.append(handle.get())
+
+        await asyncio.wait_for(asyncio.gather(consume(), consume(), consume()), 20)
+        return found
+
+    assert sorted(asyncio.run(main())) == [*range(6)]
+    iterator, found = as_completed(handles()), []
+    threads = [
+        threading.Thread(target=lambda: found.extend(handle.get() for handle in iterator), daemon=True)
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert sorted(found) == [*range(6)]
+
+
+def test_as_completed_that_takes_too_long_says_how_many_are_left(pool):
+    async def main():
+        async for _ in as_completed([handle], timeout=0.01):
+            pass
+
+    handle = pool.submit(time.sleep, 60)
+    for late in (lambda: list(as_completed([handle], timeout=0.01)), lambda: asyncio.run(main())):
+        with pytest.raises(TimeoutError, match="1 of the handles have no outcome"):
+            late()
+    handle.cancel()
+
+
 def test_await_a_handle_and_iterate_asynchronously(pool):
     async def main():
         handles = pool.map(lambda x: time.sleep(0.05) or x, range(4))

@@ -11,7 +11,19 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterat
 from typing import Any
 
 from distributed import arguments
-from distributed.pool.sources import AT_HAND, SLICED, AtHand, Buffer, Slices, Source, Threaded, is_asynchronous
+from distributed.pool.sources import (
+    AT_HAND,
+    SLICED,
+    AtHand,
+    Buffer,
+    Slices,
+    Source,
+    Threaded,
+    is_asynchronous,
+    require_called,
+)
+
+END = object()  # instead of an item
 
 
 class Asynchronous(Buffer):
@@ -53,15 +65,13 @@ class Asynchronous(Buffer):
     async def _run(self, on_item: Callable[[], Awaitable[None]]) -> None:
         error: BaseException | None = None
         try:
-            while not self._is_over:
-                self._rows.append(await self._next_row())
+            while not self._is_over and (row := await self._next_row()) is not END:
+                self._rows.append(row)
                 if len(self._rows) >= self.notice_at:
                     await on_item()
                 while len(self._rows) >= self._wanted and not self._is_over:
                     self._bell.clear()
                     await self._bell.wait()
-        except (StopAsyncIteration, StopIteration):
-            pass
         except BaseException as reason:  # noqa: BLE001  the iterator is the user's
             error = reason
         if isinstance(error, asyncio.CancelledError):
@@ -75,7 +85,15 @@ class Asynchronous(Buffer):
     async def _next_row(self) -> Any:
         row = []
         for iterator in self._iterators:
-            row.append(await anext(iterator) if is_asynchronous(iterator) else next(iterator))
+            if is_asynchronous(iterator):
+                item = await anext(iterator, END)
+            elif type(iterator) in AT_HAND:
+                item = next(iterator, END)
+            else:
+                item = await asyncio.to_thread(next, iterator, END)  # it may take its time, and the loop must go on
+            if item is END:
+                return END
+            row.append(item)
         return row[0] if self._single else tuple(row)
 
 
@@ -87,6 +105,7 @@ def source_of(iterables: Sequence[Iterable[Any] | AsyncIterable[Any]]) -> Source
     """
     single = len(iterables) == 1
     for iterable in iterables:
+        require_called(iterable)
         if not isinstance(iterable, (Iterable, AsyncIterable)) and not hasattr(iterable, "__getitem__"):
             raise TypeError(f"{arguments.shown(iterable)} is not iterable; qsize= and chunksize= go by name")
     if any(map(is_asynchronous, iterables)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import inspect
 import itertools
 import os
 import sys
@@ -24,7 +23,7 @@ from distributed.pool.events import RestartAsked, Shown
 from distributed.pool.lending import keys_within
 from distributed.pool.needs import Needs
 from distributed.pool.remote import RemoteData, handle_of
-from distributed.pool.sources import is_asynchronous
+from distributed.pool.sources import is_asynchronous, require_called
 from distributed.pool.tasks import Options, Task
 from distributed.quantities import count
 from distributed.resources import amounts
@@ -695,8 +694,7 @@ def _require_plain(method: str, iterables: Iterable[Any]) -> None:
         if is_asynchronous(iterable):
             kind = type(iterable).__name__
             raise TypeError(f"{method}() cannot wait for an {kind}: imap() takes asynchronous input, with `async for`")
-        if inspect.isgeneratorfunction(iterable) or inspect.isasyncgenfunction(iterable):
-            raise TypeError(f"{arguments.shown(iterable)} is a function that gives items when it is called: call it")
+        require_called(iterable)
         arguments.iterable("each of iterables", iterable)
 
 

@@ -9,6 +9,7 @@ import collections
 import copy
 import dataclasses
 import queue
+import threading
 import time
 import traceback
 import weakref
@@ -329,6 +330,9 @@ class AsCompleted:
         self._watched = [(group[0]._core, [handle._task for handle in group]) for group in by_pool.values()]
         for core, tasks in self._watched:
             core.watch(tasks, self._arrivals)
+        self._turn = threading.RLock()
+        self._loop: Any = None  # whose tasks share this lock
+        self._turn_in_loop: Any = None
 
     def close(self) -> None:
         """Nobody will ask for the others any more."""
@@ -340,11 +344,12 @@ class AsCompleted:
         return self
 
     def __next__(self) -> RemoteData:
-        if not self._left:
-            raise StopIteration
-        if self._arrived.empty():
-            self._wait()
-        return self._take()
+        with self._turn:  # several threads may share the iterator: what one waits for is not taken by another
+            if not self._left:
+                raise StopIteration
+            if self._arrived.empty():
+                self._wait()
+            return self._take()
 
     def _take(self) -> RemoteData:
         task = self._arrived.get_nowait()
@@ -358,7 +363,10 @@ class AsCompleted:
         else:
             arrived = self._wait_for_several(left_s)
         if not arrived:
-            raise TimeoutError(f"{self._left} of the handles have no outcome in time")
+            raise self._late()
+
+    def _late(self) -> TimeoutError:
+        return TimeoutError(f"{self._left} of the handles have no outcome in time")
 
     def _wait_for_several(self, left_s: float | None) -> bool:
         """Handles of several pools: each pool's own thread brings its outcomes."""
@@ -373,19 +381,24 @@ class AsCompleted:
         return self
 
     async def __anext__(self) -> RemoteData:
-        if not self._left:
-            raise StopAsyncIteration
         import asyncio
 
         loop, something = asyncio.get_running_loop(), asyncio.Event()
-        self._arrivals.alert = lambda: None if loop.is_closed() else loop.call_soon_threadsafe(something.set)
-        try:
-            left_s = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-            if self._arrived.empty():
-                await asyncio.wait_for(something.wait(), left_s)
-        finally:
-            self._arrivals.alert = lambda: None
-        return self._take()
+        if self._loop is not loop:
+            self._loop, self._turn_in_loop = loop, asyncio.Lock()
+        async with self._turn_in_loop:  # as above, for the tasks of a loop
+            if not self._left:
+                raise StopAsyncIteration
+            self._arrivals.alert = lambda: None if loop.is_closed() else loop.call_soon_threadsafe(something.set)
+            try:
+                left_s = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+                if self._arrived.empty():
+                    await asyncio.wait_for(something.wait(), left_s)
+            except TimeoutError:
+                raise self._late() from None
+            finally:
+                self._arrivals.alert = lambda: None
+            return self._take()
 
 
 def handle_of(item: Any) -> Any:

@@ -7,11 +7,14 @@ asks it, only as far ahead as there is use for. Knows nothing of tasks and worke
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
+
+from distributed import arguments
 
 SLICED: Final = (list, tuple, range)
 AT_HAND: Final[tuple[type, ...]] = (
@@ -166,6 +169,12 @@ def is_asynchronous(iterable: object) -> bool:
     if isinstance(iterable, Iterable):
         return bool(getattr(iterable, "is_asynchronous", False))
     return isinstance(iterable, AsyncIterable)
+
+
+def require_called(iterable: object) -> None:
+    """A generator function is no iterable, though it looks like one to whoever wrote it."""
+    if inspect.isgeneratorfunction(iterable) or inspect.isasyncgenfunction(iterable):
+        raise TypeError(f"{arguments.shown(iterable)} is a function that gives items when it is called: call it")
 
 
 def _columns_of(rows: list[Any], single: bool) -> Columns | None:
