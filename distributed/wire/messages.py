@@ -885,9 +885,13 @@ class InnerOutcomes(Message):
 
 @record
 class TooDeep(Message):
-    """Worker to task: so many others wait here already; this one does not get a slot to wait for."""
+    """Worker to task: so many wait here already; this one does not get a slot to wait for.
+
+    With a `reason` that is no limit of ours: no executor can be started for what they wait for.
+    """
 
     limit: int
+    reason: str = ""
 
 
 # ------------------------------------------------------------ the owner of a group to its members: inside of TellGroup

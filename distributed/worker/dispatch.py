@@ -237,8 +237,8 @@ class Dispatch:
         self.started += 1
         self.retire_if_idle(executor)
 
-    def on_ended(self, event: ExecutorEnded, now: float) -> None:
-        """Sort out what it had, and replace it."""
+    def on_ended(self, event: ExecutorEnded, now: float) -> str:
+        """Sort out what it had, and replace it. If it could not even start: why."""
         executor = self.executors.pop(event.executor)
         self.seats.vacated(executor)
         self.waiting -= executor.waits_for_others
@@ -247,7 +247,7 @@ class Dispatch:
             self.bad_starts = 0
             if not executor.asynchronous:
                 self._replace()
-            return
+            return ""
         self.bad_starts += 1
         pause_s = min(self.settings.respawn_pause_s * 2.0**self.bad_starts, self.settings.respawn_pause_max_s)
         self.out.append(
@@ -259,6 +259,7 @@ class Dispatch:
         self.pauses += 1
         self.plain_pauses += not executor.asynchronous
         self.alarms.set(now + pause_s, partial(self._respawn, executor.asynchronous))
+        return event.stderr_tail or _death(event)
 
     def retire_all(self) -> list[int]:
         """Replace all that are here, each as soon as it is idle; their numbers."""

@@ -155,7 +155,7 @@ class ForkServer:
         try:
             pid = os.fork()
         except OSError as error:
-            print(f"cannot start an executor: {error.strerror}", file=sys.stderr, flush=True)
+            os.write(descriptors[2], f"cannot start it: {error.strerror}".encode())  # its stderr, which its agent reads
             self.send(["ended", executor_id, 1 << 8, 0])
             return
         finally:

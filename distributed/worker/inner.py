@@ -196,16 +196,24 @@ def hear(running: Running, message: ToTask) -> None:
     """An answer for a task arrived."""
     said, _ = codec.decode(message.said)
     if isinstance(said, TooDeep):
-        running.refusal = NestingTooDeep(
-            f"{said.limit} other tasks of this worker wait for tasks already (blocked_executors_max); "
-            f"return handles instead of waiting for them, or raise that setting",
-            running.key,
-        )
+        running.refusal = NestingTooDeep(_why_too_deep(said), running.key)
     elif isinstance(said, FROM_GROUP):
         if running.mail is not None:
             running.mail.hear(said)
     elif running.core is not None:
         running.core.hear(said)
+
+
+def _why_too_deep(said: TooDeep) -> str:
+    if not said.reason:
+        return (
+            f"{said.limit} other tasks of this worker wait for tasks already (blocked_executors_max); "
+            f"return handles instead of waiting for them, or raise that setting"
+        )
+    return (
+        f"all {said.limit} tasks that run at this worker wait for tasks, and it can start no process for these "
+        f"({said.reason}); return handles instead of waiting for them, or allow it more processes and descriptors"
+    )
 
 
 CURRENT: ContextVar[Running | None] = ContextVar("running", default=None)

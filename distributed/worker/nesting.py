@@ -17,6 +17,8 @@ from distributed.worker.dispatch import Dispatch, Executor
 from distributed.worker.events import FromClient, FromExecutor, Give, Send
 from distributed.worker.tasks import Part, stretches
 
+BAD_STARTS_MAX = 3  # in a row: then nobody counts on the next one
+
 
 class Nesting:
     """What happens at a worker because of tasks in tasks."""
@@ -62,6 +64,22 @@ class Nesting:
             executor.waits_for_others = executor.keeps_slot = False
             self.dispatch.waiting -= 1
             self.dispatch.plan_to_end_surplus(now)
+
+    def on_bad_start(self, reason: str) -> None:
+        """An executor could not be started. Where all others wait, for what it was to run perhaps, one must give up.
+
+        The one that began to wait last: its executor runs something else then, or another one gives up, too.
+        """
+        dispatch = self.dispatch
+        plain = [executor for executor in dispatch.executors.values() if not executor.asynchronous]
+        waiting = [executor for executor in plain if executor.waits_for_others and not executor.killing]
+        if dispatch.bad_starts < BAD_STARTS_MAX or not waiting or not dispatch.queue.live:
+            return
+        if any(executor.ready and not executor.waits_for_others for executor in plain):
+            return
+        last = max(waiting, key=lambda executor: (executor.waiting_since_s, executor.number))
+        refusal = encode_header(TooDeep(len(waiting), reason))
+        self.out.append(Give(last.number, ToTask(last.given[0].serial, refusal)))
 
     def _begin(self, executor: Executor, message: Blocked, now: float) -> None:
         limit = self.settings.blocked_executors_max

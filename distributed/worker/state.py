@@ -233,7 +233,9 @@ class WorkerState:
 
     def _on_executor_ended(self, event: events.ExecutorEnded) -> None:
         self.rooms.requester_gone(("executor", event.executor))
-        self.dispatch.on_ended(event, self._now)
+        why_not_started = self.dispatch.on_ended(event, self._now)
+        if why_not_started:
+            self.nesting.on_bad_start(why_not_started)
         self.renewal.ended(event.executor)
 
     # --------------------------------------------------------------------------------------------------- values

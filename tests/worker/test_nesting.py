@@ -103,6 +103,22 @@ def test_no_more_tasks_wait_than_are_allowed():
     assert bench.done([3], executor=2) == [finished("b")]
 
 
+def test_when_all_wait_and_no_executor_can_be_started_for_others_the_last_one_that_waits_is_told_so():
+    bench = Bench()
+    bench.know()
+    bench.client(compute("a"))
+    assert blocked(bench, 2) == []
+    assert bench.client(compute("b")) == [Spawn(2)]
+    for number in (2, 3):
+        (log,) = bench.on(ExecutorEnded(number, exit_code=1, stderr_tail="no descriptors"))
+        assert "no descriptors" in log.text
+        assert bench.wait(1) == [Spawn(number + 1)]
+    _, refusal = bench.on(ExecutorEnded(4, exit_code=1, stderr_tail="no descriptors"))
+    assert (refusal.executor, refusal.message.serial) == (1, 2)
+    assert decode(refusal.message.said)[0] == TooDeep(1, "no descriptors")
+    assert goes_on(bench, 2) == [run("b", 3)]
+
+
 def test_when_many_wait_what_is_deeper_goes_first_and_the_others_when_nothing_else_happens():
     bench = Bench(settings=Settings(blocked_executors_max=2))
     bench.know()
