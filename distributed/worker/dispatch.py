@@ -44,6 +44,7 @@ class Executor:
         self.number, self.asynchronous = number, asynchronous
         self.seat = -1  # plain ones have one each, from 0 on: what is sent to a seat is run by whoever has it
         self.ready = False
+        self.has_served = False  # a task has ended in it
         self.pid = 0
         self.given: list[Part] = []  # by serial, in the order in which they run
         self.count = 0  # tasks in them
@@ -104,6 +105,7 @@ class Executor:
         else:
             del given[index]
         self.count -= len(part.keys)
+        self.has_served = True
         if self.asynchronous:
             self.count_depth(part.depth, -len(part.keys))
         return part
@@ -243,7 +245,8 @@ class Dispatch:
         self.seats.vacated(executor)
         self.waiting -= executor.waits_for_others
         self._bury(executor, event)
-        if executor.ready and (event.serial or executor.killing or now - executor.started_s > 1.0):
+        has_run = event.serial or executor.has_served or now - executor.started_s > 1.0
+        if executor.ready and (has_run or executor.killing):
             self.bad_starts = 0
             if not executor.asynchronous:
                 self._replace()

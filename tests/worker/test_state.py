@@ -639,6 +639,14 @@ def test_a_task_whose_batch_mates_crash_one_after_the_other_is_charged_for_none_
     assert [what.message.keys for what in given] == [[key("m")]]
 
 
+def test_an_executor_that_ends_when_it_has_told_of_its_task_is_replaced_at_once(bench):
+    """What a task left in it, a thread perhaps, ended it: it did start, and the next one may."""
+    bench.client(compute("a", code=b"code"))
+    bench.done([1])
+    assert bench.on(ExecutorEnded(1, signal=9)) == [Spawn(2)]
+    assert bench.state.dispatch.bad_starts == 0
+
+
 def test_executors_that_do_not_start_are_tried_again_less_and_less_often():
     bench = Bench(start=False)
     pauses = []
