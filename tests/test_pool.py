@@ -103,6 +103,36 @@ def test_a_task_that_was_applied_is_cancelled_when_the_wait_for_it_is_interrupte
         assert pool.submit(abs, -1).get(timeout=10) == 1  # on the only executor
 
 
+class Counter:
+    """Counts the calls of itself."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, *_):
+        self.calls += 1
+        return self.calls
+
+    def divide(self, number):
+        return self() / number
+
+
+@pytest.mark.parametrize("function", [Counter(), Counter().divide, functools.partial(Counter(), 1)])
+def test_what_a_call_does_to_the_object_of_its_function_is_not_seen_by_others(pool, function):
+    assert set(pool.gather(pool.map(function, [1] * 20))) == {1}
+    assert set(pool.imap(function, [1] * 200, chunksize=50)) == {1}
+    assert set(pool.imap(function, [1] * 20, chunksize=1)) == {1}
+
+
+@pytest.mark.parametrize("call", [Pool.submit, lambda pool, *call: pool.imap(call[0], [call[1]], chunksize=2)])
+def test_the_traceback_of_a_method_begins_in_the_users_code(pool, call):
+    with pytest.raises(ZeroDivisionError) as raised:
+        called = call(pool, Counter().divide, 0)
+        called.get() if call is Pool.submit else list(called)
+    remote = str(raised.value.__cause__)
+    assert remote.count("  File ") == 1 and "in divide" in remote
+
+
 def test_apply_async_calls_back_with_value_or_error(pool):
     arrived, event = [], threading.Event()
 

@@ -14,7 +14,7 @@ from itertools import islice
 from time import monotonic
 from typing import Any
 
-from distributed.wire.functions import PackedFunction, unpack_function
+from distributed.wire.functions import PackedFunction, behind_renewal, pack_function, unpack_function
 from distributed.wire.values import pack_exception
 
 STEP_S = 0.001  # the clock is read about so often; for tiny functions reading it each time took longer than the calls
@@ -63,15 +63,16 @@ def run_chunk(function: Callable[..., Any], chunk: Chunk) -> Answer:
 
 
 def each_of(function: Callable[..., Any]) -> Callable[[Chunk], Answer]:
-    """The function that runs a chunk of this one."""
-    return functools.partial(run_chunk, function)
+    """The function that runs a chunk of this one, which is packed by itself: an object in it is new for each call."""
+    packed = pack_function(function)
+    return functools.partial(run_chunk, function if packed.handles else Carrier(packed, packed.name))
 
 
 def _packed(error: BaseException) -> bytes:
     """An exception with its traceback, which begins behind our own frame."""
     trace = error.__traceback__
     try:
-        return pack_exception(error.with_traceback(trace and trace.tb_next))
+        return pack_exception(error.with_traceback(behind_renewal(trace and trace.tb_next)))
     except Exception as reason:  # noqa: BLE001  the exception's own methods may do anything
         kind = type(error).__name__
         return pack_exception(RuntimeError(f"a task raised {kind}, which cannot be sent: {type(reason).__name__}"))

@@ -290,7 +290,7 @@ class Pipeline:
             rows = [tuple([column[0] for column in entry.columns]) for entry in entries]
             return self._one.draft(self._calls, rows, options)
         if self._many is None:
-            self._many = self._calls.packed(Sender, self.core, each_of(self._function), self._name)
+            self._many = self._calls.packed(lambda: Sender(self.core, each_of(self._function), self._name))
         limit_s = LIMIT_S if self._pace.chunksize is None else math.inf
         options = dataclasses.replace(options, attempts=1)  # a chunk that crashed is not run again: its items are
         return self._many.draft(self._calls, [(Chunk(entry.columns, limit_s),) for entry in entries], options)

@@ -33,6 +33,18 @@ def note(error: BaseException, words: str) -> None:
         pass
 
 
+def note_unpickling(error: BaseException, what: str) -> None:
+    """Say that an executor unpickled something; what it could not import can be sent to it.
+
+    >>> error = ModuleNotFoundError("No module named 'model'")
+    >>> note_unpickling(error, 'the function was')
+    >>> error.__notes__
+    ['(raised while the function was unpickled in the executor: pool.upload(path) sends a module along)']
+    """
+    advice = ": pool.upload(path) sends a module along" if isinstance(error, ModuleNotFoundError) else ""
+    note(error, f"{what} unpickled in the executor{advice}")
+
+
 class RemoteTraceback(Exception):
     """Where a remote exception was raised, as text; it is the ``__cause__`` of the exception."""
 

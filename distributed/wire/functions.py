@@ -123,8 +123,53 @@ def call_carried(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def unpack_function(code: bytes) -> Any:
-    """The function again; for executors."""
+    """The function again, to be called by many tasks; for executors.
+
+    >>> unpack_function(pack_function(abs).code)(-1)
+    1
+    >>> append = unpack_function(pack_function(['x'].__add__).code)
+    >>> append(['y']), append(['z'])
+    (['x', 'y'], ['x', 'z'])
+    """
+    function = pickle.loads(code)
+    return Renewed(code) if _has_state(function) and pickle.loads(code) is not function else function
+
+
+def unpack_need(code: bytes) -> Any:
+    """What functions need, again."""
     return pickle.loads(code)
+
+
+class Renewed:
+    """A function with an object of its own: each call has a new one, and sees nothing of what others did to theirs."""
+
+    def __init__(self, code: bytes) -> None:
+        self._code = code
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return pickle.loads(self._code)(*args, **kwargs)
+
+
+def behind_renewal(trace: types.TracebackType | None) -> types.TracebackType | None:
+    """A traceback without the call of `Renewed`, if it begins with that."""
+    return trace.tb_next if trace is not None and trace.tb_frame.f_code is Renewed.__call__.__code__ else trace
+
+
+def _has_state(function: Any) -> bool:
+    """Whether it is, or refers to, an object that a call may change. What functions have in globals is the process's.
+
+    >>> [_has_state(function) for function in (len, str.upper, dict.fromkeys, lambda: 1, functools.partial(pow, 2))]
+    [False, False, False, False, False]
+    >>> [_has_state(function) for function in ([].append, Initializer(id, ()).__call__, functools.partial(map, []))]
+    [True, True, True]
+    """
+    kind = type(function)
+    if kind is functools.partial:
+        return any(map(_has_state, (function.func, *function.args, *function.keywords.values())))
+    if kind in (types.MethodType, types.BuiltinFunctionType):
+        return not isinstance(function.__self__, (type, types.ModuleType, type(None)))
+    stateless = (type, types.FunctionType, types.MethodDescriptorType, types.ModuleType, Renewed)
+    return kind not in _ATOMS and not isinstance(function, stateless)
 
 
 def name_of(function: Any) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 from distributed import running
 from distributed.config import SETTINGS
 from distributed.errors import DistributedError, ProtocolError
-from distributed.wire.exceptions import note
-from distributed.wire.functions import Initializer, unpack_function
+from distributed.wire.exceptions import note_unpickling
+from distributed.wire.functions import Initializer, unpack_function, unpack_need
 from distributed.wire.messages import Run
 from distributed.wire.pickles import CONTEXT, GIVEN
 from distributed.wire.values import PICKLE, reduce_handle, unpack
@@ -53,9 +53,9 @@ class Functions:
         elif not code:
             return Unloadable(code, ProtocolError("an executor was told to run a function whose code it does not have"))
         try:
-            function = unpack_function(code)
+            function = unpack_need(code) if is_need else unpack_function(code)
         except BaseException as error:  # noqa: BLE001  modules that are imported here may raise anything
-            note(error, "the function was unpickled in the executor")
+            note_unpickling(error, "the function was")
             function = Unloadable(code, error)
         self._put(name, function, 0 if is_need else len(code))
         return function

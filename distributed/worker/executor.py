@@ -17,7 +17,7 @@ from typing import Any
 
 from distributed import running
 from distributed.config import SETTINGS
-from distributed.wire.exceptions import note
+from distributed.wire.exceptions import note_unpickling
 from distributed.wire.messages import NeedRoom, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
@@ -81,7 +81,7 @@ class Executor:
         try:
             call = unpack_call(payload) if inputs is None else unpack_call(payload, Inputs(inputs))
         except BaseException as error:
-            note(error, f"the arguments of {name} were unpickled in the executor")
+            note_unpickling(error, f"the arguments of {name} were")
             raise
         value = function(*call[0], **call[1])
         if type(value) in ATOMS:

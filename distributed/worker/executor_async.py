@@ -19,7 +19,7 @@ from distributed import running
 from distributed.config import SETTINGS
 from distributed.loop import new_loop_for_tasks
 from distributed.running import Running
-from distributed.wire.exceptions import note
+from distributed.wire.exceptions import note_unpickling
 from distributed.wire.messages import NO_ROOM, NOBODY, CancelRunning, Message, NeedRoom, Room, Run, ToTask
 from distributed.wire.pickles import CONTEXT
 from distributed.wire.values import Packed, pack, unpack_call
@@ -134,7 +134,7 @@ class AsyncExecutor:
         try:
             call = unpack_call(payload, Inputs(inputs))
         except BaseException as error:
-            note(error, f"the arguments of {name} were unpickled in the executor")
+            note_unpickling(error, f"the arguments of {name} were")
             raise
         value = function(*call[0], **call[1])
         if inspect.isawaitable(value):

@@ -18,6 +18,7 @@ from typing import Any
 from distributed.config import SETTINGS
 from distributed.errors import CannotPickle
 from distributed.pieces import write_file
+from distributed.wire.functions import behind_renewal
 from distributed.wire.messages import NO_INPUT, NO_ROOM, Message, Outcomes, Room
 from distributed.wire.values import Packed, pack_exception
 from distributed.worker.calls import InputLost
@@ -162,7 +163,7 @@ def failure(serial: int, error: BaseException, duration_us: int, own_frames: int
     for _ in range(own_frames):
         trace = trace and trace.tb_next
     try:
-        return serial, b"", duration_us, ("", 0, [], pack_exception(error.with_traceback(trace)))
+        return serial, b"", duration_us, ("", 0, [], pack_exception(error.with_traceback(behind_renewal(trace))))
     except Exception as reason:  # noqa: BLE001  the exception's own methods may do anything
         kind = type(error).__name__
         substitute = RuntimeError(f"a task raised {kind}, which cannot be sent: {type(reason).__name__}")
