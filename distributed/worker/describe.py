@@ -21,13 +21,13 @@ def load(state: WorkerState) -> ReportLoad:
         stored_bytes=state.store.memory_bytes,
         spilled_bytes=state.store.disk_bytes,
         running_names=[part.order.name for part in first],
-        resources=dict(state.dispatch.demands.used),
+        resources=dict(state.dispatch.supplies.used),
     )
 
 
 def queued(state: WorkerState) -> int:
     """How many tasks are ready to run, but for an executor or for resources."""
-    return state.dispatch.queue.live + state.dispatch.coroutines.live + state.dispatch.demands.live
+    return state.dispatch.queue.live + state.dispatch.coroutines.live + state.dispatch.supplies.live
 
 
 def status(state: WorkerState) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def status(state: WorkerState) -> dict[str, Any]:
         "tasks": len(state.tasks),
         "queued": queued(state),
         "resources": dict(state.member.resources),
-        "resources_used": dict(state.dispatch.demands.used),
+        "resources_used": dict(state.dispatch.supplies.used),
         "fetching": len(state.fetches.wants),
         "finished": state.endings.finished,
         "executors": [{"pid": e.pid, "ready": e.ready, "given": e.count} for e in executors],
@@ -76,7 +76,7 @@ def check(state: WorkerState) -> None:
     assert len(state.tasks) == sum(map(len, parts)), "a key in two parts"
     assert sorted(map(id, given)) == sorted(map(id, dropped + [part for part in parts if part.serial])), "lost parts"
     assert not any(part in part.order.parts for part in dropped), "nobody waits for these"
-    state.dispatch.demands.check((*parts, *dropped))
+    state.dispatch.supplies.check((*parts, *dropped))
     users: dict[Entry, int] = {}
     for unread in state.letters.entries():
         users[unread] = users.get(unread, 0) + 1

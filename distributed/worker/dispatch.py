@@ -1,4 +1,4 @@
-"""Executors as the worker's mind sees them: what each was given, what it knows, when to look at it, when to replace it.
+"""Executors as the worker's mind sees them: what each is given, how many there are, when one is replaced.
 
 An executor::
 
@@ -7,153 +7,30 @@ An executor::
        └──ended before it was ready: replaced after a pause that doubles each time
 
 About `batch_s` of predicted work is under way at an executor, and a single task while the duration of its function is
-unknown or when it must be alone. Which task runs is known only to the progress cell: whoever must know asks
-(`AskRunning`) and acts on the answer, so that a kill hits the right task. Owns no socket and no process.
+unknown or when it must be alone. What must not run on is `stopping`'s business. Owns no socket and no process.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from operator import attrgetter
 from typing import Any
 
 from distributed.alarms import Alarms
 from distributed.config import Settings
 from distributed.key import account_of
-from distributed.wire.messages import CancelRunning, Member, Run
-from distributed.worker.demands import Demands
-from distributed.worker.events import AskRunning, ExecutorEnded, ExecutorStarted, Give, Kill, Log, Running, Spawn
+from distributed.wire.messages import Member, Run
+from distributed.worker.events import ExecutorEnded, ExecutorStarted, Give, Log, Spawn
 from distributed.worker.gangs import Gangs
 from distributed.worker.queue import FairQueue
 from distributed.worker.seats import Seats
+from distributed.worker.stopping import Stopping
 from distributed.worker.store import Entry, Store
+from distributed.worker.supplies import Supplies
 from distributed.worker.tasks import Function, Part
-
-_serial_of = attrgetter("serial")
-
-
-class Executor:
-    """One child process that runs tasks."""
-
-    def __init__(self, number: int, asynchronous: bool) -> None:
-        self.number, self.asynchronous = number, asynchronous
-        self.seat = -1  # plain ones have one each, from 0 on: what is sent to a seat is run by whoever has it
-        self.ready = False
-        self.has_served = False  # a task has ended in it
-        self.pid = 0
-        self.given: list[Part] = []  # by serial, in the order in which they run
-        self.count = 0  # tasks in them
-        self.depths: dict[int, int] = {}  # of coroutines: how many of each depth
-        self.under_way_s = 0.0  # predicted duration of what is given
-        self.alone = False  # what it has must not be joined by more
-        self.killing = False
-        self.surplus = False  # killed because it was one too many
-        self.retiring = False  # it gets no more work, and is replaced as soon as it has none
-        self.started_s = 0.0
-        self.look_at_s = math.inf
-        self.keeps_slot = False  # and the slot it gave back is kept, for a moment, for what its task waits for
-        self.waits_for_others = False  # its task waits for other tasks: it uses no core, and gets nothing more
-        self.waiting_since_s = self.waited_s = 0.0
-        self.client = ""  # whose task it was given last: what it prints is for them
-        self.functions: OrderedDict[bytes, int] = OrderedDict()
-        self.functions_bytes = 0
-
-    def find(self, serial: int) -> tuple[Part | None, int]:
-        """The part in which the task of this number is, and its position there."""
-        index = self._index(serial)
-        if index < 0 or serial - self.given[index].serial >= len(self.given[index].keys):
-            return None, 0
-        return self.given[index], serial - self.given[index].serial
-
-    def _index(self, serial: int) -> int:
-        """Where the last part is that begins with this number or before."""
-        return bisect_right(self.given, serial, key=_serial_of) - 1
-
-    def single_out(self, serial: int) -> Part:
-        """One task, with what it has to itself from here on; those before and behind it stay here as parts, too."""
-        index = self._index(serial)
-        part = self.given[index]
-        if serial > part.serial:
-            part = part.split(serial - part.serial)
-            index += 1
-            self.given.insert(index, part)
-        if len(part.keys) > 1:
-            self.given.insert(index + 1, part.split(1))
-        return part
-
-    def take(self, serial: int, count: int) -> Part | None:
-        """Up to `count` tasks from this number on have ended: the part that the first ones are. None: never given."""
-        given = self.given
-        index = self._index(serial) if len(given) > 1 and given[0].serial != serial else 0
-        if index < 0 or not given:
-            return None
-        part = given[index]
-        position = serial - part.serial
-        if not 0 <= position < len(part.keys):
-            return None
-        if position:
-            part = part.split(position)
-            if len(part.keys) > count:
-                given.insert(index + 1, part.split(count))
-        elif len(part.keys) > count:
-            given[index] = part.split(count)
-        else:
-            del given[index]
-        self.count -= len(part.keys)
-        self.has_served = True
-        if self.asynchronous:
-            self.count_depth(part.depth, -len(part.keys))
-        return part
-
-    def count_depth(self, depth: int, count: int) -> None:
-        """So many coroutines of this depth more are under way."""
-        self.depths[depth] = self.depths.get(depth, 0) + count
-        if not self.depths[depth]:
-            del self.depths[depth]
-
-    def count_from(self, depth: int) -> int:
-        """How many coroutines are under way that are so deep or deeper."""
-        return sum(count for deep, count in self.depths.items() if deep >= depth)
-
-    def depth_with_room(self, count_max: int) -> int:
-        """The least depth of which one more coroutine may begin, though those above it wait, for it perhaps.
-
-        >>> executor = Executor(1, asynchronous=True)
-        >>> executor.depths = {0: 2, 1: 1, 4: 1}
-        >>> [executor.depth_with_room(count_max) for count_max in (5, 4, 3, 2, 1)]
-        [0, 1, 1, 2, 5]
-        """
-        count = 0
-        for depth in sorted(self.depths, reverse=True):
-            count += self.depths[depth]
-            if count >= count_max:
-                return depth + 1
-        return 0
-
-    def learn(self, function: Function, settings: Settings, is_need: bool = False) -> bytes:
-        """The code to send along: none when the executor surely has it.
-
-        It keeps the functions used last within the bounds of the settings; half of that is what we rely on. What is
-        called once, a need of functions, is worth no bytes afterwards.
-        """
-        if function.identity in self.functions:
-            self.functions.move_to_end(function.identity)
-            return b""
-        code = function.code
-        assert code is not None
-        self.functions[function.identity] = nbytes = 0 if is_need else len(code)
-        self.functions_bytes += nbytes
-        while len(self.functions) > 1 and (
-            len(self.functions) > settings.functions_cached_max // 2
-            or self.functions_bytes > settings.functions_cached_bytes_max // 2
-        ):
-            self.functions_bytes -= self.functions.popitem(last=False)[1]
-        return code
+from distributed.worker.view import ExecutorView
 
 
 class Dispatch:
@@ -167,24 +44,18 @@ class Dispatch:
         store: Store,
         failed: Callable[[Part, str, dict], None],
     ) -> None:
-        self.ncores, self.settings, self.alarms, self.store, self.failed = (
-            member.ncores,
-            settings,
-            alarms,
-            store,
-            failed,
-        )
-        self.out = store.out
+        self.ncores, self.settings, self.alarms = member.ncores, settings, alarms
+        self.store, self.out, self.failed = store, store.out, failed
         self.queue: FairQueue[Part] = FairQueue(settings.client_share_horizon_s, member.ncores)
         self.coroutines: FairQueue[Part] = FairQueue(settings.client_share_horizon_s, 1)
         self.seats = Seats(self)
-        self.demands = Demands(member.resources, self.queue.used_s)
+        self.supplies = Supplies(member.resources, self.queue.used_s)
         self.gangs = Gangs(self)
-        self.executors: dict[int, Executor] = {}
+        self.executors: dict[int, ExecutorView] = {}
+        self.stopping = Stopping(self.executors, settings, alarms, self.out)
         self.bad_starts = 0  # in a row
         self.pauses = self.plain_pauses = 0  # replacements that wait for their time; those of plain executors
         self.started = 0
-        self.stop_reason = ""  # why all were stopped
         self.moved_s = 0.0  # when one of these began or ended to wait, or something ended beside them
         self.waiting = 0  # executors whose tasks wait for others
         self._has_surplus = False  # an alarm is set
@@ -199,13 +70,13 @@ class Dispatch:
     # ------------------------------------------------------------------------------------------ start and replace
 
     def spawn(self, asynchronous: bool = False) -> None:
-        executor = Executor(next(self._numbers), asynchronous)
+        executor = ExecutorView(next(self._numbers), asynchronous)
         if not asynchronous:
             executor.seat = self.seats.vacant()
         self.executors[executor.number] = executor
         self.out.append(Spawn(executor.number, asynchronous))
 
-    def _working(self) -> list[Executor]:
+    def _working(self) -> list[ExecutorView]:
         """The plain executors whose tasks do not wait for others: as many as cores, or more for a while."""
         return [e for e in self.executors.values() if not (e.asynchronous or e.waits_for_others or e.surplus)]
 
@@ -228,7 +99,7 @@ class Dispatch:
         for executor in working:
             if surplus and executor.ready and not executor.given and not executor.killing:
                 executor.surplus = True
-                self._kill(executor)
+                self.stopping.kill(executor)
                 surplus -= 1
         if surplus:
             self.plan_to_end_surplus(now)
@@ -271,10 +142,10 @@ class Dispatch:
             self.retire_if_idle(executor)
         return list(self.executors)
 
-    def retire_if_idle(self, executor: Executor) -> None:
+    def retire_if_idle(self, executor: ExecutorView) -> None:
         """The last task of an executor that is to be replaced has ended."""
         if executor.retiring and executor.ready and not executor.given and not executor.killing:
-            self._kill(executor)
+            self.stopping.kill(executor)
 
     def _respawn(self, asynchronous: bool, now: float) -> None:
         """The pause after a bad start is over. The asynchronous executor comes back only if it is wanted."""
@@ -288,7 +159,7 @@ class Dispatch:
         if len(self._working()) + self.plain_pauses < self.ncores:
             self.spawn()
 
-    def _bury(self, executor: Executor, event: ExecutorEnded) -> None:
+    def _bury(self, executor: ExecutorView, event: ExecutorEnded) -> None:
         detail = {
             "signal": event.signal,
             "exit_code": event.exit_code,
@@ -298,8 +169,8 @@ class Dispatch:
             "cause": event.cause,
             "task_memory_limit": event.task_memory_limit,
         }
-        if executor.killing and self.stop_reason:
-            detail["reason"] = self.stop_reason
+        if executor.killing and self.stopping.reason:
+            detail["reason"] = self.stopping.reason
         again: list[Part] = []
         running, _ = executor.find(event.serial)
         if running is not None:
@@ -325,9 +196,9 @@ class Dispatch:
                 part.requeues += 1
             self.requeue(part)
 
-    def _why_beside(self, executor: Executor, event: ExecutorEnded) -> dict[str, str]:
+    def _why_beside(self, executor: ExecutorView, event: ExecutorEnded) -> dict[str, str]:
         """Why tasks are lost that may run once only, and ended with their executor through no fault of their own."""
-        if self.stop_reason:
+        if self.stopping.reason:
             return {}  # it is in the detail of all
         if executor.killing:
             grace = f"{self.settings.coroutine_yield_s:g} s"
@@ -342,7 +213,7 @@ class Dispatch:
                 self.store.put_down(entry)
         self.enqueue(part, first=True)
 
-    def _take_back(self, executor: Executor) -> list[Part]:
+    def _take_back(self, executor: ExecutorView) -> list[Part]:
         """Given tasks that end without an outcome; their clients are not charged."""
         parts, executor.given, executor.count, executor.depths = executor.given, [], 0, {}
         for part in parts:
@@ -359,7 +230,7 @@ class Dispatch:
         """Queue tasks that are ready to run."""
         order = part.order
         if order.resources and not part.has_resources:
-            self.demands.put(part)
+            self.supplies.put(part)
             return
         if order.seat >= 0:
             self.seats.put(part)
@@ -370,18 +241,18 @@ class Dispatch:
     def dropped(self, part: Part, count: int) -> None:
         """So many tasks of a part that is queued are no longer wanted."""
         if part.order.resources and not part.has_resources:
-            self.demands.is_due = True  # others may have waited behind these
+            self.supplies.is_due = True  # others may have waited behind these
         elif part.order.seat < 0:
             self.queue_of(part).dropped(part.order.account, count)
 
     def admit(self) -> None:
         """Queue the tasks that can have what they need."""
-        for part in self.demands.take():
+        for part in self.supplies.take():
             self.enqueue(part)
 
     def take_last(self, client: str, count: int) -> list[Part]:
         """Take tasks away that would run last: those that wait for resources before those that wait for executors."""
-        taken = self.demands.take_last(client, count)
+        taken = self.supplies.take_last(client, count)
         count -= sum(map(len, taken))
         return taken + self.queue.take_last(account_of(client), count, lambda part: part.order.client == client)
 
@@ -404,7 +275,7 @@ class Dispatch:
         if self.coroutines.live:
             self._fill_asynchronous(now)
 
-    def _within_cores(self, free: list[Executor], now: float) -> list[Executor]:
+    def _within_cores(self, free: list[ExecutorView], now: float) -> list[ExecutorView]:
         """Those of them that may be given something, while tasks wait for tasks: no more run than there are cores.
 
         Executors are started for those whose tasks wait. What such a task waits for is deeper, and on its way from its
@@ -460,7 +331,7 @@ class Dispatch:
                 executor.keeps_slot = False
                 return
 
-    def _has_room(self, executor: Executor) -> bool:
+    def _has_room(self, executor: ExecutorView) -> bool:
         if executor.waits_for_others or executor.seat in self.seats.waiting:
             return False
         if not executor.ready or executor.killing or executor.retiring or executor.alone or executor.asynchronous:
@@ -468,7 +339,7 @@ class Dispatch:
         # not at every outcome: single tasks sent after single outcomes would keep batches small for ever
         return executor.count < 2 or executor.under_way_s <= self.settings.batch_s / 2
 
-    def _give_next(self, executor: Executor, share: int, now: float) -> bool:
+    def _give_next(self, executor: ExecutorView, share: int, now: float) -> bool:
         """Give one batch of the client whose turn it is; False when its next task does not fit beside what is there."""
         depth_min = int(self.gangs.hold)  # then only tasks of tasks, which something that runs may wait for
         client = self.queue.turn(depth_min)
@@ -498,7 +369,7 @@ class Dispatch:
         executor.under_way_s += predicted_s * self.give(executor, function, taken, now)
         return True
 
-    def give_alone(self, executor: Executor, part: Part, now: float) -> None:
+    def give_alone(self, executor: ExecutorView, part: Part, now: float) -> None:
         """Give an idle executor a task that did not stand in the queue."""
         part.queued = False
         executor.alone = True
@@ -523,7 +394,7 @@ class Dispatch:
                 part.given_s = now
             self.give(executor, parts[0].function, parts, now)
 
-    def give(self, executor: Executor, function: Function, parts: list[Part], now: float) -> int:
+    def give(self, executor: ExecutorView, function: Function, parts: list[Part], now: float) -> int:
         """Give these to an executor, as one batch; returns how many tasks they are."""
         first, number = self._serials, executor.number
         keys: list[str] = []
@@ -537,7 +408,7 @@ class Dispatch:
             elif part.inputs:
                 inputs[count] = _inputs_of(part)
             if part.order.timeout_s:
-                self.look(executor, now + part.order.timeout_s)
+                self.stopping.look(executor, now + part.order.timeout_s)
             keys += part.keys
             args += part.args
         self._serials += len(keys)
@@ -554,95 +425,6 @@ class Dispatch:
         run = Run(function.identity, code, parts[0].order.name, first, keys, args, inputs, needs, attempts)
         self.out.append(Give(number, run))
         return len(keys)
-
-    # -------------------------------------------------------------------------------- cancel and time out
-
-    def look(self, executor: Executor, time_s: float) -> None:
-        """See what this executor runs, at this time."""
-        if time_s < executor.look_at_s:
-            executor.look_at_s = time_s
-            self.alarms.set(time_s, partial(self._look_again, executor.number))
-
-    def _look_again(self, number: int, now: float) -> None:
-        executor = self.executors.get(number)
-        if executor is None or now < executor.look_at_s:
-            return
-        executor.look_at_s = math.inf
-        if executor.asynchronous:
-            self._look_asynchronous(executor, now)
-        elif executor.given and not executor.killing:
-            self.out.append(AskRunning(number))
-
-    def cancel(self, parts: list[Part], now: float) -> None:
-        """Given tasks are no longer wanted: their outcomes will not count, and those that run are ended."""
-        of_executors: dict[int, list[Part]] = {}
-        for part in parts:
-            part.verdict = "cancelled"
-            of_executors.setdefault(part.executor, []).append(part)
-        for number, some in of_executors.items():
-            executor = self.executors[number]
-            if executor.asynchronous:
-                self._cancel_running(executor, some, now)
-            elif not executor.killing:
-                self.out.append(AskRunning(number))
-
-    def on_running(self, event: Running, now: float) -> None:
-        """What runs is known: kill it if it was cancelled or is over its time; else decide when to look again."""
-        executor = self.executors.get(event.executor)
-        if executor is None or executor.killing:
-            return
-        part, _ = executor.find(event.serial)
-        if part is not None:
-            timeout_s = part.order.timeout_s
-            if part.together and not part.order.begun:  # its time begins with that of the others
-                event.started_s = now
-            if not part.verdict and timeout_s and now >= event.started_s + timeout_s:
-                part = executor.single_out(event.serial)
-                part.verdict = "timeout"
-            if part.verdict:
-                self._kill(executor)
-                return
-        for other in executor.given:
-            if other.verdict:
-                self.look(executor, now + self.settings.look_interval_s)
-            elif other.order.timeout_s:
-                since_s = event.started_s if other is part else now
-                self.look(executor, max(since_s + other.order.timeout_s, now + 0.001))
-
-    def _look_asynchronous(self, executor: Executor, now: float) -> None:
-        late: list[Part] = []
-        for part in executor.given:
-            if part.verdict or not part.order.timeout_s:
-                continue
-            if now >= part.given_s + part.order.timeout_s:
-                part.verdict = "timeout"
-                late.append(part)
-            else:
-                self.look(executor, part.given_s + part.order.timeout_s)
-        if late:
-            self._cancel_running(executor, late, now)
-
-    def _cancel_running(self, executor: Executor, parts: list[Part], now: float) -> None:
-        serials = [serial for part in parts for serial in range(part.serial, part.serial + len(part))]
-        self.out.append(Give(executor.number, CancelRunning(serials)))
-        self.alarms.set(now + self.settings.coroutine_yield_s, partial(self._insist, executor.number, serials))
-
-    def _insist(self, number: int, serials: list[int], now: float) -> None:
-        """Coroutines that were cancelled should have ended by now."""
-        executor = self.executors.get(number)
-        if executor is not None and not executor.killing and any(executor.find(n)[0] for n in serials):
-            self._kill(executor)
-
-    def stop_all(self, reason: str) -> None:
-        """Whatever runs is stopped. It did nothing wrong: it is queued again, but for what must not run twice."""
-        self.stop_reason = reason
-        for executor in self.executors.values():
-            if executor.given and not executor.killing:
-                self._kill(executor)
-
-    def _kill(self, executor: Executor) -> None:
-        executor.killing = True
-        self.out.append(Kill(executor.number))
 
     # ------------------------------------------------------------------------------------------------ invariants
 

@@ -14,13 +14,14 @@ from typing import Any
 
 from distributed.key import owner_of
 from distributed.wire.messages import NO_INPUT, NO_ROOM, Failed, Finished, Member, Outcomes, Recalled
-from distributed.worker.dispatch import Dispatch, Executor
+from distributed.worker.dispatch import Dispatch
 from distributed.worker.events import Log, Remove, Send
 from distributed.worker.fetches import Fetches
 from distributed.worker.letters import Letters
 from distributed.worker.rooms import Rooms
 from distributed.worker.store import Entry
 from distributed.worker.tasks import Order, Part, check_outcomes, find, stretches
+from distributed.worker.view import ExecutorView
 
 
 class Endings:
@@ -64,7 +65,7 @@ class Endings:
                     self._rooms.abandon(message.paths.get(start, ""))
                     start += 1
                     continue
-                self._dispatch.demands.release(part)
+                self._dispatch.supplies.release(part)
                 count, client = len(part.keys), part.order.client
                 spent_s = sum(message.durations_us[start : start + count]) / 1e6
                 part.function.learn(count, spent_s)
@@ -172,7 +173,7 @@ class Endings:
         """Tasks end without a result. No kind: they were dropped, nobody waits for them."""
         if part.verdict != "cancelled":
             self._strike(part)
-        self._dispatch.demands.release(part)
+        self._dispatch.supplies.release(part)
         held = self._let_inputs_go(part, tell=bool(kind))
         if kind:
             detail = {**detail, "worker": self._member.address, "memory_limit": self._member.memory_limit}
@@ -211,7 +212,7 @@ class Endings:
                 part.remove(positions)
                 if part.queued:
                     self._dispatch.dropped(part, len(positions))
-                    self._dispatch.demands.dropped(part, len(positions))
+                    self._dispatch.supplies.dropped(part, len(positions))
         self.drop_all(parts, now)
 
     def drop_all(self, parts: list[Part], now: float) -> None:
@@ -223,9 +224,9 @@ class Endings:
                 given.append(part)
                 continue
             self._take_out_of_line(part)
-            self._dispatch.demands.release(part)
+            self._dispatch.supplies.release(part)
             self._let_inputs_go(part, tell=False)
-        self._dispatch.cancel(given, now)
+        self._dispatch.stopping.cancel(given, now)
 
     def _take_out_of_line(self, part: Part) -> None:
         """Tasks that no executor has will not be given to one, whatever they still wait for."""
@@ -241,7 +242,7 @@ class Endings:
         recalled = Recalled([], [])
         for part in self._dispatch.take_last(client, count):
             self._strike(part)
-            self._dispatch.demands.release(part)
+            self._dispatch.supplies.release(part)
             self._let_inputs_go(part, tell=False)
             recalled.keys += reversed(part.keys)
             recalled.attempts += reversed(part.attempts)
@@ -259,7 +260,7 @@ class Endings:
             self._letters.close(part.keys)
 
 
-def _leave_out_waiting(executor: Executor, message: Outcomes) -> None:
+def _leave_out_waiting(executor: ExecutorView, message: Outcomes) -> None:
     """The task that waited for others is done: the time for which it waited says nothing of its function."""
     waited_us, executor.waited_s = int(executor.waited_s * 1e6), 0.0
     if message.serials:

@@ -15,8 +15,9 @@ from distributed.wire.messages import Gathered
 from distributed.worker.events import Send
 
 if TYPE_CHECKING:
-    from distributed.worker.dispatch import Dispatch, Executor
+    from distributed.worker.dispatch import Dispatch
     from distributed.worker.tasks import Order, Part
+    from distributed.worker.view import ExecutorView
 
 
 class Gangs:
@@ -27,7 +28,7 @@ class Gangs:
         self.orders: dict[Order, None] = {}
         self.hold = False  # idle executors are kept: only tasks that something may wait for are given
 
-    def stand_first(self, free: list[Executor], now: float) -> bool:
+    def stand_first(self, free: list[ExecutorView], now: float) -> bool:
         """Whether members of a group were next, and were given. If they are next and cannot be, `hold` is set."""
         queue = self._dispatch.queue
         client = queue.turn()
@@ -46,7 +47,7 @@ class Gangs:
         self._give(order, queued, idle, now)
         return True
 
-    def _give(self, order: Order, parts: list[Part], idle: list[Executor], now: float) -> None:
+    def _give(self, order: Order, parts: list[Part], idle: list[ExecutorView], now: float) -> None:
         gathered = Gathered([], [])
         for part in parts:
             gathered.keys += part.keys
@@ -60,7 +61,7 @@ class Gangs:
             self._give_one(next(free), part, now)
         self._dispatch.out.append(Send(order.client, gathered))
 
-    def _give_one(self, executor: Executor, part: Part, now: float) -> None:
+    def _give_one(self, executor: ExecutorView, part: Part, now: float) -> None:
         executor.alone = True
         self._dispatch.give(executor, part.function, [part], now)
 

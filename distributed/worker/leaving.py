@@ -96,7 +96,7 @@ class Departure:
         """It took too long: what runs is stopped, and goes back as well."""
         if not self.is_over:
             self.is_over = True
-            self.state.dispatch.stop_all("the worker left, and did not wait for it any longer")
+            self.state.dispatch.stopping.stop_all("the worker left, and did not wait for it any longer")
             self.state.alarms.set(now + self.settings.drain_kill_s, self.end_time)
             self.absorb(now)
         elif not self.is_gone:

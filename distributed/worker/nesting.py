@@ -13,9 +13,10 @@ from collections.abc import Callable
 from distributed.errors import ProtocolError
 from distributed.wire.codec import encode_header
 from distributed.wire.messages import Blocked, FromTask, TaskSays, TellTask, TooDeep, ToTask
-from distributed.worker.dispatch import Dispatch, Executor
+from distributed.worker.dispatch import Dispatch
 from distributed.worker.events import FromClient, FromExecutor, Give, Send
 from distributed.worker.tasks import Part, stretches
+from distributed.worker.view import ExecutorView
 
 BAD_STARTS_MAX = 3  # in a row: then nobody counts on the next one
 
@@ -81,7 +82,7 @@ class Nesting:
         refusal = encode_header(TooDeep(len(waiting), reason))
         self.out.append(Give(last.number, ToTask(last.given[0].serial, refusal)))
 
-    def _begin(self, executor: Executor, message: Blocked, now: float) -> None:
+    def _begin(self, executor: ExecutorView, message: Blocked, now: float) -> None:
         limit = self.settings.blocked_executors_max
         if self.dispatch.waiting >= limit and self.dispatch.waiting_for_good() >= limit:
             self.out.append(Give(executor.number, ToTask(message.serial, encode_header(TooDeep(limit)))))
@@ -92,7 +93,7 @@ class Nesting:
             self.dispatch.alarms.set(now + self.settings.kept_slot_s)
         self.dispatch.waiting += 1
 
-    def _take_back(self, executor: Executor, serials: list[int]) -> None:
+    def _take_back(self, executor: ExecutorView, serials: list[int]) -> None:
         """Tasks that an executor had and did not begin are queued again."""
         parts: list[Part] = []
         for start, stop in stretches(serials, set()):

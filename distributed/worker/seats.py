@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from distributed.worker.tasks import Part
 
 if TYPE_CHECKING:
-    from distributed.worker.dispatch import Dispatch, Executor
+    from distributed.worker.dispatch import Dispatch
+    from distributed.worker.view import ExecutorView
 
 
 class Seats:
@@ -29,7 +30,7 @@ class Seats:
         taken = {executor.seat for executor in self._dispatch.executors.values()}
         return next(seat for seat in itertools.count() if seat not in taken)
 
-    def vacated(self, left: Executor) -> None:
+    def vacated(self, left: ExecutorView) -> None:
         """An executor is gone: if it had one of the seats that matter, the last of those beyond them moves up."""
         if 0 <= left.seat < self._dispatch.ncores:
             last = max(self._dispatch.executors.values(), key=lambda executor: executor.seat, default=left)
@@ -62,6 +63,6 @@ class Seats:
             assert seats >= set(range(self._dispatch.ncores)), "a vacant seat"
 
 
-def _is_free(executor: Executor) -> bool:
+def _is_free(executor: ExecutorView) -> bool:
     is_there = executor.ready and not (executor.killing or executor.retiring)
     return is_there and not executor.given

@@ -27,7 +27,7 @@ from distributed.wire import messages
 from distributed.wire.messages import Member
 from distributed.worker import describe, events
 from distributed.worker.adoptions import Adoptions
-from distributed.worker.dispatch import Dispatch, Executor
+from distributed.worker.dispatch import Dispatch
 from distributed.worker.endings import Endings
 from distributed.worker.events import WakeAt
 from distributed.worker.fetches import Fetches
@@ -40,6 +40,7 @@ from distributed.worker.reports import Reports
 from distributed.worker.rooms import Rooms
 from distributed.worker.store import Entry, Store
 from distributed.worker.tasks import Order, check_delete, check_told, find
+from distributed.worker.view import ExecutorView
 
 WRAPPED = {events.FromClient, events.FromCenter, events.FromExecutor}
 
@@ -151,7 +152,7 @@ class WorkerState:
             self.departure.absorb(now)
         if store.moves.used:
             self._ring_once("return", self.settings.return_pause_s, store.moves.bring_back)
-        if dispatch.demands.is_due:
+        if dispatch.supplies.is_due:
             dispatch.admit()
         if dispatch.seats.waiting:
             dispatch.seats.fill(now)
@@ -190,7 +191,7 @@ class WorkerState:
             return False
         return len(busy) > 1 or bool(dispatch.queue.live or dispatch.coroutines.live or self.fetches.pending)
 
-    def _is_blocked(self, executor: Executor) -> bool:
+    def _is_blocked(self, executor: ExecutorView) -> bool:
         """Whether all that an executor was given waits for room, or for tasks; a plain one does one thing at a time."""
         if executor.waits_for_others:
             return True
@@ -229,7 +230,7 @@ class WorkerState:
     def _on_running(self, event: events.Running) -> None:
         if ("executor", event.executor) in self.rooms.blocked:  # to wait for room is not to run: no time is up yet
             event.started_s = self._now
-        self.dispatch.on_running(event, self._now)
+        self.dispatch.stopping.on_running(event, self._now)
 
     def _on_executor_ended(self, event: events.ExecutorEnded) -> None:
         self.rooms.requester_gone(("executor", event.executor))

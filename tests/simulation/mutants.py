@@ -178,8 +178,8 @@ MUTANTS = (
     Mutant(
         "a worker keeps what it gave back",
         "distributed/worker/endings.py",
-        "self._strike(part)\n            self._dispatch.demands.release(part)",
-        "self._dispatch.demands.release(part)",
+        "self._strike(part)\n            self._dispatch.supplies.release(part)",
+        "self._dispatch.supplies.release(part)",
     ),
     Mutant(
         "removed keys are not reported",
@@ -346,16 +346,16 @@ MUTANTS = (
     # ---------------------------------------- executors, coroutines, cancels
     Mutant(
         "a coroutine that does not listen is never killed",
-        "distributed/worker/dispatch.py",
-        "and any(executor.find(n)[0] for n in serials):\n            self._kill(executor)",
+        "distributed/worker/stopping.py",
+        "and any(executor.find(n)[0] for n in serials):\n            self.kill(executor)",
         "and any(executor.find(n)[0] for n in serials):\n            pass",
         seed=6,
     ),
     Mutant(
         "a cancelled task runs on",
-        "distributed/worker/dispatch.py",
-        "if part.verdict:\n                self._kill(executor)",
-        "if False:\n                self._kill(executor)",
+        "distributed/worker/stopping.py",
+        "if part.verdict:\n                self.kill(executor)",
+        "if False:\n                self.kill(executor)",
     ),
     Mutant(
         "a task that must run once goes to another executor when the first one dies",

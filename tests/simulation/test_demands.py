@@ -47,5 +47,5 @@ def test_whatever_goes_wrong_all_is_right_in_the_end_and_nothing_is_in_use(first
         story = Demanding(seed)
         assert tell(story) == "", f"seed {seed}"
         for worker in story.workers.values():
-            is_in_use = worker.is_alive and any(worker.state.dispatch.demands.used.values())
+            is_in_use = worker.is_alive and any(worker.state.dispatch.supplies.used.values())
             assert not is_in_use, f"seed {seed}: {worker.name}"

@@ -77,7 +77,7 @@ def test_resources_are_recalled_from_the_right_one():
     assert bench.client(Recall(1), FIRST) == [Send(FIRST, Recalled([key("c", FIRST)], [1]))]
     (back,) = bench.client(Recall(9), SECOND)
     assert sorted(back.message.keys) == [key("d", SECOND), key("e", SECOND)]
-    assert bench.state.dispatch.demands.live == 1
+    assert bench.state.dispatch.supplies.live == 1
 
 
 def test_what_a_program_used_is_remembered_until_its_last_pool_is_gone(bench):

@@ -197,4 +197,4 @@ def test_whatever_happens_the_invariants_hold_and_nothing_is_left_in_the_end(see
         story.fetch()
         story.run(part=0.0)
     assert (state.store.entries, state.store.memory_bytes, state.dispatch.queue.clients) == ({}, 0, {})
-    assert (state.dispatch.demands.used, state.dispatch.demands.live) == ({"gpu": 0, "license": 0}, 0)
+    assert (state.dispatch.supplies.used, state.dispatch.supplies.live) == ({"gpu": 0, "license": 0}, 0)

@@ -17,7 +17,7 @@ from distributed.key import account_of
 from distributed.worker.tasks import Part
 
 
-class Demands:
+class Supplies:
     """What is in use, and who waits."""
 
     def __init__(self, all_of_it: Mapping[str, int], used_s: Callable[[str], float]) -> None:

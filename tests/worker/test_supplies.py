@@ -43,7 +43,7 @@ def end(bench, name, client=ALICE):
 
 
 def used(bench):
-    return bench.state.dispatch.demands.used
+    return bench.state.dispatch.supplies.used
 
 
 def test_no_more_than_there_is_are_in_use_and_others_pass(bench):
@@ -120,7 +120,7 @@ def test_one_that_is_cancelled_while_it_waits_is_in_nobodys_way(bench):
 def test_of_many_that_wait_some_are_cancelled(bench):
     bench.client(compute("abcdef", resources=GPU))
     bench.client(Cancel([key("d"), key("f")], [1, 1]))
-    assert bench.state.dispatch.demands.live == 2
+    assert bench.state.dispatch.supplies.live == 2
     assert given(end(bench, "a")) == ["c"]
     assert given(end(bench, "b")) == ["e"]
 
