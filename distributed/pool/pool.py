@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import itertools
 import os
 import sys
 import time
-import warnings
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from distributed import arguments
@@ -20,10 +18,10 @@ from distributed.errors import DistributedError, NameUnknown, PoolClosed
 from distributed.pool.calls import Calls
 from distributed.pool.core import CORES, Core
 from distributed.pool.events import RestartAsked, Shown
+from distributed.pool.hints import ELSEWHERE, NUMBER_FIRST, OF_IMAP, OPTIONS_FIRST, require_plain, watched
 from distributed.pool.lending import keys_within
 from distributed.pool.needs import Needs
 from distributed.pool.remote import RemoteData, handle_of
-from distributed.pool.sources import is_asynchronous, require_called
 from distributed.pool.tasks import Options, Task
 from distributed.quantities import count
 from distributed.resources import amounts
@@ -40,23 +38,6 @@ if TYPE_CHECKING:
 
 ENDING_S = 1.5  # of the time to close is kept for the end itself, and of that
 GOODBYE_S = 0.5  # so much for the center's answer
-NUMBER_FIRST = dict.fromkeys(
-    ("processes", "n_workers", "max_workers", "n_jobs", "workers", "ncores"), "write Pool(4) for four executors"
-)
-OPTIONS_FIRST = {
-    name: f"options come first, pool.options({name}=...), and then the call"
-    for name in ("timeout", "priority", "retries", "attempts", "recompute", "workers", "key", "resources")
-}
-OF_IMAP = dict.fromkeys(("chunksize", "ordered", "qsize"), "each item is a task of its own here; imap() has that")
-ELSEWHERE = {  # what users of other systems write
-    "join": "close() waits for what is under way",
-    "map_async": "map() returns at once, and its handles take callbacks",
-    "starmap_async": "starmap() returns at once, and its handles take callbacks",
-    "persist": "results stay with the workers as long as there are handles of them",
-    "compute": "submit() and map() give handles; gather() takes their values",
-    "shutdown": "close() ends the pool; the standard interface is `Executor`",
-}
-READ_MANY = 2_000_000  # items that `map` has taken out of something that does not know its length
 NAMES_COMPARED = 1000  # with one that does not exist
 KEYS_ASKED = 10_000  # in one message: a million at once would be more than a message may have
 
@@ -166,10 +147,10 @@ class Pool:
         if not iterables:
             raise TypeError("map() needs at least one iterable")
         arguments.function(function)  # before the iterables: whoever exchanged the two is told of the first
-        _require_plain("map", iterables)
+        require_plain("map", iterables)
         at_hand = all(type(iterable) in (list, tuple, range) for iterable in iterables)
         calls = zip(*iterables, strict=False)
-        return self._calls.many(function, calls if at_hand else _watched(calls, iterables), self._options, at_hand)
+        return self._calls.many(function, calls if at_hand else watched(calls, iterables), self._options, at_hand)
 
     @arguments.nearest_names(OPTIONS_FIRST | OF_IMAP)
     def starmap(self, function: Callable[..., Any], iterable: Iterable[Iterable[Any]]) -> list[RemoteData]:
@@ -178,8 +159,8 @@ class Pool:
         >>> [handle.get() for handle in pool.starmap(pow, [(2, 5), (3, 2)])]
         [32, 9]
         """
-        _require_plain("starmap", (iterable,))
-        return self._calls.many(function, _watched(map(_arguments_of_call, iterable), [iterable]), self._options)
+        require_plain("starmap", (iterable,))
+        return self._calls.many(function, watched(map(_arguments_of_call, iterable), [iterable]), self._options)
 
     @arguments.nearest_names(OPTIONS_FIRST)
     def imap(
@@ -687,27 +668,6 @@ def _map_handles(nested: Any, change: Callable[[RemoteData], Any]) -> Any:
     if isinstance(nested, tuple) and hasattr(nested, "_make"):
         return nested._make(_map_handles(item, change) for item in nested)
     return nested
-
-
-def _require_plain(method: str, iterables: Iterable[Any]) -> None:
-    for iterable in iterables:
-        if is_asynchronous(iterable):
-            kind = type(iterable).__name__
-            raise TypeError(f"{method}() cannot wait for an {kind}: imap() takes asynchronous input, with `async for`")
-        require_called(iterable)
-        arguments.iterable("each of iterables", iterable)
-
-
-def _watched(calls: Iterator[Any], iterables: Iterable[Any]) -> Iterator[Any]:
-    """The same calls; tells whoever has input without end why the memory becomes less."""
-    if not any(hasattr(type(iterable), "__len__") for iterable in iterables):  # the shortest ends it
-        yield from itertools.islice(calls, READ_MANY)
-        for call in calls:
-            told = f"map() has taken {READ_MANY:,} items and goes on; imap() is for input that is long or has no end"
-            warnings.warn(told, stacklevel=5)
-            yield call
-            break
-    yield from calls
 
 
 def _arguments_of_call(item: Any) -> tuple[Any, ...]:

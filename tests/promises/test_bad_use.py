@@ -211,7 +211,7 @@ def test_what_belongs_elsewhere_is_shown_where(pool, use, kind, says):
 
 @pytest.mark.parametrize("method", ["map", "starmap"])
 def test_a_map_over_input_without_end_tells_of_imap(pool, monkeypatch, method):
-    monkeypatch.setattr("distributed.pool.pool.READ_MANY", 10)
+    monkeypatch.setattr("distributed.pool.hints.READ_MANY", 10)
     rows = ((number,) if method == "starmap" else number for number in range(12))
     with pytest.warns(UserWarning, match=r"map\(\) has taken 10 items and goes on; imap\(\) is for input that") as told:
         handles = getattr(pool, method)(abs, rows)
@@ -220,7 +220,7 @@ def test_a_map_over_input_without_end_tells_of_imap(pool, monkeypatch, method):
 
 
 def test_a_map_that_ends_tells_nothing(pool, monkeypatch, recwarn):
-    monkeypatch.setattr("distributed.pool.pool.READ_MANY", 10)
+    monkeypatch.setattr("distributed.pool.hints.READ_MANY", 10)
     pool.gather(pool.map(pow, itertools.count(), [1] * 100))
     pool.gather(pool.map(abs, iter(range(10))))
     assert list(recwarn) == []
