@@ -115,9 +115,9 @@ class PoolState:
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             Submitted: self._on_submitted,
             Received: self._on_received,
-            Dropped: self._on_dropped,
+            Dropped: lambda event, now: self.lifetimes.let_go(event.tasks),
             Claimed: self._on_claimed,
-            Storing: self._on_storing,
+            Storing: lambda event, now: self.lifetimes.storing.update(task.key for task in event.tasks),
             Stored: self._on_stored,
             Exported: lambda event, now: self.custody.export(event.task, now),
             Shown: lambda event, now: self.custody.show([event.task], now),
@@ -127,7 +127,7 @@ class PoolState:
             Wanted: self._on_wanted,
             CancelAsked: self._on_cancel_asked,
             CenterReached: lambda event, now: self.custody.announce(),
-            CenterSaid: self._on_center_said,
+            CenterSaid: lambda event, now: self._handlers[type(event.message)](event, now),
             Connected: self._on_connected,
             Disconnected: self._on_disconnected,
             RestartAsked: self._on_restart_asked,
@@ -137,15 +137,15 @@ class PoolState:
             Recalled: self._on_recalled,
             Evicted: self._on_evicted,
             NeedFunction: self._on_need_function,
-            Output: self._on_output,
+            Output: lambda event, now: self._out.append(Show(event.message)),
             Leaving: self._on_leaving,
             Offer: self._on_offer,
             Adopted: self._on_adopted,
-            Restarted: self._on_restarted,
+            Restarted: lambda event, now: self.restarts.done(event.address, event.message.number),
             Gathered: self.groups.on_gathered,
             TaskSays: self.inner.on_task_says,
             Members: self._on_members,
-            WorkerJoined: self._on_worker_joined,
+            WorkerJoined: lambda event, now: self._meet(event.message.member, now),
             WorkerLeft: self._on_worker_left,
         }
 
@@ -303,7 +303,7 @@ class PoolState:
             if waiting.status != WAITING:
                 continue  # it failed with one of its inputs, just now
             if failed is not None:
-                self._fail_from(waiting, failed)
+                self._settle_failed(waiting, _inherited(waiting, failed))
             elif not waiting.missing:
                 self._place(waiting, now)
 
@@ -337,12 +337,6 @@ class PoolState:
     def _on_claimed(self, event: Claimed, now: float) -> None:
         event.task.users += 1
         self._need_again(event.task, now)  # the last handle may have gone while this one was made
-
-    def _on_dropped(self, event: Dropped, now: float) -> None:
-        self.lifetimes.let_go(event.tasks)
-
-    def _on_storing(self, event: Storing, now: float) -> None:
-        self.lifetimes.storing.update(task.key for task in event.tasks)
 
     def _on_stored(self, event: Stored, now: float) -> None:
         task = event.task
@@ -543,9 +537,6 @@ class PoolState:
                 self._out.append(Send(event.address, DefineFunction(wanted, code)))
                 return
 
-    def _on_output(self, event: Received, now: float) -> None:
-        self._out.append(Show(event.message))  # type: ignore[arg-type]
-
     # ----------------------------------------------------------------------------------- workers that leave or renew
 
     def _on_leaving(self, event: Received, now: float) -> None:
@@ -573,13 +564,7 @@ class PoolState:
     def _on_restart_asked(self, event: RestartAsked, now: float) -> None:
         self._out += self.restarts.begin(event)
 
-    def _on_restarted(self, event: Received, now: float) -> None:
-        self.restarts.done(event.address, event.message.number)  # type: ignore[attr-defined]
-
     # ------------------------------------------------------------------------------------------- who is in the cluster
-
-    def _on_center_said(self, event: CenterSaid, now: float) -> None:
-        self._handlers[type(event.message)](event, now)
 
     def _on_members(self, event: CenterSaid, now: float) -> None:
         """The center knows us (again), and tells who is here."""
@@ -589,9 +574,6 @@ class PoolState:
         self.restarts.look()
         for member in members:
             self._meet(member, now)
-
-    def _on_worker_joined(self, event: CenterSaid, now: float) -> None:
-        self._meet(event.message.member, now)  # type: ignore[attr-defined]
 
     def _meet(self, member: Member, now: float) -> None:
         if self.membership.replaces(member):
@@ -757,9 +739,6 @@ class PoolState:
             self.lifetimes.lineage.forget(task)
             if not task.users:
                 self.lifetimes.release(task)
-
-    def _fail_from(self, task: Task, failed: Task) -> None:
-        self._settle_failed(task, _inherited(task, failed))
 
     def _stop(self, task: Task) -> None:
         """Take a task that will not run (any more) out of the books."""
