@@ -1,7 +1,7 @@
-"""The pool's connections and its thread: bytes in, bytes out, and nothing decided here.
+"""The pool's thread: what others asked for, what the clock asks for, what the connections bring; nothing decided here.
 
-One selector carries all connections of a pool. Whoever holds the baton turns it (:mod:`distributed.pool.baton`), and
-only the holder touches the state. Everyone else appends to `inbox` or `holds.dropped` and goes on.
+Whoever holds the baton turns the selector (:mod:`distributed.pool.baton`), and only the holder touches the state.
+Everyone else appends to `inbox` or `holds.dropped` and goes on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import heapq
 import itertools
 import logging
 import os
-import selectors
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +22,8 @@ from distributed.errors import DistributedError, KeyLost, PoolClosed, ProtocolEr
 from distributed.pool import explain
 from distributed.pool.baton import Baton
 from distributed.pool.callbacks import CallbackThread
-from distributed.pool.channel import RECEIVE_BYTES, Channel
+from distributed.pool.channel import Channel
+from distributed.pool.channels import Channels
 from distributed.pool.dialling import Dialled, Dialler
 from distributed.pool.events import (
     CancelAsked,
@@ -114,7 +114,6 @@ class Driver:
         self.state, self.center_address, self.client, self.secret = state, center, client, secret
         self.inbox: collections.deque[Any] = collections.deque()
         self.holds = Holds()
-        self._bytes_sent = self._bytes_received = 0  # over connections that are closed
         self.closed = False
         self.broken: BaseException | None = None
         self.why_closed = "the pool is closed"
@@ -122,16 +121,10 @@ class Driver:
         self.on_worker_lost: Callable[[Member], None] = lambda member: None
         self.on_output: Callable[[Any], None] = lambda output: None
         self._baton = Baton(self._turn_safely, self.wake, lambda: self.closed)
-        self._selector = selectors.DefaultSelector()
-        self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+        self._channels = Channels(self._lose)
         self.dialler = Dialler(center, secret, self.post)
         self.is_selecting = self.is_taking = False
-        self._channels: dict[str, Channel] = {}
-        self._unsent: list[Channel] = []  # have something to send since the last flush
-        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._drops_taken_at = 0.0
-        self._center: Channel | None = None
         self._center_peer, self._center_since = center, 0.0
         self._alarms: list[float] = []
         self._next_watch = time.monotonic() + WATCH_INTERVAL_S
@@ -162,10 +155,7 @@ class Driver:
     def wake(self) -> None:
         """Make the selector return."""
         self.is_selecting = False
-        try:
-            os.write(self._wake_in, b"\0")
-        except (BlockingIOError, OSError):
-            pass  # it is full, so it will return; or closed, so nobody selects
+        self._channels.wake()
 
     def ask(self, message: Message, timeout_s: float | None = None) -> Any:
         """Send a request to the center and wait for the answer, across a restart of the center if need be."""
@@ -223,7 +213,7 @@ class Driver:
     @property
     def about_the_center(self) -> str:
         """What to add to the reason why something waits: that the center is away, if it is."""
-        is_here = self._center is not None or self.closed
+        is_here = self._channels.center is not None or self.closed
         return "" if is_here else f"; and the center {self.center_address} is away, which must be started again"
 
     @property
@@ -234,15 +224,12 @@ class Driver:
     @property
     def bytes_sent(self) -> int:
         """Over all connections to center and workers, so far."""
-        return self._bytes_sent + sum(channel.bytes_sent for channel in self._all_channels())
+        return self._channels.bytes_sent
 
     @property
     def bytes_received(self) -> int:
         """Over all connections to center and workers, so far."""
-        return self._bytes_received + sum(channel.bytes_received for channel in self._all_channels())
-
-    def _all_channels(self) -> list[Channel]:
-        return [channel for channel in (*self._channels.values(), self._center) if channel is not None]
+        return self._channels.bytes_received
 
     def call_later(self, function: Callable[..., object], *args: Any) -> None:
         """Run a user's callback on the thread that is there for them."""
@@ -250,10 +237,10 @@ class Driver:
 
     def close(self, timeout_s: float) -> None:
         """Say goodbye to the center, end the thread, close every socket. Bounded in time."""
-        if self._wake_in < 0:  # done; `closed` it also is, with everything open, when there is no cluster any more
+        if self._channels.is_closed:  # `closed` it also is, with everything open, when there is no cluster any more
             return
         deadline = time.monotonic() + timeout_s
-        if not self.closed and self._center is not None and self._thread.is_alive():
+        if not self.closed and self._channels.center is not None and self._thread.is_alive():
             with contextlib.suppress(Exception):
                 self.ask(UnregisterClient(), timeout_s)
         self.closed = True
@@ -269,19 +256,10 @@ class Driver:
 
     def _close_descriptors(self) -> None:
         self.dialler.close()
-        for channel in self._all_channels():
-            channel.sock.close()
-        self._channels.clear()
-        self._center = None
+        self._channels.close()
         for event in list(self.inbox):
             if type(event) is Dialled and event.sock is not None:  # it came too late to be taken
                 event.sock.close()
-        if self._wake_in >= 0:
-            descriptors = self._wake_in, self._wake_out
-            self._wake_in = self._wake_out = -1
-            self._selector.close()
-            for descriptor in descriptors:
-                os.close(descriptor)
 
     # ------------------------------------------------------------------------------------------- the thread, the baton
 
@@ -304,7 +282,7 @@ class Driver:
             if self._baton.has_sleepers or (is_done is not None and is_done()):
                 timeout_s = 0.0  # that was all that somebody waits for
         self._on_time(now)
-        self._flush()
+        self._channels.flush()
         self.is_selecting = True
         if self.inbox or self.closed or self._baton.is_wanted:
             timeout_s = 0.0
@@ -312,18 +290,11 @@ class Driver:
         if is_done is not None and self.state.unfinished == 1 and timeout_s != 0.0 and CORES > 1:
             ready = self._look(now + SETTINGS.spin_s)
         if not ready:
-            ready = self._selector.select(self._patience(timeout_s, now))
+            ready = self._channels.select(self._patience(timeout_s, now))
         self.is_selecting = False
-        for key, events in ready:
-            channel = key.data
-            if channel is None:
-                self._drain_wake_pipe()
-                continue
-            if events & selectors.EVENT_WRITE:
-                self._write(channel)
-            if events & selectors.EVENT_READ and channel.sock.fileno() >= 0:
-                self._read(channel)
-        self._flush()
+        for channel in self._channels.readable(ready):
+            self._read(channel)
+        self._channels.flush()
         if self._baton.has_sleepers:
             self._baton.tell()
 
@@ -333,7 +304,7 @@ class Driver:
         The caller waits for the only task there is. To be woken, with cold caches, would take longer than many a task:
         a round trip takes a quarter less without it.
         """
-        select = self._selector.select
+        select = self._channels.select
         while time.monotonic() < until:
             ready = select(0)
             if ready:
@@ -348,10 +319,6 @@ class Driver:
             until = min(until, self._later[0][0])
         left_s = max(0.0, until - now)
         return left_s if timeout_s is None else min(left_s, timeout_s)
-
-    def _drain_wake_pipe(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_out, 4096)
 
     # ------------------------------------------------------------------------------------------------ events, outwards
 
@@ -399,7 +366,7 @@ class Driver:
             _, _, member = heapq.heappop(self._later)
             self.dialler.reach_worker(member)
         if now >= self._requests.due:
-            self._requests.give_up(now, self._center is None)
+            self._requests.give_up(now, self._channels.center is None)
         if now >= self._next_watch:
             self._next_watch = now + WATCH_INTERVAL_S
             self._perform(explain.watch(self.state, now))
@@ -409,35 +376,22 @@ class Driver:
             _PERFORMERS[type(instruction)](self, instruction)
 
     def _send(self, instruction: Send) -> None:
-        channel = self._channels.get(instruction.address)
+        channel = self._channels.workers.get(instruction.address)
         if channel is not None:
-            self._push(channel, instruction.message)
+            self._channels.push(channel, instruction.message)
 
     def _tell_center(self, instruction: TellCenter) -> None:
-        if self._center is not None:
-            self._push(self._center, instruction.message)
-
-    def _push(self, channel: Channel, message: Message, request: int = 0) -> None:
-        """Have a message sent with the next flush."""
-        if not channel.outgoing:
-            self._unsent.append(channel)
-        channel.push(message, request)
-
-    def _flush(self) -> None:
-        while self._unsent:  # what cannot be sent is lost with its connection, and its tasks are sent elsewhere
-            unsent, self._unsent = self._unsent, []
-            for channel in unsent:
-                if channel.outgoing and not channel.is_writing:
-                    self._write(channel)
+        if self._channels.center is not None:
+            self._channels.push(self._channels.center, instruction.message)
 
     def _connect(self, instruction: Connect) -> None:
         when = time.monotonic() + instruction.after_s
         heapq.heappush(self._later, (when, next(self._numbers), instruction.member))
 
     def _disconnect(self, instruction: Disconnect) -> None:
-        channel = self._channels.pop(instruction.address, None)
+        channel = self._channels.workers.get(instruction.address)
         if channel is not None:
-            self._forget(channel)
+            self._channels.remove(channel)
 
     def _locate(self, instruction: Locate) -> None:
         task = instruction.task
@@ -489,15 +443,15 @@ class Driver:
             heapq.heappush(self._alarms, instruction.time)
 
     def _send_request(self, asked: Asked) -> None:
-        number = self._requests.add(asked, time.monotonic(), self._center is None)
-        if self._center is not None:
-            self._push(self._center, asked.message, number)
+        number = self._requests.add(asked, time.monotonic(), self._channels.center is None)
+        if self._channels.center is not None:
+            self._channels.push(self._channels.center, asked.message, number)
 
     # ------------------------------------------------------------------------------------------------------- sockets
 
     def _read(self, channel: Channel) -> None:
         try:
-            messages = channel.receive(self._buffer)
+            messages = self._channels.receive(channel)
             if messages is None:
                 self._lose(channel, "it closed the connection")
                 return
@@ -538,41 +492,19 @@ class Driver:
         channel.member, channel.is_attached = member, True
         self._handle(Connected(member, held))
 
-    def _write(self, channel: Channel) -> None:
-        try:
-            channel.send()
-        except OSError as error:
-            self._lose(channel, error.strerror or str(error))
-            return
-        if bool(channel.outgoing) != channel.is_writing:
-            channel.is_writing = bool(channel.outgoing)
-            mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.is_writing else 0)
-            self._selector.modify(channel.sock, mask, channel)
-
     def _name(self, channel: Channel) -> str:
         return f"worker {channel.member.address}" if channel.member else f"center {self.center_address}"
 
-    def _forget(self, channel: Channel) -> None:
-        self._bytes_sent += channel.bytes_sent
-        self._bytes_received += channel.bytes_received
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(channel.sock)
-        channel.sock.close()
-
     def _lose(self, channel: Channel, reason: str) -> None:
+        if not self._channels.remove(channel):
+            return
         if channel.member is None:
-            if self._center is not channel:
-                return
-            self._center = None
-            self._forget(channel)
             self._requests.postpone(time.monotonic())
             if not self.closed:
                 logger.warning("the connection to the center %s broke (%s); trying again", self.center_address, reason)
                 was_short = time.monotonic() - self._center_since < SETTINGS.reconnect_interval_s
                 self.dialler.find_center(SETTINGS.reconnect_interval_s if was_short else 0.0)
-        elif self._channels.get(channel.member.address) is channel:
-            del self._channels[channel.member.address]
-            self._forget(channel)
+        else:
             logger.info("the connection to worker %s broke: %s", channel.member.address, reason)
             self.on_worker_lost(channel.member)
             self._handle(Disconnected(channel.member, reason))
@@ -589,20 +521,18 @@ class Driver:
             event.sock.close()
             return
         channel = Channel(event.sock, event.member)
-        self._selector.register(channel.sock, selectors.EVENT_READ, channel)
+        self._channels.add(channel)
         if event.member is None:
-            self._center = channel
             self._center_peer = event.place
             if self._center_since:
                 logger.warning("connected to the center %s again", self.center_address)
             self._center_since = time.monotonic()
-            self._push(channel, RegisterClient(self.client))
+            self._channels.push(channel, RegisterClient(self.client))
             self._handle(CenterReached())
             for number, asked in self._requests.unanswered(self._center_since):
-                self._push(channel, asked.message, number)
+                self._channels.push(channel, asked.message, number)
         else:
-            self._channels[event.member.address] = channel
-            self._push(channel, Attach(self.client), ATTACH)
+            self._channels.push(channel, Attach(self.client), ATTACH)
             self._compare_versions(event.member)
 
     def _give_up(self, reason: str) -> None:
