@@ -44,7 +44,7 @@ class Executor:
                 del message
                 self.door.leave()
                 self.cell.clear()
-                self.report.flush()
+                self.report.rest()
         self.report.close()
 
     def run(self, batch: Run) -> None:

@@ -2,7 +2,7 @@
 
 Results are columns of one message. A task that runs for long must not hold back those that finished before it, and the
 loop that runs tasks cannot look at a clock meanwhile: a thread does. It exists only in executors that were ever given
-several tasks at once, and sleeps while there is nothing to hold back.
+several tasks at once, and sleeps while there is nothing to hold back: for good when no task is under way.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from distributed.worker.calls import InputLost
 
 Special = tuple[str, int, list[Any], bytes]  # path, bytes, contained handles, packed exception
 Finished = tuple[int, bytes, int, Special | None]  # serial, packed value, duration in microseconds, what is special
-STAY_AWAKE_TICKS = 50
+STAY_AWAKE_TICKS = 50  # without anything to do
+SLEEP_S = 0.1  # while tasks run: the loop may have been held up between its call for us and the end of the first one
 
 
 class NoRoom(Exception):
@@ -55,7 +56,8 @@ class Report:
         self._send = send
         self._thread: threading.Thread | None = None
         self._bell = threading.Event()
-        self._is_asleep = self._is_closed = self._is_wanted = False
+        self._is_asleep = self._is_closed = self._is_under_way = False
+        self._watches = 0  # how often it was asked to watch: never set back, so that no call is overlooked
         self._forks = _forks
 
     def flush(self) -> None:
@@ -83,22 +85,29 @@ class Report:
 
     def watch(self) -> None:
         """Several tasks are about to run: see to it that the first ones do not wait for the last."""
-        self._is_wanted = True
+        self._is_under_way = True
+        self._watches += 1
         if self._thread is None:
             self._thread = threading.Thread(target=self._keep_flushing, name="outcomes", daemon=True)
             self._thread.start()
         elif self._is_asleep:
             self._bell.set()
 
+    def rest(self) -> None:
+        """All that was given is done: send what there is, and be at ease."""
+        self.flush()
+        self._is_under_way = False
+
     def close(self) -> None:
         """No more tasks will come."""
-        self._is_closed = self._is_wanted = True
+        self._is_closed = True
+        self._watches += 1
         self._bell.set()
         if self._thread is not None:
             self._thread.join()
 
     def _keep_flushing(self) -> None:
-        idle_ticks = 0
+        idle_ticks = watches = 0
         seen: Finished | None = None
         while not self._is_closed:
             time.sleep(SETTINGS.flush_interval_s)
@@ -108,13 +117,14 @@ class Report:
                 oldest = None
             if oldest is not None and oldest is seen:
                 self.flush()
-            idle_ticks = 0 if self._is_wanted or oldest is not None else idle_ticks + 1
-            self._is_wanted, seen = False, oldest
+            known, watches = watches, self._watches
+            idle_ticks = 0 if watches != known or oldest is not None else idle_ticks + 1
+            seen = oldest
             if idle_ticks > STAY_AWAKE_TICKS:
                 self._bell.clear()
                 self._is_asleep = True
-                if not self._is_wanted:  # or else `watch` came before it could see that we fall asleep
-                    self._bell.wait()
+                if self._watches == watches:  # or else `watch` came before it could see that we fall asleep
+                    self._bell.wait(SLEEP_S if self._is_under_way else None)
                 self._is_asleep = False
 
 

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import os
 import pickle
+import queue
 import socket
 import sys
 import threading
@@ -450,6 +451,39 @@ def test_outcomes_are_flushed_by_whoever_comes_first_and_sent_once():
     for thread in threads:
         thread.join()
     assert sorted(serial for message in sent for serial in message.serials) == list(range(10_000))
+
+
+class Bell(threading.Event):
+    """Tells when somebody falls asleep beside it, and when for good."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_waited_for, self.is_waited_for_without_end = threading.Event(), threading.Event()
+
+    def wait(self, timeout=None):
+        self.is_waited_for.set()
+        if timeout is None:
+            self.is_waited_for_without_end.set()
+        return super().wait(timeout)
+
+
+def test_an_outcome_is_not_held_back_though_the_loop_was_held_up_before_its_task_ended(monkeypatch):
+    """The thread that flushes has fallen asleep by then, and the loop may be busy with the next task for hours."""
+    monkeypatch.setattr(outcomes, "STAY_AWAKE_TICKS", 0)
+    sent = queue.SimpleQueue()
+    report = Report(sent.put)
+    report._bell = bell = Bell()
+    report.watch()
+    assert bell.is_waited_for.wait(20)
+    report.finished.append((1, b"N.", 0, None))
+    assert sent.get(timeout=20).serials == [1]
+    assert not bell.is_waited_for_without_end.is_set()
+    report.rest()
+    assert bell.is_waited_for_without_end.wait(20), "nothing is under way: it need not look again"
+    report.watch()
+    report.finished.append((2, b"N.", 0, None))
+    assert sent.get(timeout=20).serials == [2]
+    report.close()
 
 
 def test_own_work_per_task_is_small(blocking):
