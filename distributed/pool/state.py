@@ -176,14 +176,10 @@ class PoolState:
         self._out.append(instruction)
 
     def settle_done(self, task: Task, now: float) -> None:
-        """A member of a group has its value; for `groups`, as are the next two."""
+        """A member of a group has its value; for `groups`, as is the next one."""
         self._settle_done(task, now)
         if task.key in self.lending.visible:
             self.custody.show([task], now)
-
-    def settle_failed(self, task: Task, error: Any) -> None:
-        """A member of a group can have no value."""
-        self._settle_failed(task, error)
 
     def wait_again(self, task: Task, now: float, pause_s: float) -> None:
         """A member of a group is to run anew, which its attempt says already."""
@@ -247,7 +243,7 @@ class PoolState:
         for needed in task.inputs:
             needed.heirs += 1
             needed.users += 1
-        self._settle_failed(task, error)
+        self.settle_failed(task, error)
 
     def _adopt_inputs(self, task: Task, now: float) -> None:
         for needed in task.inputs:
@@ -303,7 +299,7 @@ class PoolState:
             if waiting.status != WAITING:
                 continue  # it failed with one of its inputs, just now
             if failed is not None:
-                self._settle_failed(waiting, _inherited(waiting, failed))
+                self.settle_failed(waiting, _inherited(waiting, failed))
             elif not waiting.missing:
                 self._place(waiting, now)
 
@@ -324,7 +320,7 @@ class PoolState:
             self._out.append(Locate(task))
             return False
         if not task.is_repeatable:
-            self._settle_failed(task, KeyLost(task.key))
+            self.settle_failed(task, KeyLost(task.key))
             return False
         self.lifetimes.lineage.remove(task)
         self.lifetimes.scattered.remove(task)
@@ -369,7 +365,7 @@ class PoolState:
             return
         error = event.error or complaint_about(event)
         if error is not None:
-            self._settle_failed(task, error)
+            self.settle_failed(task, error)
             return
         newest = max(attempt for attempt, _ in event.holders.values())
         task.attempt = newest
@@ -407,7 +403,7 @@ class PoolState:
             if task.status in (WAITING, READY, SENT) and (event.error or not task.borrowed):
                 if task.status == SENT:
                     revoked[task.worker].append(task)  # type: ignore[index]
-                self._settle_failed(task, event.error or TaskCancelled(f"{task.key} was cancelled", task.key))
+                self.settle_failed(task, event.error or TaskCancelled(f"{task.key} was cancelled", task.key))
         for address, tasks in revoked.items():
             message = Cancel([task.key for task in tasks], [task.attempt for task in tasks])
             self._out.append(Send(address, message))
@@ -477,7 +473,7 @@ class PoolState:
     def _carry_out(self, verdict: Verdict, task: Task, now: float) -> None:
         """What follows a failed attempt: another one, at once or after a pause, or the end."""
         if verdict.error is not None:
-            self._settle_failed(task, verdict.error)
+            self.settle_failed(task, verdict.error)
         elif verdict.pause_s:
             self.placement.near[task.key] = verdict.near
             self._again_later(task, now + verdict.pause_s)
@@ -714,7 +710,7 @@ class PoolState:
         if not task.users:
             self.lifetimes.release(task)
 
-    def _settle_failed(self, task: Task, error: Any) -> None:
+    def settle_failed(self, task: Task, error: Any) -> None:
         """Publish a failure, and that of everything that waits for this task."""
         failing: list[tuple[Task, Any]] = [(task, error)]
         while failing:
@@ -760,7 +756,7 @@ class PoolState:
             self._out.append(WakeAt(self._alarms.next_s))
         for task, deadline in list(self.placement.stranded.values()):
             if now >= deadline and task.status == READY:
-                self._settle_failed(task, NoWorker(explain.explain(self, task, now), task.key))
+                self.settle_failed(task, NoWorker(explain.explain(self, task, now), task.key))
         if self.placement.stranded:
             self._out.append(WakeAt(min(deadline for _, deadline in self.placement.stranded.values())))
 
