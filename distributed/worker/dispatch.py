@@ -26,6 +26,7 @@ from distributed.worker.events import ExecutorEnded, ExecutorStarted, Give, Log,
 from distributed.worker.gangs import Gangs
 from distributed.worker.queue import FairQueue
 from distributed.worker.seats import Seats
+from distributed.worker.slots import Slots
 from distributed.worker.stopping import Stopping
 from distributed.worker.store import Entry, Store
 from distributed.worker.supplies import Supplies
@@ -53,11 +54,10 @@ class Dispatch:
         self.gangs = Gangs(self)
         self.executors: dict[int, ExecutorView] = {}
         self.stopping = Stopping(self.executors, settings, alarms, self.out)
+        self.slots = Slots(self.executors, member.ncores, settings, alarms)
         self.bad_starts = 0  # in a row
         self.pauses = self.plain_pauses = 0  # replacements that wait for their time; those of plain executors
         self.started = 0
-        self.moved_s = 0.0  # when one of these began or ended to wait, or something ended beside them
-        self.waiting = 0  # executors whose tasks wait for others
         self._has_surplus = False  # an alarm is set
         self._numbers = itertools.count(1)
         self._serials = 1
@@ -79,10 +79,6 @@ class Dispatch:
     def _working(self) -> list[ExecutorView]:
         """The plain executors whose tasks do not wait for others: as many as cores, or more for a while."""
         return [e for e in self.executors.values() if not (e.asynchronous or e.waits_for_others or e.surplus)]
-
-    def waiting_for_good(self) -> int:
-        """How many wait, but for those that are just being killed."""
-        return sum(e.waits_for_others and not e.killing for e in self.executors.values())
 
     def plan_to_end_surplus(self, now: float) -> None:
         """An executor goes on that waited: in a while, those that nobody needs any more may end."""
@@ -114,7 +110,7 @@ class Dispatch:
         """Sort out what it had, and replace it. If it could not even start: why."""
         executor = self.executors.pop(event.executor)
         self.seats.vacated(executor)
-        self.waiting -= executor.waits_for_others
+        self.slots.gone(executor)
         self._bury(executor, event)
         has_run = event.serial or executor.has_served or now - executor.started_s > 1.0
         if executor.ready and (has_run or executor.killing):
@@ -260,7 +256,7 @@ class Dispatch:
         """Give queued tasks to executors that have room; spread what there is over all of them."""
         while self.queue.live:
             free = [executor for executor in self.executors.values() if self._has_room(executor)]
-            if self.waiting or self._has_surplus:
+            if self.slots.waiting or self._has_surplus:
                 free = self._within_cores(free, now)
             if self.gangs.orders and self.gangs.stand_first(free, now):
                 continue
@@ -278,58 +274,19 @@ class Dispatch:
     def _within_cores(self, free: list[ExecutorView], now: float) -> list[ExecutorView]:
         """Those of them that may be given something, while tasks wait for tasks: no more run than there are cores.
 
-        Executors are started for those whose tasks wait. What such a task waits for is deeper, and on its way from its
-        owner: its slot is kept for that for a moment, or each level of a recursion would be begun as a whole.
+        Executors are started for those whose tasks wait.
         """
         working = self._working()
         for _ in range(self.ncores - self.plain_pauses - len(working)):
             self.spawn()
-        busy = sum(bool(executor.given) for executor in working) + self._kept(now)
-        if self._is_crowded(busy, now):
-            return []
+        busy = sum(bool(executor.given) for executor in working)
+        client = self.queue.turn()
+        if parts := client.first_class() if client else None:
+            busy += self.slots.kept(parts[0], now)
+            if self.slots.is_crowded(parts[0], busy, now):
+                return []
         idle = [executor for executor in free if not executor.given]
         return [executor for executor in free if executor.given] + idle[: max(0, self.ncores - busy)]
-
-    def _kept(self, now: float) -> int:
-        """How many slots are kept for tasks that are more urgent than the next one here."""
-        client = self.queue.turn()
-        parts = client.first_class() if client else None
-        if not parts:
-            return 0
-        since_s, priority = now - self.settings.kept_slot_s, parts[0].order.priority
-        return sum(
-            executor.keeps_slot and executor.waiting_since_s > since_s and priority >= executor.given[0].order.priority
-            for executor in self.executors.values()
-        )
-
-    def _is_crowded(self, busy: int, now: float) -> bool:
-        """Whether so many tasks wait that others shall not begin, but for those that are deeper than all of these.
-
-        Where nothing runs, and nothing has happened for a moment, the next one begins all the same.
-        """
-        client = self.queue.turn()
-        parts = client.first_class() if client else None
-        settings = self.settings
-        many = min(settings.blocked_executors_max / 2, 2 * self.ncores + settings.crowded_executors_min)
-        if not parts or client is None or self.waiting < many:
-            return False
-        waiting = [e.given[0].order for e in self.executors.values() if e.waits_for_others]
-        deepest = min((order.priority for order in waiting if order.account == client.client), default=math.inf)
-        if parts[0].order.priority < deepest:
-            return False
-        if busy:
-            return True
-        quiet_at_s = self.moved_s + self.settings.kept_slot_s
-        if now < quiet_at_s:
-            self.alarms.set(quiet_at_s)
-        return now < quiet_at_s
-
-    def _use_kept(self, priority: float) -> None:
-        """Something is given that one of the tasks that wait may wait for: the last one, most likely."""
-        for executor in reversed(self.executors.values()):
-            if executor.keeps_slot and priority < executor.given[0].order.priority:
-                executor.keeps_slot = False
-                return
 
     def _has_room(self, executor: ExecutorView) -> bool:
         if executor.waits_for_others or executor.seat in self.seats.waiting:
@@ -419,8 +376,8 @@ class Dispatch:
         executor.client = parts[0].order.client
         code = executor.learn(function, self.settings)
         needs = {need.identity: executor.learn(need, self.settings, is_need=True) for need in function.needs}
-        if self.waiting:
-            self._use_kept(parts[0].order.priority)
+        if self.slots.waiting:
+            self.slots.use_kept(parts[0].order.priority)
         attempts = _attempts_of(parts)
         run = Run(function.identity, code, parts[0].order.name, first, keys, args, inputs, needs, attempts)
         self.out.append(Give(number, run))
@@ -452,12 +409,11 @@ class Dispatch:
                     given[part.order.account] = given.get(part.order.account, 0) + len(part)
         assert given == {name: c.given for name, c in self.queue.clients.items() if c.given}
         plain = [e for e in self.executors.values() if not e.asynchronous]
-        assert self.waiting == sum(e.waits_for_others for e in plain)
-        assert self.waiting_for_good() <= self.settings.blocked_executors_max
+        self.slots.check()
         assert self.plain_pauses <= self.pauses
         self.seats.check()
         assert self.ncores <= len(plain) + self.plain_pauses
-        if not self.waiting and not self._has_surplus:
+        if not self.slots.waiting and not self._has_surplus:
             assert sum(not e.surplus for e in plain) <= self.ncores
 
 

@@ -50,8 +50,7 @@ class Endings:
         executor = self._dispatch.executors.get(number)
         if executor is None:  # last words of one that was buried already
             return
-        if self._dispatch.waiting:
-            self._dispatch.moved_s = now
+        self._dispatch.slots.moved(now)
         if executor.waited_s:
             _leave_out_waiting(executor, message)
         special = {*message.paths, *message.errors, *message.contains}

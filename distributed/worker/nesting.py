@@ -55,15 +55,13 @@ class Nesting:
             return
         if executor.asynchronous:
             raise ProtocolError("blocked: by a coroutine")
-        self.dispatch.moved_s = now
+        self.dispatch.slots.moved(now)
         self._take_back(executor, message.returned)
         part, _ = executor.find(message.serial)
         if message.is_waiting and part is not None and not executor.waits_for_others:
             self._begin(executor, message, now)
         elif not message.is_waiting and executor.waits_for_others:
-            executor.waited_s += now - executor.waiting_since_s
-            executor.waits_for_others = executor.keeps_slot = False
-            self.dispatch.waiting -= 1
+            self.dispatch.slots.go_on(executor, now)
             self.dispatch.plan_to_end_surplus(now)
 
     def on_bad_start(self, reason: str) -> None:
@@ -83,15 +81,11 @@ class Nesting:
         self.out.append(Give(last.number, ToTask(last.given[0].serial, refusal)))
 
     def _begin(self, executor: ExecutorView, message: Blocked, now: float) -> None:
-        limit = self.settings.blocked_executors_max
-        if self.dispatch.waiting >= limit and self.dispatch.waiting_for_good() >= limit:
-            self.out.append(Give(executor.number, ToTask(message.serial, encode_header(TooDeep(limit)))))
-            return
-        executor.waits_for_others, executor.waiting_since_s = True, now
-        executor.keeps_slot = message.has_submitted
-        if executor.keeps_slot:
-            self.dispatch.alarms.set(now + self.settings.kept_slot_s)
-        self.dispatch.waiting += 1
+        if self.dispatch.slots.is_full:
+            refusal = encode_header(TooDeep(self.settings.blocked_executors_max))
+            self.out.append(Give(executor.number, ToTask(message.serial, refusal)))
+        else:
+            self.dispatch.slots.wait(executor, message.has_submitted, now)
 
     def _take_back(self, executor: ExecutorView, serials: list[int]) -> None:
         """Tasks that an executor had and did not begin are queued again."""
