@@ -7,6 +7,7 @@ called from any thread; those that allocate or copy may take as long as the kern
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
@@ -20,7 +21,7 @@ from collections.abc import Callable
 
 from distributed import machine
 from distributed.config import MIB, SETTINGS
-from distributed.errors import StoreFull
+from distributed.errors import StartFailed, StoreFull
 from distributed.pieces import open_to_read
 from distributed.quantities import size
 from distributed.stores import SHARED_MEMORY, is_store, make_store, stores_in, sweep
@@ -53,8 +54,7 @@ class Files:
         self.warning = ""
         self.base = base or self._choose_base()
         self._numbers = itertools.count(1)
-        sweep(self.base)
-        self.directory, self._lock = make_store(self.base)
+        self.directory, self._lock = _made(self.base, "kept")
         self._spares = Spares(self.directory)
         self._links: set[str] = set()  # names of files that peers made
         self.spill_directory, self._spill_lock = "", -1
@@ -66,9 +66,7 @@ class Files:
 
     def _prepare(self, spill: str | None) -> None:
         if spill is not None:
-            os.makedirs(spill, exist_ok=True)
-            sweep(spill)
-            self.spill_directory, self._spill_lock = make_store(spill)
+            self.spill_directory, self._spill_lock = _made(spill, "spilled")
         with open(os.open(os.path.join(self.directory, NONCE), _NEW_FILE, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
 
@@ -252,3 +250,17 @@ def _full(error: OSError, nbytes: int, directory: str) -> StoreFull | OSError:
     if error.errno in _NO_ROOM:
         return StoreFull(f"no room for {size(nbytes)} in {directory}: {os.strerror(error.errno)}")
     return error
+
+
+def _made(base: str, how: str) -> tuple[str, int]:
+    """A store's directory and its lock, in a directory that is cleared of what dead workers left.
+
+    It may be a new one. One in a directory that does not exist either was mistyped, more likely.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(base)
+        sweep(base)
+        return make_store(base)
+    except OSError as error:
+        raise StartFailed(f"values cannot be {how} in {base}: {error.strerror}") from error

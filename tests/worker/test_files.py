@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from distributed.errors import StoreFull
+from distributed.errors import StartFailed, StoreFull
 from distributed.stores import remove_store, sweep
 from distributed.worker import files as files_module
 from distributed.worker.files import Files
@@ -92,10 +92,17 @@ def test_spilling_keeps_the_bytes(files):
 
 def test_where_no_spill_directory_can_be_made_nothing_is_left(tmp_path):
     (tmp_path / "file").touch()
-    (tmp_path / "memory").mkdir()
-    with pytest.raises(FileExistsError):
-        Files(str(tmp_path / "memory"), str(tmp_path / "file"))
-    assert os.listdir(tmp_path / "memory") == []
+    for spill, why in (("file/spill", "Not a directory"), ("typo/spill", "No such file or directory")):
+        with pytest.raises(StartFailed, match=f"values cannot be spilled in {tmp_path / spill}: {why}"):
+            Files(str(tmp_path), str(tmp_path / spill))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_directories_are_made_beside_what_is_there_and_nowhere_else(tmp_path):
+    with pytest.raises(StartFailed, match=f"values cannot be kept in {tmp_path}/typo/kept: No such file"):
+        Files(str(tmp_path / "typo" / "kept"))
+    Files(str(tmp_path / "kept"), str(tmp_path / "spilled")).close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "spilled"]
 
 
 def test_without_a_spill_directory_spilling_is_store_full(tmp_path):

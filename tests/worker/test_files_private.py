@@ -21,6 +21,7 @@ from distributed.errors import SecretUnusable
 from distributed.pieces import open_to_read, open_to_write
 from distributed.stores import remove_store, sweep
 from distributed.wire.security import find_or_create_secret, find_secret
+from distributed.errors import StartFailed
 from distributed.worker import files as files_module
 from distributed.worker.files import Files
 from tests.promises.observe import PATIENCE_S, terminals, until
@@ -105,7 +106,7 @@ def test_a_link_at_the_place_of_a_new_store_is_not_taken_for_one(tmp_path, monke
     monkeypatch.setattr(files_module.secrets, "token_hex", lambda count: "0" * 2 * count)
     planted = tmp_path / f"distributed-{os.getuid()}-{'0' * 16}"
     planted.symlink_to(elsewhere)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(StartFailed, match="File exists"):
         Files(str(tmp_path))
     assert planted.is_symlink()
     assert not elsewhere.exists() or os.listdir(elsewhere) == []
