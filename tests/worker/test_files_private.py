@@ -17,11 +17,10 @@ import pytest
 
 from conftest import nothing_left_behind
 from distributed import Pool, rpc
-from distributed.errors import SecretUnusable
+from distributed.errors import SecretUnusable, StartFailed
 from distributed.pieces import open_to_read, open_to_write
 from distributed.stores import remove_store, sweep
 from distributed.wire.security import find_or_create_secret, find_secret
-from distributed.errors import StartFailed
 from distributed.worker import files as files_module
 from distributed.worker.files import Files
 from tests.promises.observe import PATIENCE_S, terminals, until
