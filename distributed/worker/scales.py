@@ -1,7 +1,8 @@
 """How much memory of its own each executor has, and which one has more than a task may. Lives in the fork server.
 
-What counts is what nobody else has: anonymous pages, resident or swapped out, of an executor and all that it started.
-Inputs that are mapped from files do not count until the task changes them. The fork server looks, not the agent: it is
+What counts is what nobody else has: anonymous pages, resident or swapped out, of an executor and all that it started,
+and memory that these share among them and that has no name. Inputs that are mapped from files do not count until the
+task changes them. The fork server looks, not the agent: it is
 the parent, so that a process number is never somebody else's, and it has nothing else to do.
 """
 
@@ -15,6 +16,7 @@ from distributed.config import SETTINGS
 GROWTH_BYTES_PER_S = 8e9  # nobody fills memory faster: how long one far from the limit need not be looked at
 INTERVAL_S_MAX = 1.0
 NEVER_S = float("inf")
+NAMELESS = ("/dev/zero", "/memfd:", "/SYSV")  # memory that goes with those that share it, as the kernel calls it
 
 
 class Scales:
@@ -53,15 +55,47 @@ class Scales:
 
 
 def own_bytes(pid: int, limit_bytes: int) -> int:
-    """The anonymous memory of a process and its descendants.
+    """The memory that goes when a process and its descendants end.
 
     Pages that a fork shares are in both: only if the sum is above the limit each page is counted once, which is slow.
+    So is to tell nameless shared memory from mapped inputs, which is done only where the sum of both matters.
     """
     family = [pid, *offspring.descendants(pid)]
     nbytes = sum(_bytes_in(f"/proc/{one}/status", ("RssAnon:", "VmSwap:")) for one in family)
     if nbytes > limit_bytes and len(family) > 1:
-        return sum(_bytes_in(f"/proc/{one}/smaps_rollup", ("Pss_Anon:", "SwapPss:")) for one in family) or nbytes
+        nbytes = sum(_bytes_in(f"/proc/{one}/smaps_rollup", ("Pss_Anon:", "SwapPss:")) for one in family) or nbytes
+    if nbytes > limit_bytes:
+        return nbytes
+    shared = sum(_bytes_in(f"/proc/{one}/status", ("RssShmem:",)) for one in family)
+    if nbytes + shared > limit_bytes:
+        nbytes += sum(nameless_bytes(one) for one in family if _has_nameless(one))
     return nbytes
+
+
+def nameless_bytes(pid: int) -> int:
+    """What a process has of shared memory without a name; of pages that several have, its part."""
+    nbytes, is_nameless = 0, False
+    for line in _lines_of(f"/proc/{pid}/smaps"):
+        first, *others = line.split()
+        if not first.endswith(":"):  # of a mapping: where, how, offset, device, inode, name
+            is_nameless = len(others) > 4 and others[4].startswith(NAMELESS)
+        elif is_nameless and first in ("Pss:", "SwapPss:"):
+            nbytes += int(others[0]) * 1024
+    return nbytes
+
+
+def _has_nameless(pid: int) -> bool:
+    """The same question, only whether: without a look at each page."""
+    return any(name in line for line in _lines_of(f"/proc/{pid}/maps") for name in NAMELESS)
+
+
+def _lines_of(path: str) -> list[str]:
+    """What there is to read; nothing of a process that is gone."""
+    try:
+        with open(path) as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
 
 
 def _bytes_in(path: str, fields: tuple[str, ...]) -> int:

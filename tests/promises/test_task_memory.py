@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -70,6 +71,20 @@ def test_a_leak_ends_as_a_crash_that_names_limit_and_peak(pool, tmp_path):
 def test_what_a_task_started_counts_as_well(pool):
     with pytest.raises(TaskCrashed, match="--task-memory-limit"):
         pool.options(attempts=1).submit(leak_in_a_child).get(60)
+
+
+def leak_shared():
+    """Takes more and more of what ``multiprocessing`` shares arrays in."""
+    kept = []
+    while True:
+        kept.append(mmap.mmap(-1, 4 * MIB))
+        kept[-1][:] = b"x" * (4 * MIB)
+        time.sleep(0.001)
+
+
+def test_memory_that_is_shared_and_has_no_name_counts_as_well(pool):
+    with pytest.raises(TaskCrashed, match="--task-memory-limit"):
+        pool.options(attempts=1).submit(leak_shared).get(60)
 
 
 def test_inputs_that_are_mapped_do_not_count_until_they_are_changed(pool):

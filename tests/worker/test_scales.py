@@ -6,6 +6,7 @@ import mmap
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -50,6 +51,29 @@ def test_memory_of_what_it_started_counts_wherever_that_is_now(grown):
     pid = grown(f"import subprocess; subprocess.Popen({command}).stdout.readline()")
     assert len(offspring.descendants(pid)) == 1
     assert own_bytes(pid, 1 << 40) > 128 * MIB
+
+
+SHARE = """
+import mmap
+shared = {what}
+for page in range(0, 64 << 20, 4096): shared[page] = 1
+if not os.fork(): shared[:1]; sys.stdin.read(); os._exit(0)
+"""
+ANONYMOUS = "mmap.mmap(-1, 64 << 20)"
+OF_A_DESCRIPTOR = "(fd := os.memfd_create('x'), os.ftruncate(fd, 64 << 20), mmap.mmap(fd, 64 << 20))[2]"
+
+
+@pytest.mark.parametrize("what", [ANONYMOUS, OF_A_DESCRIPTOR])
+def test_shared_memory_without_a_name_counts_once_where_it_matters(grown, what):
+    """64 MiB of its own, and as many that it shares with a child."""
+    assert 120 * MIB < own_bytes(grown(SHARE.format(what=what)), 100 * MIB) < 160 * MIB
+
+
+def test_a_mapped_file_in_shared_memory_does_not_count(grown):
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        path = f"open({file.name!r}, 'r+b')"
+        pid = grown(SHARE.format(what=f"(f := {path}, f.truncate(64 << 20), mmap.mmap(f.fileno(), 64 << 20))[2]"))
+        assert own_bytes(pid, 100 * MIB) < 90 * MIB
 
 
 def test_pages_that_a_fork_shares_count_once_when_it_matters(grown):
