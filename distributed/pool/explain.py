@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 
 def watch(state: PoolState, now: float) -> list[Instruction]:
-    """The watchdog: name a task whose worker, or whose queue, has not moved for a long time."""
-    patience_s = state.settings.progress_warning_s
+    """The watchdog: name a task whose worker, or whose queue, has not moved for a long time.
+
+    Where there is no worker at all it says so early, once: somebody forgot to start one, or they do not find their way.
+    """
+    is_alone = not state.workers and state.warned_at <= state.progress_at
+    patience_s = state.settings.no_worker_warning_s if is_alone else state.settings.progress_warning_s
     if not state.unfinished or now - state.warned_at < patience_s:
         return []
     stuck = [(since, task) for since, task in _oldest(state) if now - since >= patience_s]
@@ -37,6 +41,8 @@ def watch(state: PoolState, now: float) -> list[Instruction]:
     if not stuck:
         return [Warn(text)]
     since, task = min(stuck, key=lambda item: item[0])
+    if is_alone:
+        return [Warn(explain(state, task, now))]
     many = f"{len(stuck)} queues have not moved" if len(stuck) > 1 else "a queue has not moved"
     return [Warn(f"{text}; {many}, this one for {now - since:.0f} s: {task.key}: {explain(state, task, now)}")]
 

@@ -981,13 +981,25 @@ def test_the_watchdog_names_a_task_that_does_not_move_while_others_do():
     assert explain.watch(bench.state, bench.now + 1) == [], "once in a while"
 
 
-def test_the_watchdog_names_a_ready_task_that_nobody_takes():
+def test_the_watchdog_soon_says_that_there_is_no_worker_and_then_no_more_often_than_of_anything_else():
     bench = Bench()
     bench.now += 500
-    task = bench.submit()
+    bench.submit()
+    soon = bench.now + SETTINGS.no_worker_warning_s
+    assert explain.watch(bench.state, soon - 1) == []
+    [warning] = explain.watch(bench.state, soon)
+    assert warning.text == "f waits: no worker is connected; start one with `dworker HOST:PORT`"
+    assert explain.watch(bench.state, soon + SETTINGS.progress_warning_s - 1) == []
+    assert len(explain.watch(bench.state, soon + SETTINGS.progress_warning_s)) == 1
+
+
+def test_the_watchdog_names_a_ready_task_that_nobody_takes():
+    bench = Bench(ALICE)
+    bench.now += 500
+    task = bench.submit(kind=kind(workers=frozenset([BOB])))
     assert explain.watch(bench.state, bench.now + SETTINGS.progress_warning_s - 1) == []
     [warning] = explain.watch(bench.state, bench.now + SETTINGS.progress_warning_s)
-    assert f"{task.key}: f waits: no worker is connected" in warning.text
+    assert f"{task.key}: f may only run on bob:1" in warning.text
 
 
 def test_the_watchdog_is_silent_while_everything_moves():
