@@ -8,17 +8,20 @@ runs, and sends `Outcomes`. It ends when its agent does: at end of file. Everyth
 from __future__ import annotations
 
 import atexit
+import contextlib
 import faulthandler
 import gc
+import os
 import pickle
 import socket
+import sys
 from time import monotonic
 from typing import Any
 
 from distributed import running
 from distributed.config import SETTINGS
 from distributed.wire.exceptions import note_unpickling
-from distributed.wire.messages import NeedRoom, Room, Run
+from distributed.wire.messages import Message, NeedRoom, Outcomes, Room, Run
 from distributed.wire.values import Packed, pack, unpack_call
 from distributed.worker.calls import Functions, Inputs
 from distributed.worker.inner import PlainDoor
@@ -34,8 +37,22 @@ class Executor:
 
     def __init__(self, task_socket: socket.socket, cell: Cell) -> None:
         self.link, self.cell = Link(task_socket), cell
-        self.functions, self.report = Functions(self.cell), Report(self.link.send)
+        self.functions, self.report = Functions(self.cell), Report(self._tell)
         self.door = PlainDoor(self.link, self.report, cell, self.functions)
+
+    def _tell(self, outcomes: Message) -> None:
+        """Send outcomes. Where that cannot be because a task closed our descriptors, it is as if it had ended us.
+
+        Which of those that ended just now did so nobody knows: the last one is held responsible.
+        """
+        try:
+            self.link.send(outcomes)
+        except OSError as error:
+            assert isinstance(outcomes, Outcomes)
+            self.cell.write(outcomes.serials[-1], monotonic())
+            with contextlib.suppress(OSError, ValueError):
+                print(f"a task closed the connection of its executor ({error.strerror})", file=sys.stderr, flush=True)
+            os._exit(1)
 
     def serve(self) -> None:
         while (message := self.link.receive()) is not None:

@@ -38,12 +38,15 @@ class Link:
         self._bell = -1  # whoever reads returns when something is written into it
 
     def send(self, message: Message) -> None:
-        """Send a message; if the agent is gone it goes nowhere, and the next `receive` tells."""
+        """Send a message; if the agent is gone it goes nowhere, and the next `receive` tells.
+
+        `OSError` if a task closed the socket, or put something else in its place.
+        """
         (frame,) = codec.encode_frame(message)  # no message on this socket has buffers
         try:
             with self._sending:
                 self.socket.sendall(frame)
-        except OSError:
+        except ConnectionError:
             pass
 
     def receive(self) -> Message | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import ctypes
 import os
 import re
@@ -143,6 +144,30 @@ def crash_in_the_middle(path, marker, number):
         open(marker, "w").close()
         os._exit(1)
     return note(path, number)
+
+
+def close_descriptors(path):
+    note(path, 0)
+    os.closerange(3, 300)
+
+
+def replace_descriptors(path):
+    note(path, 0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):
+                os.dup2(null, int(name))
+
+
+@pytest.mark.parametrize("spoil", [close_descriptors, replace_descriptors])
+def test_a_task_that_closes_the_descriptors_of_its_executor_crashed_it(pool, spoil, tmp_path):
+    """As code does that makes a daemon of its process."""
+    with pytest.raises(TaskCrashed, match="a task closed the connection of its executor") as caught:
+        pool.submit(spoil, str(tmp_path / "ran")).get(20)
+    assert len(caught.value.attempts) == len(executions(tmp_path / "ran")) == 3
+    with rpc(pool.workers[0]) as worker:
+        assert worker.status()["bad_starts"] == 0, "the executors did start, and others come at once"
 
 
 def test_mates_of_the_same_function_finish_and_use_up_no_attempt(pool, tmp_path):
