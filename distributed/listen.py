@@ -31,6 +31,7 @@ logger = logging.getLogger("distributed.comm")
 LISTEN_BACKLOG = 1024
 ACCEPTED_AT_ONCE_MAX = 64  # connections taken from the listen queue in one turn of the loop
 ACCEPT_PAUSE_S = 0.1  # when the process has no descriptors left
+PAUSE_NEWS_S = 60.0  # it is said once in this time
 DESCRIPTORS_PART = 1 / 3  # of those that this process may have: no one purpose takes more
 
 
@@ -56,6 +57,7 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._handshakes: dict[asyncio.Task[None], None] = {}  # in the order of their beginning
         self._resume: asyncio.TimerHandle | None = None
+        self._quiet_until_s = 0.0  # that no descriptors are left has just been said
 
     @classmethod
     async def start(
@@ -178,7 +180,9 @@ class Listener:
 
     def _pause(self, error: OSError) -> None:
         """No descriptors are left: the oldest handshake gives one back, and we look again a little later."""
-        logger.warning("cannot accept a connection: %s", explain(error, self.address, 0))
+        if self._loop.time() >= self._quiet_until_s:  # it is found ten times a second, for as long as it lasts
+            self._quiet_until_s = self._loop.time() + PAUSE_NEWS_S
+            logger.warning("cannot accept a connection: %s", explain(error, self.address, 0))
         for sock in self._sockets:
             self._loop.remove_reader(sock)
         if self._handshakes:
