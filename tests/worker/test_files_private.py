@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import signal
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from conftest import nothing_left_behind
 from distributed import Pool, rpc
 from distributed.errors import SecretUnusable, StartFailed
 from distributed.pieces import open_to_read, open_to_write
-from distributed.stores import remove_store, sweep
+from distributed.stores import SHARED_MEMORY, remove_store, sweep
 from distributed.wire.security import find_or_create_secret, find_secret
 from distributed.worker import files as files_module
 from distributed.worker.files import Files
@@ -53,10 +55,18 @@ def is_private(mode):
 # ------------------------------------------------------------------------------------------------------ what is there
 
 
-def test_all_that_a_cluster_leaves_on_disk_is_its_owners_alone(no_mask, tmp_path, secret_file):
+@pytest.fixture
+def base():
+    """Where a path is short enough for a Unix socket, however long that of temporary files is here."""
+    base = Path(tempfile.mkdtemp(dir=SHARED_MEMORY))
+    base.chmod(0o777)
+    yield base
+    shutil.rmtree(base)
+
+
+def test_all_that_a_cluster_leaves_on_disk_is_its_owners_alone(no_mask, base, tmp_path, secret_file):
     """The store, the spill directory, values in both, the nonce, the Unix socket, the secret; whatever the umask is."""
-    base, spill = tmp_path / "base", tmp_path / "spill"
-    base.mkdir(mode=0o777)
+    spill = tmp_path / "spill"
     with nothing_left_behind(secret_file), terminals() as terminal:
         center = terminal("center", "--port", "0")
         address = center.said()["Center"]
