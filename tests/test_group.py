@@ -241,6 +241,20 @@ def test_a_member_submits_tasks_and_the_others_wait_for_its_messages_meanwhile(p
     assert pool.gather(pool.group(use_inner_pool, 4), PATIENCE_S) == [[0, 1, 4, 9]] * 4
 
 
+def has_another_worker_compute(comm: Any, elsewhere: str) -> Any:
+    if comm.rank == 0:
+        comm.send(current_pool().options(workers=elsewhere).submit(abs, -5).get(), 1)
+        return None
+    return comm.recv(0)
+
+
+def test_a_member_waits_for_a_task_at_a_worker_whose_members_wait_for_it(no_leaks: None) -> None:
+    with Cluster(n_workers=2, ncores=1) as cluster, Pool(cluster) as pool:
+        assert until(lambda: len(pool.workers) == 2)
+        handles = pool.group(has_another_worker_compute, 2, max(pool.workers))
+        assert pool.gather(handles, PATIENCE_S) == [None, 5]
+
+
 def sums_input(comm: Any, numbers: np.ndarray, parts: list[int]) -> float:
     return comm.allreduce(float(numbers[comm.rank :: comm.size].sum())) + sum(parts)
 

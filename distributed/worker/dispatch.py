@@ -258,8 +258,10 @@ class Dispatch:
             free = [executor for executor in self.executors.values() if self._has_room(executor)]
             if self.slots.waiting or self._has_surplus:
                 free = self._within_cores(free, now)
-            if self.gangs.orders and self.gangs.stand_first(free, now):
-                continue
+            if self.gangs.orders:
+                if self.gangs.stand_first(free, now):
+                    continue
+                free = self._beside_members(free, now)
             if not free:
                 break
             share = math.ceil(self.queue.live / len(free))
@@ -287,6 +289,22 @@ class Dispatch:
                 return []
         idle = [executor for executor in free if not executor.given]
         return [executor for executor in free if executor.given] + idle[: max(0, self.ncores - busy)]
+
+    def _beside_members(self, free: list[ExecutorView], now: float) -> list[ExecutorView]:
+        """Those of them that may be given something, while members of groups run.
+
+        Members wait for one another, and one of them for tasks of its own, which may have come here. Where members have
+        all cores these would never be run: one executor more is for tasks of tasks.
+        """
+        working = self._working()
+        others = [executor for executor in working if not (executor.given and executor.given[0].together)]
+        if len(working) - len(others) < self.ncores:
+            return free
+        self.gangs.hold = True
+        if not others and not self.plain_pauses and self.queue.turn(1) is not None:
+            self.spawn()
+            self.plan_to_end_surplus(now)
+        return [executor for executor in others if self._has_room(executor)]
 
     def _has_room(self, executor: ExecutorView) -> bool:
         if executor.waits_for_others or executor.seat in self.seats.waiting:
@@ -334,12 +352,13 @@ class Dispatch:
         self.give(executor, part.function, [part], now)
 
     def _fill_asynchronous(self, now: float) -> None:
-        executor = next((e for e in self.executors.values() if e.asynchronous), None)
+        # one that is to be replaced may have coroutines that wait for those that are queued
+        executor = next((e for e in self.executors.values() if e.asynchronous and not e.retiring), None)
         if executor is None:
             if not self.pauses:
                 self.spawn(asynchronous=True)
             return
-        while executor.ready and not executor.killing and not executor.retiring:
+        while executor.ready and not executor.killing:
             depth_min = executor.depth_with_room(self.settings.asynchronous_tasks_max)
             client = self.coroutines.turn(depth_min)
             first = client.first_class(depth_min) if client else None

@@ -15,6 +15,7 @@ import pytest
 
 from distributed import Pool, RemoteData, as_completed, current_pool, wait
 from distributed.errors import DistributedError, NestingTooDeep, TaskCancelled, TaskTimeout
+from tests.promises.observe import until
 
 
 def down(depth: int) -> int:
@@ -336,6 +337,24 @@ def test_coroutines_await_their_own_tasks() -> None:
         assert pool.submit(awaits_in_a_loop_of_its_own, 3).get(60) == 5
         with pytest.raises(RuntimeError, match="await"):
             pool.submit(blocks_the_loop).get(60)
+
+
+async def awaits_after(begun: Path, path: Path) -> int:
+    begun.touch()  # noqa: ASYNC240
+    while not path.exists():  # noqa: ASYNC110, ASYNC240  it waits for another process
+        await asyncio.sleep(0.01)
+    return await current_pool().submit(awaits, 2)
+
+
+def test_executors_are_replaced_while_a_coroutine_waits_for_its_own_tasks(tmp_path: Path) -> None:
+    with Pool(1) as pool:
+        waiting = pool.submit(awaits_after, tmp_path / "begun", tmp_path / "go")
+        assert until((tmp_path / "begun").exists)
+        with pytest.raises(TimeoutError, match="not all executors are fresh"):
+            pool.restart(0.5)
+        (tmp_path / "go").touch()
+        assert waiting.get(20) == 2
+        pool.restart(20)
 
 
 async def doubles(depth: int) -> int:

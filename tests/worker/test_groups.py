@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from distributed.config import Settings
+from distributed.config import SETTINGS, Settings
 from distributed.errors import ProtocolError
 from distributed.wire.messages import (
     Blocked,
@@ -116,6 +116,20 @@ def test_tasks_that_what_runs_may_wait_for_go_on_meanwhile(bench):
     assert bench.client(compute("y", depth=1)) == [run("y", 2, 2, code=b"code")]
     assert bench.done([2], executor=2) == [finished("y")]
     assert bench.done([1])[1:3] == given("ab", first=3)
+
+
+def test_where_members_have_all_cores_one_executor_more_is_for_tasks_of_tasks(bench):
+    """A member elsewhere may wait for one, and those here for that member."""
+    running(bench)
+    assert bench.client(compute("x", code=b"code")) == []
+    assert bench.client(compute("y", depth=1)) == [Spawn(3)]
+    assert bench.client(compute("z", depth=1)) == []
+    assert bench.on(ExecutorStarted(3, 7)) == [run("y", 3, 3, code=b"code")]
+    assert bench.done([3], executor=3) == [finished("y"), run("z", 4, 3)]
+    assert bench.done([4], executor=3) == [finished("z")]
+    assert bench.wait(SETTINGS.surplus_executors_s) == [Kill(3)]
+    assert bench.on(ExecutorEnded(3, signal=9)) == []
+    assert bench.done([1]) == [finished("a"), run("x", 5, 1, code=b"code")]
 
 
 def test_the_executor_of_a_task_that_waits_does_not_count_but_another_in_its_place(bench):

@@ -147,3 +147,13 @@ def test_a_worker_that_leaves_answers_still(bench):
     assert Kill(1) in bench.done([1])
     out = [what for what in killed(bench, 1) if not isinstance(what, (Say, ToCenter, Spawn))]
     assert out == [DONE]
+
+
+def test_coroutines_that_a_running_one_may_wait_for_run_in_a_fresh_one_meanwhile(bench):
+    bench.client(compute("a", code=b"code", asynchronous=True))
+    bench.on(ExecutorStarted(3, 9))
+    assert bench.client(Restart(7)) == [Kill(1), Kill(2)]
+    assert bench.client(compute("b", asynchronous=True)) == [Spawn(4, asynchronous=True)]
+    assert bench.on(ExecutorStarted(4, 9)) == [run("b", 2, 4, code=b"code")]
+    assert bench.done([2], executor=4) == [finished("b")]
+    assert bench.done([1], executor=3) == [Kill(3), finished("a")]
