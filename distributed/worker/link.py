@@ -45,9 +45,19 @@ class Link:
         (frame,) = codec.encode_frame(message)  # no message on this socket has buffers
         try:
             with self._sending:
-                self.socket.sendall(frame)
+                self._send_all(memoryview(frame))
         except ConnectionError:
             pass
+
+    def _send_all(self, left: memoryview) -> None:
+        """As `sendall`, also where uvloop, which watches this socket, has made it one that does not wait."""
+        while left:
+            try:
+                left = left[self.socket.send(left) :]
+            except BlockingIOError:
+                room = select.poll()
+                room.register(self.socket, select.POLLOUT)
+                room.poll()
 
     def receive(self) -> Message | None:
         """The next message; None when the agent is gone."""
