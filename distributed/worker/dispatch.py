@@ -185,6 +185,8 @@ class Dispatch:
             elif lost:
                 beside = {} if guilty or not is_explained else self._why_beside(executor, event)
                 self.failed(part, "crashed", {**detail, **beside})
+            elif is_explained and (executor.asynchronous or part is running):
+                self.failed(part, "requeue", {})  # it had begun, and perhaps submitted tasks: its owner ends these
             else:
                 again.append(part)
         for part in reversed(again):

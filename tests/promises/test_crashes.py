@@ -19,7 +19,7 @@ import time
 import numpy as np
 import pytest
 
-from distributed import Cluster, Pool, rpc
+from distributed import Cluster, Pool, current_pool, rpc
 from distributed.errors import TaskCancelled, TaskCrashed, TaskTimeout
 from tests.promises.observe import until
 
@@ -314,6 +314,26 @@ def test_one_that_does_not_end_is_killed_and_those_beside_it_run_again_free_of_c
     with pytest.raises(TaskCrashed, match="a task beside it that did not end within 1 s of being cancelled"):
         once.get(20)
     assert executions(ran).count(4) == 1, "what may run once at most did"
+
+
+async def submit_and_wait(path, ran):
+    """Its first task is done when it begins to wait, and its second one is submitted afterwards."""
+    first = await current_pool().submit(abs, -5)
+    note(ran, first)
+    while not is_there(path):  # noqa: ASYNC110  it waits for another process
+        await asyncio.sleep(0.01)
+    return first, await current_pool().submit(abs, -6)
+
+
+def test_one_that_runs_again_beside_what_was_killed_submits_its_tasks_anew(pool, tmp_path):
+    ran, path = tmp_path / "ran", tmp_path / "go"
+    waiting = pool.options(attempts=2).submit(submit_and_wait, str(path), str(ran))
+    for times in (1, 2):
+        assert until(lambda times=times: ran.exists() and executions(ran) == [5] * times)
+        with pytest.raises(TaskTimeout, match="was killed"):
+            pool.options(timeout=0.2).submit(hold_on).get(20)
+    path.touch()
+    assert waiting.get(20) == (5, 6)
 
 
 def test_what_may_run_once_and_was_beside_a_crash_hears_that_it_was_another(pool, tmp_path):
