@@ -16,7 +16,7 @@ from distributed.config import SETTINGS
 GROWTH_BYTES_PER_S = 8e9  # nobody fills memory faster: how long one far from the limit need not be looked at
 INTERVAL_S_MAX = 1.0
 NEVER_S = float("inf")
-NAMELESS = ("/dev/zero", "/memfd:", "/SYSV")  # memory that goes with those that share it, as the kernel calls it
+NAMELESS = (b"/dev/zero", b"/memfd:", b"/SYSV")  # memory that goes with those that share it, as the kernel calls it
 
 
 class Scales:
@@ -77,9 +77,9 @@ def nameless_bytes(pid: int) -> int:
     nbytes, is_nameless = 0, False
     for line in _lines_of(f"/proc/{pid}/smaps"):
         first, *others = line.split()
-        if not first.endswith(":"):  # of a mapping: where, how, offset, device, inode, name
+        if not first.endswith(b":"):  # of a mapping: where, how, offset, device, inode, name
             is_nameless = len(others) > 4 and others[4].startswith(NAMELESS)
-        elif is_nameless and first in ("Pss:", "SwapPss:"):
+        elif is_nameless and first in (b"Pss:", b"SwapPss:"):
             nbytes += int(others[0]) * 1024
     return nbytes
 
@@ -89,11 +89,11 @@ def _has_nameless(pid: int) -> bool:
     return any(name in line for line in _lines_of(f"/proc/{pid}/maps") for name in NAMELESS)
 
 
-def _lines_of(path: str) -> list[str]:
-    """What there is to read; nothing of a process that is gone."""
+def _lines_of(path: str) -> list[bytes]:
+    """What there is to read, where names are any bytes; nothing of a process that is gone."""
     try:
-        with open(path) as file:
-            return file.read().splitlines()
+        with open(path, "rb") as file:
+            return list(file)
     except OSError:
         return []
 

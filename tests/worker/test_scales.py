@@ -76,6 +76,22 @@ def test_a_mapped_file_in_shared_memory_does_not_count(grown):
         assert own_bytes(pid, 100 * MIB) < 90 * MIB
 
 
+@pytest.mark.parametrize("name", [b"\xff", b"a\r\r", b"a\x0b b:"])
+def test_names_of_mapped_files_may_be_any_bytes(name):
+    directory = os.fsencode(tempfile.mkdtemp(dir="/dev/shm"))
+    path = os.path.join(directory, name)
+    try:
+        with open(path, "w+b") as file:
+            file.truncate(mmap.PAGESIZE)
+            with mmap.mmap(file.fileno(), mmap.PAGESIZE), mmap.mmap(-1, MIB) as nameless:
+                before = scales_module.nameless_bytes(os.getpid())
+                nameless[:] = bytes(MIB)
+                assert scales_module.nameless_bytes(os.getpid()) == before + MIB
+    finally:
+        os.unlink(path)
+        os.rmdir(directory)
+
+
 def test_pages_that_a_fork_shares_count_once_when_it_matters(grown):
     pid = grown("if not os.fork(): sys.stdin.read(); os._exit(0)")
     assert own_bytes(pid, 1 << 40) > 128 * MIB
