@@ -17,7 +17,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -27,6 +27,7 @@ SKIPPED_DIRECTORIES: Final = frozenset(
     {"__pycache__", ".git", ".hg", ".svn", ".venv", ".tox", ".mypy_cache", ".ruff_cache"}
 )
 SKIPPED_SUFFIXES: Final = (".pyc", ".pyo")
+CODE_SUFFIXES: Final = (".py", ".so")
 
 Files = dict[str, bytes]
 """Path below the place that is imported from, with slashes, and the content."""
@@ -132,6 +133,15 @@ def top_of(path: str) -> str:
     return path.partition("/")[0].partition(".")[0]
 
 
+def tops_of(paths: Iterable[str]) -> set[str]:
+    """The names by which these are imported; a file of data beside the code has none.
+
+    >>> sorted(tops_of(['package/module.py', 'package/data.json', 'module.py', 'model.json', 'README']))
+    ['module', 'package']
+    """
+    return {top_of(path) for path in paths if "/" in path or path.endswith(CODE_SUFFIXES)}
+
+
 def name_of(data: bytes) -> bytes:
     """What a content is called: its hash."""
     return hashlib.blake2b(data, digest_size=16).digest()
@@ -187,7 +197,7 @@ def plant(paths: dict[str, bytes]) -> None:
         return
     if _standing in sys.path:
         sys.path.remove(_standing)
-    tops = {top_of(path) for path in paths} - sys.stdlib_module_names - {"distributed"}
+    tops = tops_of(paths) - sys.stdlib_module_names - {"distributed"}
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in tops or _is_below(module, _standing):  # from there, or from elsewhere before
             del sys.modules[name]

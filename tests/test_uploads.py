@@ -262,6 +262,13 @@ def test_what_is_gone_from_a_zip_is_gone_there_and_other_uploads_stay(pool, tmp_
         assert found == ["first" in names, True, True]
 
 
+def test_data_of_a_module_s_name_replaces_no_module(pool, tmp_path):
+    pool.upload(write(tmp_path / "planet_model.py"))
+    zipped(tmp_path / "data.zip", {"planet_code.py": "", "planet_model.json": "{}"})
+    pool.upload(tmp_path / "data.zip")
+    assert pool.gather(pool.map(is_there, ["planet_model", "planet_code"])) == [True, True]
+
+
 def test_only_what_changed_travels(pool, tmp_path):
     write(tmp_path / "heavy/__init__.py", "kept = 1")
     (tmp_path / "heavy/table.py").write_bytes(b"#" + os.urandom(500_000).hex().encode())

@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from distributed.pool.tasks import Code
-from distributed.uploads import Bundle, Files, Tree, name_of, top_of
+from distributed.uploads import Bundle, Files, Tree, name_of, top_of, tops_of
 from distributed.wire.functions import Initializer, needing, pack_need
 from distributed.wire.serializers import Serializer, UseSerializer
 
@@ -40,7 +40,7 @@ class Needs:
             self._upload(source, files)
 
     def _upload(self, source: str, files: Files) -> None:
-        tops = set(map(top_of, files))
+        tops = tops_of(files)
         others = {
             other: {path: data for path, data in theirs.items() if top_of(path) not in tops}
             for other, theirs in self._uploads.items()
