@@ -81,8 +81,8 @@ class Settings:
     batch_tasks_max: int = 512
     ahead_s: float = 0.05  # a task predicted to take no longer may wait at a busy executor, ready to run
     asynchronous_tasks_max: int = 1000  # coroutines of tasks under way in the asynchronous executor, and as many that
-    # these submitted, and so on,
-    coroutine_depth_max: int = 1000  # down to this depth; what one there submits gets NestingTooDeep
+    # these submitted, and so on
+    coroutine_depth_max: int = 1000  # under way, each submitted by the one before; one more gets NestingTooDeep
     flush_interval_s: float = 0.001  # an executor holds back finished results at most this long
     blocked_executors_max: int = 200  # of one worker, whose tasks wait for tasks; one more gets NestingTooDeep
     crowded_executors_min: int = 16  # when these and two for each core wait only deeper tasks begin beside others

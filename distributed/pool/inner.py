@@ -61,7 +61,7 @@ class Inner:
     def _submit(self, parent: Parent, said: SubmitInner, now: float) -> None:
         tasks = self._nesting.tasks_of(parent, said)
         depth_max = self._state.settings.coroutine_depth_max
-        if tasks and said.asynchronous and tasks[0].kind.depth > depth_max:  # type: ignore[union-attr]
+        if tasks and said.asynchronous and self._nesting.is_deeper(parent, depth_max):
             self._state.refuse(tasks, _too_deep(said.name, depth_max))
         elif tasks:
             self._state.workers[parent.address].reconsider()
@@ -121,6 +121,7 @@ class Inner:
 
 def _too_deep(name: str, depth_max: int) -> NestingTooDeep:
     return NestingTooDeep(
-        f"{name} was submitted by a task of a task, and so on, {depth_max} times (coroutine_depth_max); "
+        f"{name} was submitted by a task of a task, and so on, {depth_max} times, and all of these are under way "
+        f"(coroutine_depth_max); "
         f"return handles instead of waiting for them, or raise that setting"
     )

@@ -104,6 +104,17 @@ class Nesting:
             tasks.append(task)
         return tasks
 
+    def is_deeper(self, parent: Parent, count: int) -> bool:
+        """Whether it, who submitted it, and so on, are more than so many; those that are over do not count."""
+        if parent.task.kind is None or parent.task.kind.depth < count:
+            return False
+        above: Parent | None = parent
+        while above is not None and count >= 0:
+            count -= 1
+            key = above.task.key
+            above = next((other for other in self.listeners.get(key, ()) if key in other.own), None)
+        return count < 0
+
     def find(self, parent: Parent, key: str) -> Task | None:
         """The task of this key that it knows, or that is in some value."""
         return parent.tasks.get(key) or self._lifetimes.shared.get(key)

@@ -197,6 +197,16 @@ def test_coroutines_without_end_in_one_another_are_an_error():
         raise unpack_exception(said.values[0])
 
 
+def test_coroutines_that_return_handles_of_the_next_ones_may_go_on_without_end():
+    bench = Bench(ALICE, coroutine_depth_max=1)
+    task = bench.submit(kind=Kind(F, b"code", "f", True, Options(), Duration()))
+    for n in range(1, 5):
+        (compute,) = sent(says(bench, task, coroutine(f"{n}@1.1")), Compute)
+        assert compute.depth == n
+        bench.finish(task, contains=[[f"me/{n}@1.1", 1, 0, []]])
+        task = of(bench, f"me/{n}@1.1")
+
+
 def test_what_initializers_the_parent_needs_its_tasks_need_too():
     from distributed.pool.tasks import Code
 
