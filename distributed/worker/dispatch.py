@@ -80,8 +80,12 @@ class Dispatch:
         """The plain executors whose tasks do not wait for others: as many as cores, or more for a while."""
         return [e for e in self.executors.values() if not (e.asynchronous or e.waits_for_others or e.surplus)]
 
-    def plan_to_end_surplus(self, now: float) -> None:
-        """An executor goes on that waited: in a while, those that nobody needs any more may end."""
+    def go_on(self, executor: ExecutorView, now: float) -> None:
+        """An executor's task waits no longer: in a while, those executors that nobody needs any more may end."""
+        self.slots.go_on(executor, now)
+        self._plan_to_end_surplus(now)
+
+    def _plan_to_end_surplus(self, now: float) -> None:
         if not self._has_surplus:
             self._has_surplus = True
             self.alarms.set(now + self.settings.surplus_executors_s, self._end_surplus)
@@ -98,7 +102,7 @@ class Dispatch:
                 self.stopping.kill(executor)
                 surplus -= 1
         if surplus:
-            self.plan_to_end_surplus(now)
+            self._plan_to_end_surplus(now)
 
     def on_started(self, event: ExecutorStarted, now: float) -> None:
         executor = self.executors[event.executor]
@@ -305,7 +309,7 @@ class Dispatch:
         self.gangs.hold = True
         if not others and not self.plain_pauses and self.queue.turn(1) is not None:
             self.spawn()
-            self.plan_to_end_surplus(now)
+            self._plan_to_end_surplus(now)
         return [executor for executor in others if self._has_room(executor)]
 
     def _has_room(self, executor: ExecutorView) -> bool:

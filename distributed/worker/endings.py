@@ -51,6 +51,8 @@ class Endings:
         if executor is None:  # last words of one that was buried already
             return
         self._dispatch.slots.moved(now)
+        if executor.waits_for_others and executor.given[0].serial in message.serials:
+            self._dispatch.go_on(executor, now)  # a thread that the task left behind waits, but the task is over
         if executor.waited_s:
             _leave_out_waiting(executor, message)
         special = {*message.paths, *message.errors, *message.contains}

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import Any
 
-from distributed.errors import NestingTooDeep
+from distributed.errors import DistributedError, NestingTooDeep
 from distributed.running import Running
 from distributed.wire import codec
 from distributed.wire.messages import (
@@ -50,9 +50,15 @@ class PlainDoor:
         self._is_reading = False
 
     def leave(self) -> None:
-        """The batch is done."""
-        self.batch = self._running = None
+        """The batch is done. Threads that its last task left behind wait no longer: what comes now is for others."""
+        last, self.batch, self._running = self._running, None, None
         self.rest = NOTHING
+        if last is not None:  # the task came through this door
+            with self._turn:
+                if self._is_reading:
+                    self._link.wake()
+                while self._is_reading:
+                    self._turn.wait()
 
     def running(self) -> Running | None:
         cell, batch, known = self._cell.read(), self.batch, self._running
@@ -82,6 +88,7 @@ class PlainDoor:
             self._sort()
             if is_done():
                 return True
+            self._require(running)
             self._begin_to_wait(running)
             try:
                 return self._read_until(running, is_done, deadline)
@@ -90,6 +97,7 @@ class PlainDoor:
 
     def listen(self, running: Running, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
         with self._turn:
+            self._link.hang_bell()
             return self._read_until(running, is_done, None if timeout_s is None else monotonic() + timeout_s)
 
     def begin(self, running: Running) -> None:
@@ -104,12 +112,17 @@ class PlainDoor:
             self._sort()
             if is_done():
                 return True
+            self._require(running)
             if running.refusal is not None:
                 raise running.refusal
             left_s = None if deadline is None else deadline - monotonic()
             if left_s is not None and left_s <= 0:
                 return False
             self._read(seen, left_s)
+
+    def _require(self, running: Running) -> None:
+        if self.running() is not running:
+            raise DistributedError(f"the task {running.key} is over: a thread that it left behind cannot wait")
 
     def _read(self, seen: int, left_s: float | None) -> None:
         """Wait for something to arrive, or for another thread that does."""
@@ -145,7 +158,7 @@ class PlainDoor:
         """Wait beside a thread that waits elsewhere: what is given to this executor meanwhile is for others."""
         try:
             self.wait(running, over.is_set, None)
-        except (NestingTooDeep, ConnectionError):
+        except (DistributedError, ConnectionError):
             pass
 
     def _begin_to_wait(self, running: Running) -> None:

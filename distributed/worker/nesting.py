@@ -57,12 +57,13 @@ class Nesting:
             raise ProtocolError("blocked: by a coroutine")
         self.dispatch.slots.moved(now)
         self._take_back(executor, message.returned)
+        if executor.waits_for_others and not executor.given:  # it gave back what it had begun: user code runs there
+            self.dispatch.go_on(executor, now)
         part, _ = executor.find(message.serial)
         if message.is_waiting and part is not None and not executor.waits_for_others:
             self._begin(executor, message, now)
-        elif not message.is_waiting and executor.waits_for_others:
-            self.dispatch.slots.go_on(executor, now)
-            self.dispatch.plan_to_end_surplus(now)
+        elif not message.is_waiting and part is not None and executor.waits_for_others:
+            self.dispatch.go_on(executor, now)
 
     def on_bad_start(self, reason: str) -> None:
         """An executor could not be started. Where all others wait, for what it was to run perhaps, one must give up.

@@ -91,4 +91,5 @@ class Slots:
     def check(self) -> None:
         """Each that waits is counted, and there are not too many."""
         assert self.waiting == sum(executor.waits_for_others for executor in self._executors.values())
+        assert all(executor.given for executor in self._executors.values() if executor.waits_for_others)
         assert self._waiting_for_good() <= self._settings.blocked_executors_max

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -291,6 +292,26 @@ def uses_large(n: int) -> int:
 def test_large_values_and_arguments_work_in_tasks() -> None:
     with Pool(2) as pool:
         assert pool.submit(uses_large, 1_000_000).get(60) == 5_000_000
+
+
+def leaves_a_thread_behind(n: int) -> int:
+    """It waits until the task is over, for what would take much longer."""
+    handle = current_pool().submit(time.sleep, 60)
+    begun = threading.Event()
+
+    def waits() -> None:
+        begun.set()
+        with contextlib.suppress(DistributedError):
+            handle.get()
+
+    threading.Thread(target=waits, daemon=True).start()
+    begun.wait()
+    return n
+
+
+def test_threads_that_tasks_leave_behind_hold_up_nobody() -> None:
+    with Pool(1) as pool:
+        assert [pool.submit(leaves_a_thread_behind, n).get(20) for n in range(5)] == list(range(5))
 
 
 def many_ways(n: int) -> list[Any]:

@@ -167,6 +167,27 @@ def test_the_time_for_which_a_task_waited_is_not_its_function_s(bench):
     assert bench.done([1], durations_us=[5_000_300]) == [finished("a", durations_us=[300])]
 
 
+def test_a_task_that_ends_while_a_thread_of_its_waits_does_not_wait_any_more(bench):
+    bench.client(compute("a", code=b"code"))
+    bench.on(FromExecutor(1, Blocked(1, True, [], True)))
+    assert bench.done([1]) == [finished("a")]
+    (given,) = bench.client(compute("b"))
+    assert (given.executor, bench.state.dispatch.slots.waiting) == (1, 0)
+    blocked(bench, 2)
+    goes_on(bench, 1)  # the last words of that thread
+    assert bench.state.dispatch.slots.waiting == 1
+    goes_on(bench, 2)
+    assert bench.done([2]) == [finished("b")]
+
+
+def test_an_executor_that_gives_back_what_it_waits_in_harms_nobody(bench):
+    bench.client(compute("a", code=b"code"))
+    bench.on(FromExecutor(1, Blocked(1, True, [], True)))
+    bench.on(FromExecutor(1, Blocked(1, True, [1], True)))
+    bench.client(compute("b"))
+    assert bench.state.dispatch.slots.waiting == 0
+
+
 def test_coroutines_do_not_block(bench):
     bench.client(compute("a", code=b"code", asynchronous=True))
     bench.on(ExecutorStarted(2, 7))
