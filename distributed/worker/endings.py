@@ -117,7 +117,7 @@ class Endings:
         elif error == NO_ROOM:
             self.fail(part, "full", dataclasses.asdict(self._rooms.why_refused(("executor", part.executor))))
         elif error == NO_INPUT:
-            self._input_lost(part, bytes(message.values[position]).decode())
+            self._input_lost(part, message.values[position])
         elif error is not None:
             self.fail(part, "raised", {}, error)
         else:
@@ -145,12 +145,14 @@ class Endings:
 
     # ------------------------------------------------------------------------------------------------ without a result
 
-    def _input_lost(self, part: Part, key: str) -> None:
+    def _input_lost(self, part: Part, name: Any) -> None:
         """An executor found that the file of an input is gone, or was cut short, and did not begin the task."""
-        lost = next((entry for entry in part.entries if isinstance(entry, Entry) and entry.key == key), None)
-        if lost is not None:
+        lost = next((entry for entry in part.entries if isinstance(entry, Entry) and entry.key.encode() == name), None)
+        if lost is None:  # user code runs in that process, and may say anything
+            self.fail(part, "crashed", {"reason": "its executor missed an input that it was not given"})
+        else:
             self.lose(lost)
-        self.fail(part, "missing", self._lost(key))
+            self.fail(part, "missing", self._lost(lost.key))
 
     def lose(self, entry: Entry) -> None:
         """The file of a value was removed or cut short by somebody else. What waits for it to be read here fails now.

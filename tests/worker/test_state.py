@@ -903,3 +903,12 @@ def test_a_worker_that_leaves_looks_less_often_at_many_values(bench, monkeypatch
     assert [time_s - bench.now for action, time_s in alarms if action == bench.state.departure.look] == [
         pytest.approx(pause_s)
     ]
+
+
+@pytest.mark.parametrize("said", [b"\xff", "text", b"", b"alice/another"])
+def test_an_executor_that_names_an_input_wrongly_costs_its_task_alone(bench, said):
+    put_file(bench, "x")
+    bench.client(compute("ab", code=b"code", inputs={0: [needs("x")]}))
+    out = bench.done([1], [said], errors={0: NO_INPUT})
+    assert [(e.message.key, e.message.kind) for e in out if isinstance(e, Send)] == [(key("a"), "crashed")]
+    assert key("x") in bench.state.store.entries
