@@ -11,6 +11,7 @@ import dataclasses
 import dis
 import functools
 import hashlib
+import importlib
 import inspect
 import os
 import pickle
@@ -51,12 +52,54 @@ def pack_function(function: Any) -> PackedFunction:
     """
     name = name_of(function)
     try:
-        code, buffers, handles = dump(function, out_of_band=False)
+        code, buffers, handles = dump(_by_name(function), out_of_band=False)
     except Exception as error:
         raise explain("the function", [(name, function)], error) from error
     assert not buffers
     identity = hashlib.blake2b(code, digest_size=16).digest()
     return PackedFunction(identity, code, name, handles, is_asynchronous(function))
+
+
+class OfModule:
+    """A method that a module has as a function of its own: it travels by name, and its object stays where it is.
+
+    >>> import random
+    >>> gauss = unpack_function(pack_function(random.gauss).code)
+    >>> gauss is random.gauss
+    True
+    """
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._name = module, name
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return _of_module(self._module, self._name)(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return _of_module, (self._module, self._name)
+
+
+def _of_module(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
+def _by_name(function: Any) -> Any:
+    """The function with what it calls by name, as far as a module has that: else each task had the same random number.
+
+    >>> import random
+    >>> uniform = unpack_function(pack_function(functools.partial(random.uniform, 0, 1)).code)
+    >>> uniform() == uniform()
+    False
+    """
+    kind = type(function)
+    if kind is functools.partial:
+        called = _by_name(function.func)
+        return function if called is function.func else functools.partial(called, *function.args, **function.keywords)
+    if kind in (types.MethodType, types.BuiltinFunctionType):
+        module = type(function.__self__).__module__
+        if module != "__main__" and getattr(sys.modules.get(module), function.__name__, None) == function:
+            return OfModule(module, function.__name__)
+    return function
 
 
 def pack_need(need: Any, what: str) -> tuple[bytes, bytes]:

@@ -7,6 +7,7 @@ import json
 import math
 import operator
 import pickle
+import random
 import sys
 import threading
 import types
@@ -366,3 +367,21 @@ def test_unpicklable_functions_raise_from_the_cache_too():
 
 def test_the_code_is_a_plain_pickle():
     assert pickle.loads(pack_function(len).code) is len
+
+
+@pytest.mark.parametrize("function", [random.random, random.gauss, functools.partial(random.uniform, 0, 1)])
+def test_methods_that_a_module_has_as_functions_use_its_object(function):
+    """Else each task had a new generator of random numbers, in the state of the client's, and all the same number."""
+    there = unpack_function(pack_function(function).code)
+    random.seed(1)
+    first = there(), there()
+    random.seed(1)
+    assert first == (function(), function())
+    assert first[0] != first[1]
+
+
+def test_a_method_of_an_object_that_only_has_the_name_travels_with_its_object():
+    """As of a generator of the user's own: each task has it as it was when the task was submitted."""
+    own = random.Random(1)
+    there = unpack_function(pack_function(own.random).code)
+    assert there() == there() == own.random()
