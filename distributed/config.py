@@ -142,7 +142,7 @@ class Settings:
     members_max: int = 4096  # of one group
     reach_member_s: float = 30.0  # a member of a group tries for so long to reach the worker of another one
     name_characters_max: int = 4096  # of keys and published names
-    no_worker_warning_s: float = 8.0  # whoever waits in a cluster without workers is told so, once
+    no_worker_warning_s: float = 8.0  # who waits where no worker is hears it, once after the last submit
     progress_warning_s: float = 60.0  # the watchdog names a task that has not moved for this long
     close_timeout_s: float = 5.0
     dialling_threads_max: int = 16  # connections to workers that are being made at one time

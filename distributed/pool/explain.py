@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def watch(state: PoolState, now: float) -> list[Instruction]:
     """The watchdog: name a task whose worker, or whose queue, has not moved for a long time.
 
-    Where there is no worker at all it says so early, once: somebody forgot to start one, or they do not find their way.
+    Where there is no worker at all it says so early, once after the last submit: nobody started one, or it is lost.
     """
     is_alone = not state.workers and state.warned_at <= state.progress_at
     patience_s = state.settings.no_worker_warning_s if is_alone else state.settings.progress_warning_s
